@@ -1,0 +1,362 @@
+"""Proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347).
+
+Collect a fixed number of steps with the current policy, estimate advantages with GAE (Schulman et al. 2016,
+arXiv:1506.02438), then improve the policy for several epochs of minibatches while keeping it close to the one that
+acted: by clipping the probability ratio (equation 7), by penalising the KL divergence (equation 8), or both.
+Implementation details follow Huang et al. 2022 ("The 37 implementation details of PPO"), except that a time limit is
+not treated as the end of the task: there the value of the true successor is bootstrapped (Pardo et al. 2018,
+arXiv:1712.00378).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.tree_util import Partial
+
+from purerl import normalize, rollout, struct
+from purerl.errors import InputError
+from purerl.networks import ActorCritic, encode
+from purerl.returns import discounted_return, gae
+from purerl.spaces import Box
+from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
+
+
+@struct.dataclass
+class PPOState:
+    """Everything that changes while PPO trains.
+
+    Attributes:
+        key: randomness of all that is still to come.
+        iteration: int32, iterations done.
+        rollout: the environments in flight, ``[num_envs]``.
+        params: network parameters.
+        opt_state: of the optimiser.
+        obs_stats: of the observations, frozen within an iteration; None unless they are normalised.
+        return_stats: of the discounted returns that scale rewards; None unless they are normalised.
+        discounted_return: float32 ``[num_envs]``, running, for `return_stats`.
+        kl_coef: float32, beta of the adaptive KL penalty.
+    """
+
+    key: Array
+    iteration: Array
+    rollout: rollout.RolloutState
+    params: PyTree
+    opt_state: PyTree
+    obs_stats: normalize.RunningStatistics | None
+    return_stats: normalize.RunningStatistics | None
+    discounted_return: Array
+    kl_coef: Array
+
+
+@struct.dataclass
+class Batch:
+    """What the update learns from; leaves ``[num_envs * rollout_length, ...]``."""
+
+    obs: Array
+    raw_action: Array
+    log_prob: Array
+    value: Array
+    advantage: Array
+    target: Array
+    old: Any = None  # the acting policy's distributions, where a KL penalty needs them
+
+
+@struct.dataclass
+class PPO:
+    """PPO for discrete and continuous actions. See the module for the method, the fields for the hyper-parameters."""
+
+    env: Environment
+    network: ActorCritic = struct.field(default=ActorCritic(), static=True, help="trunk, heads and sharing")
+    num_envs: int = struct.field(default=4, static=True, help="environments stepped side by side", within="[1, inf)")
+    rollout_length: int = struct.field(
+        default=128, static=True, help="steps in each environment per iteration", within="[1, inf)"
+    )
+    num_epochs: int = struct.field(default=4, static=True, help="passes over each batch", within="[1, inf)")
+    num_minibatches: int = struct.field(default=4, static=True, help="updates per epoch", within="[1, inf)")
+    learning_rate: float = struct.field(default=2.5e-4, help="step size of Adam", within="[0, inf)")
+    schedule: Callable[[Array], Array] | None = struct.field(
+        default=None, help="environment steps to a factor of the learning rate; None is constant"
+    )
+    gamma: float = struct.field(default=0.99, help="discount factor per step", within="[0, 1]")
+    gae_lambda: float = struct.field(default=0.95, help="decay of advantage traces", within="[0, 1]")
+    clip_eps: float | None = struct.field(default=0.2, help="how far the probability ratio may move", within="(0, inf)")
+    value_clip_eps: float | None = struct.field(default=0.2, help="how far the value may move", within="(0, inf)")
+    kl_target: float | None = struct.field(
+        default=None, help="KL divergence per iteration that an adaptive penalty aims at", within="(0, inf)"
+    )
+    max_kl: float | None = struct.field(
+        default=None, help="skip the remaining epochs once the approximate KL exceeds this", within="(0, inf)"
+    )
+    entropy_coef: float = struct.field(default=0.01, help="weight of the entropy bonus", within="[0, inf)")
+    value_coef: float = struct.field(default=0.5, help="weight of the value loss", within="[0, inf)")
+    max_grad_norm: float = struct.field(default=0.5, help="clip the gradient's global norm to this", within="(0, inf)")
+    normalize_advantage: bool = struct.field(
+        default=True, static=True, help="standardise advantages within each minibatch"
+    )
+    normalize_observations: bool = struct.field(
+        default=False, static=True, help="standardise observations by running mean and deviation, clipped to +-10"
+    )
+    normalize_rewards: bool = struct.field(
+        default=False, static=True, help="divide rewards by the running deviation of the discounted return"
+    )
+    reward_scale: float = struct.field(default=1.0, help="multiply rewards by this", within="(0, inf)")
+    steps_per_reset: int = struct.field(
+        default=16,
+        static=True,
+        help="draw one fresh start state for so many environment steps; 1 draws one for every step",
+        within="[1, inf)",
+    )
+
+    def __post_init__(self) -> None:
+        struct.check_fields(self)
+        if self.steps_per_iteration % self.num_minibatches:
+            raise InputError(
+                f"num_envs * rollout_length = {self.steps_per_iteration} steps cannot be divided into "
+                f"num_minibatches = {self.num_minibatches} equal minibatches"
+            )
+        if self.normalize_advantage and self.steps_per_iteration == self.num_minibatches:
+            raise InputError("normalize_advantage needs minibatches of at least 2 steps, got 1")
+        if self.clip_eps is None and self.kl_target is None:
+            raise InputError("set clip_eps, kl_target or both: without either nothing keeps the update small")
+        # Shapes only: a network that does not fit the observations says so here, not while compiling.
+        jax.eval_shape(self._network.init, jax.random.key(0), self._blank_view())
+        if self.schedule is not None and self.schedule in jax.tree.leaves(self.schedule):
+            # A plain function, such as an optax schedule, becomes a pytree that jit accepts.
+            object.__setattr__(self, "schedule", Partial(self.schedule))
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps of one iteration."""
+        return self.num_envs * self.rollout_length
+
+    def init(self, key: Array) -> PPOState:
+        """Fresh environments, networks and statistics."""
+        key, params_key, reset_key = jax.random.split(key, 3)
+        timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
+        blank = self._blank_view()
+        params = self._network.init(params_key, blank)
+        return PPOState(
+            key=key,
+            iteration=jnp.int32(0),
+            rollout=jax.vmap(lambda timestep: rollout.begin(timestep, ()))(timestep),
+            params=params,
+            opt_state=self._optimizer(jnp.float32(0.0)).init(params),
+            obs_stats=normalize.init(blank.shape) if self.normalize_observations else None,
+            return_stats=normalize.init(()) if self.normalize_rewards else None,
+            discounted_return=jnp.zeros(self.num_envs),
+            kl_coef=jnp.float32(1.0),
+        )
+
+    def policy(self, state: PPOState, *, explore: bool) -> Policy:
+        """Sample actions (``explore=True``) or take the most likely ones, in the environment's own units."""
+        act = self._sample if explore else self._most_likely
+        return Policy(Partial(act, state.params, state.obs_stats))
+
+    def step(self, state: PPOState) -> tuple[PPOState, Metrics]:
+        """Collect, estimate, update."""
+        key, collect_key, update_key = jax.random.split(state.key, 3)
+        rollouts, transitions, episodes = rollout.collect(
+            self.env,
+            self.policy(state, explore=True),
+            state.rollout,
+            collect_key,
+            self.rollout_length,
+            self.steps_per_reset,
+        )
+        reward, return_stats, discounted = self._scale_rewards(state, transitions)
+        batch = self._estimate(state, transitions, reward)
+        learning_rate = self._learning_rate(state.iteration)
+        params, opt_state, metrics = self._update(state, batch, learning_rate, update_key)
+        kl_coef, penalty = self._adapt_penalty(state.kl_coef, params, batch)
+        # Only now: while acting and learning from one batch, both see observations through the same statistics.
+        obs_stats = state.obs_stats
+        if obs_stats is not None:
+            obs = jax.vmap(jax.vmap(lambda obs: encode(self.env.observation_space, obs)))(transitions.obs)
+            obs_stats = normalize.update(obs_stats, obs)
+        state = PPOState(
+            key=key,
+            iteration=state.iteration + 1,
+            rollout=rollouts,
+            params=params,
+            opt_state=opt_state,
+            obs_stats=obs_stats,
+            return_stats=return_stats,
+            discounted_return=discounted,
+            kl_coef=kl_coef,
+        )
+        return state, {**episodes, **metrics, **penalty, "learning_rate": Mean.of(learning_rate)}
+
+    # Acting
+
+    @property
+    def _network(self) -> ActorCritic:
+        return self.network.clone(action_space=self.env.action_space)
+
+    def _view(self, obs_stats: normalize.RunningStatistics | None, obs: Array) -> Array:
+        """What the network sees of one observation."""
+        features = encode(self.env.observation_space, obs)
+        return features if obs_stats is None else normalize.standardize(obs_stats, features)
+
+    def _blank_view(self) -> Array:
+        space = self.env.observation_space
+        return encode(space, jnp.zeros(space.shape, space.dtype))
+
+    def _to_env(self, action: Array) -> Array:
+        """From the unit interval of a continuous policy to the environment's bounds."""
+        space = self.env.action_space
+        return space.from_unit(action) if isinstance(space, Box) else action
+
+    def _sample(
+        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
+    ) -> tuple[Array, tuple, dict[str, Array]]:
+        distribution = self._network.apply(params, self._view(obs_stats, obs), method="actor")
+        raw, log_prob = distribution.sample_and_log_prob(key)
+        # The environment gets a clipped and scaled action; learning needs the one whose probability was taken.
+        return self._to_env(distribution.action(raw)), carry, {"raw_action": raw, "log_prob": log_prob}
+
+    def _most_likely(
+        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
+    ) -> tuple[Array, tuple, dict[str, Array]]:
+        distribution = self._network.apply(params, self._view(obs_stats, obs), method="actor")
+        return self._to_env(distribution.action(distribution.mode())), carry, {}
+
+    # Estimating
+
+    def _scale_rewards(
+        self, state: PPOState, transitions: Transition
+    ) -> tuple[Array, normalize.RunningStatistics | None, Array]:
+        """Rewards ``[num_envs, time]`` as learning sees them, and the statistics behind them."""
+        reward = transitions.reward * self.reward_scale
+        if state.return_stats is None:
+            return reward, None, state.discounted_return
+        discounted, returns = jax.vmap(discounted_return, in_axes=(0, 0, None, 0))(
+            reward, transitions.done, self.gamma, state.discounted_return
+        )
+        return_stats = normalize.update(state.return_stats, returns)
+        return normalize.scale(return_stats, reward), return_stats, discounted
+
+    def _estimate(self, state: PPOState, transitions: Transition, reward: Array) -> Batch:
+        """Advantages and value targets, flattened for the update."""
+        view = jax.vmap(jax.vmap(lambda obs: self._view(state.obs_stats, obs)))
+        value_of = jax.vmap(jax.vmap(lambda obs: self._network.apply(state.params, obs, method="critic")))
+        obs = view(transitions.obs)
+        value = value_of(obs)
+        advantage = jax.vmap(gae, in_axes=(0, 0, 0, 0, 0, None, None))(
+            reward,
+            value,
+            value_of(view(transitions.next_obs)),
+            transitions.terminated,
+            transitions.done,
+            self.gamma,
+            self.gae_lambda,
+        )
+        batch = Batch(
+            obs=obs,
+            raw_action=transitions.extras["raw_action"],
+            log_prob=transitions.extras["log_prob"],
+            value=value,
+            advantage=advantage,
+            target=advantage + value,
+        )
+        batch = jax.tree.map(lambda leaf: leaf.reshape(self.steps_per_iteration, *leaf.shape[2:]), batch)
+        if self.kl_target is not None:
+            batch = struct.replace(batch, old=self._distributions(state.params, batch.obs))
+        return batch
+
+    def _distributions(self, params: PyTree, obs: Array) -> Any:
+        return jax.vmap(lambda obs: self._network.apply(params, obs, method="actor"))(obs)
+
+    # Learning
+
+    def _learning_rate(self, iteration: Array) -> Array:
+        env_steps = iteration.astype(jnp.float32) * self.steps_per_iteration
+        factor = 1.0 if self.schedule is None else self.schedule(env_steps)
+        return jnp.asarray(self.learning_rate * factor, jnp.float32)
+
+    def _optimizer(self, learning_rate: Array) -> optax.GradientTransformation:
+        return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), optax.adam(learning_rate, eps=1e-5))
+
+    def _update(
+        self, state: PPOState, batch: Batch, learning_rate: Array, key: Array
+    ) -> tuple[PyTree, PyTree, Metrics]:
+        """Epochs of shuffled minibatches, each sample once per epoch."""
+        optimizer = self._optimizer(learning_rate)
+
+        def minibatch(learner: tuple[PyTree, PyTree], inputs: tuple[Array, Array]) -> tuple[tuple, Metrics]:
+            params, opt_state = learner
+            indices, entropy_key = inputs
+            sample = jax.tree.map(lambda leaf: leaf[indices], batch)
+            grads, metrics = jax.grad(self._loss, has_aux=True)(params, sample, state.kl_coef, entropy_key)
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            metrics["grad_norm"] = Mean.of(optax.tree.norm(grads))
+            return (optax.apply_updates(params, updates), opt_state), metrics
+
+        def epoch(learner: tuple[PyTree, PyTree], key: Array) -> tuple[tuple, Metrics]:
+            order_key, entropy_key = jax.random.split(key)
+            order = jax.random.permutation(order_key, self.steps_per_iteration).reshape(self.num_minibatches, -1)
+            learner, metrics = lax.scan(minibatch, learner, (order, jax.random.split(entropy_key, self.num_minibatches)))
+            return learner, jax.tree.map(lambda leaf: leaf.sum(0), metrics)
+
+        def epoch_unless_far(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
+            learner, far = carry
+            skipped = jax.tree.map(jnp.zeros_like, jax.eval_shape(epoch, learner, key)[1])
+            learner, metrics = lax.cond(far, lambda: (learner, skipped), lambda: epoch(learner, key))
+            return (learner, far | (metrics["approx_kl"].value > self.max_kl)), metrics
+
+        learner, keys = (state.params, state.opt_state), jax.random.split(key, self.num_epochs)
+        if self.max_kl is None:
+            learner, metrics = lax.scan(epoch, learner, keys)
+        else:
+            (learner, _), metrics = lax.scan(epoch_unless_far, (learner, jnp.bool_(False)), keys)
+        metrics = jax.tree.map(lambda leaf: leaf.sum(0), metrics)
+        unexplained = jnp.var(batch.target - batch.value) / jnp.maximum(jnp.var(batch.target), 1e-8)
+        return *learner, {**metrics, "explained_variance": Mean.of(1.0 - unexplained)}
+
+    def _loss(self, params: PyTree, batch: Batch, kl_coef: Array, key: Array) -> tuple[Array, Metrics]:
+        """Policy loss - entropy bonus + value loss, over one minibatch."""
+        distribution, value = jax.vmap(lambda obs: self._network.apply(params, obs))(batch.obs)
+        entropy = jnp.mean(distribution.entropy(key))
+        log_ratio = distribution.log_prob(batch.raw_action) - batch.log_prob
+        ratio = jnp.exp(log_ratio)
+
+        advantage = batch.advantage
+        if self.normalize_advantage:
+            advantage = (advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-8)
+        surrogate = ratio * advantage
+        if self.clip_eps is not None:
+            clipped = jnp.clip(ratio, 1.0 - self.clip_eps, 1.0 + self.clip_eps)
+            surrogate = jnp.minimum(surrogate, clipped * advantage)
+        policy_loss = -jnp.mean(surrogate)
+        if self.kl_target is not None:
+            policy_loss += kl_coef * jnp.mean(batch.old.kl(distribution))
+
+        error = jnp.square(value - batch.target)
+        if self.value_clip_eps is not None:
+            near = batch.value + jnp.clip(value - batch.value, -self.value_clip_eps, self.value_clip_eps)
+            error = jnp.maximum(error, jnp.square(near - batch.target))
+        value_loss = 0.5 * jnp.mean(error)
+
+        metrics = {
+            "policy_loss": Mean.of(policy_loss),
+            "value_loss": Mean.of(value_loss),
+            "entropy": Mean.of(entropy),
+            # Low in variance and never negative: Schulman, "Approximating KL divergence" (2020), estimator k3.
+            "approx_kl": Mean.of(jnp.mean((ratio - 1.0) - log_ratio)),
+        }
+        if self.clip_eps is not None:
+            metrics["clip_fraction"] = Mean.of(jnp.mean(jnp.abs(ratio - 1.0) > self.clip_eps))
+        return policy_loss - self.entropy_coef * entropy + self.value_coef * value_loss, metrics
+
+    def _adapt_penalty(self, kl_coef: Array, params: PyTree, batch: Batch) -> tuple[Array, Metrics]:
+        """Halve or double beta when the policy moved much less or more than `kl_target` (section 4 of the paper)."""
+        if self.kl_target is None:
+            return kl_coef, {}
+        kl = jnp.mean(batch.old.kl(self._distributions(params, batch.obs)))
+        factor = jnp.where(kl < self.kl_target / 1.5, 0.5, jnp.where(kl > self.kl_target * 1.5, 2.0, 1.0))
+        return kl_coef * factor, {"kl": Mean.of(kl), "kl_coef": Mean.of(kl_coef)}

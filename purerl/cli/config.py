@@ -1,0 +1,208 @@
+"""The configuration of a run: everything needed to build it again, as plain data that fits into a JSON file."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import itertools
+import platform
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from purerl.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from purerl.population import Population
+
+FORMAT = 1
+"""Of config.json; raised when older files can no longer be read."""
+
+ALGORITHMS = {"ppo": "PPO"}
+"""Name on the command line to public name in `purerl`. The only look-up of an algorithm by name."""
+
+ACTIVATIONS = ("elu", "gelu", "relu", "silu", "tanh")
+
+TRUNKS = {
+    "mlp": {"hidden_sizes": (64, 64), "activation": "tanh"},
+    "cnn": {"channels": (16,), "kernel": (3, 3), "hidden_sizes": (128,), "activation": "relu"},
+}
+"""Parameters of each kind of trunk with their defaults."""
+
+HEADS = {"shared": False, "squash": False}
+"""Parameters of the network that do not depend on the trunk, with their defaults."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One run. All numbers of steps and iterations count one member.
+
+    Attributes:
+        algorithm: name, a key of `ALGORITHMS`.
+        env: name for `purerl.make`.
+        env_options: its options, all of them.
+        hyperparameters: fields of the algorithm, all that have a plain value.
+        network: ``trunk`` and the parameters of trunk and heads.
+        vary: dotted field name to the values that members try, beside their seeds.
+        anneal: whether the learning rate falls linearly to 0 over `total_steps`.
+        seed: of the whole run.
+        seeds: members per combination of `vary`.
+        requested_steps: what was asked for.
+        total_steps: `requested_steps` rounded up to whole iterations.
+        num_iterations: that many.
+        log_every: iterations per row of metrics.
+        eval_every: iterations between evaluations along the way, 0 for none; a multiple of `log_every`.
+        eval_budgeted: leave an evaluation out where it would take more than its share of the run's time.
+        eval_episodes: per member, at the end.
+        checkpoint_every: iterations between checkpoints; a multiple of `log_every`.
+        tensorboard: whether to write TensorBoard files too.
+        versions: of the programs that started the run.
+    """
+
+    algorithm: str
+    env: str
+    env_options: dict[str, Any]
+    hyperparameters: dict[str, Any]
+    network: dict[str, Any]
+    vary: dict[str, list[float]]
+    anneal: bool
+    seed: int
+    seeds: int
+    requested_steps: int
+    total_steps: int
+    num_iterations: int
+    log_every: int
+    eval_every: int
+    eval_budgeted: bool
+    eval_episodes: int
+    checkpoint_every: int
+    tensorboard: bool
+    versions: dict[str, str]
+
+    @classmethod
+    def from_json(cls, data: Any) -> RunConfig:
+        """Read back what `to_json` gave.
+
+        Raises:
+            InputError: if this is not such a configuration.
+        """
+        if not isinstance(data, dict) or data.get("purerl_run") != FORMAT:
+            raise InputError(f"not the configuration of a purerl run of format {FORMAT}")
+        values = {name: value for name, value in data.items() if name != "purerl_run"}
+        names = {field.name for field in dataclasses.fields(cls)}
+        for name in sorted(names ^ values.keys()):
+            raise InputError(f"{name!r} is {'missing from' if name in names else 'not known in'} the configuration")
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a mapping that JSON can hold."""
+        return {"purerl_run": FORMAT, **dataclasses.asdict(self)}
+
+    @property
+    def num_members(self) -> int:
+        """Agents trained side by side."""
+        return self.seeds * len(self.combinations)
+
+    @property
+    def combinations(self) -> list[dict[str, float]]:
+        """The combinations of varied values; one empty combination where nothing varies.
+
+        Members are ordered as in `Population.grid`: seeds innermost.
+        """
+        return [dict(zip(self.vary, values, strict=True)) for values in itertools.product(*self.vary.values())]
+
+    @property
+    def title(self) -> str:
+        """In a few words."""
+        return f"{self.algorithm} on {self.env}"
+
+    def population(self) -> Population:
+        """Build the algorithm of the run, checked by its own classes.
+
+        Raises:
+            InputError: if some value is not allowed or no longer exists.
+        """
+        import purerl
+
+        algorithm = algorithm_class(self.algorithm)
+        fields = {field.name for field in dataclasses.fields(algorithm)}
+        values = dict(self.hyperparameters)
+        for name in values:
+            if name not in fields:
+                raise unknown(f"hyper-parameter of {self.algorithm}", name, fields)
+        if self.anneal:
+            values["schedule"] = purerl.LinearDecay(float(self.total_steps))
+        env = purerl.make(self.env, **self.env_options)
+        member = algorithm(env=env, network=build_network(self.network), **values)
+        return purerl.Population.grid(member, self.seeds, self.vary)
+
+
+def algorithm_class(name: str) -> Any:
+    """The algorithm called `name` on the command line."""
+    import purerl
+
+    if name not in ALGORITHMS:
+        raise unknown("algorithm", name, ALGORITHMS)
+    return getattr(purerl, ALGORITHMS[name])
+
+
+def hyperparameters(algorithm: Any) -> list[dataclasses.Field]:
+    """The fields of an algorithm's class that are numbers or switches, and so can be flags."""
+    return [field for field in dataclasses.fields(algorithm) if kind_of(field) is not None]
+
+
+def kind_of(field: dataclasses.Field) -> str | None:
+    """``int``, ``float`` or ``bool``, possibly with ``" | None"``; None for fields that hold anything else."""
+    annotation = field.type.__name__ if isinstance(field.type, type) else str(field.type)
+    return annotation if annotation.removesuffix(" | None") in ("int", "float", "bool") else None
+
+
+def complete_network(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """All parameters of the network, from a preset and what was `given` instead.
+
+    The preset's trunk parameters count only for the preset's own kind of trunk.
+
+    Raises:
+        InputError: if a parameter was given that this kind of trunk does not have.
+    """
+    trunk = given.get("trunk", preset.get("trunk", "mlp"))
+    known = {**TRUNKS[trunk], **HEADS}
+    for name in given:
+        if name != "trunk" and name not in known:
+            raise InputError(f"--{name.replace('_', '-')} is not for --trunk {trunk}, which has " + ", ".join(TRUNKS[trunk]))
+    usable = {
+        name: value
+        for name, value in preset.items()
+        if name in HEADS or (name in known and trunk == preset.get("trunk", "mlp"))
+    }
+    return {"trunk": trunk, **known, **usable, **given}
+
+
+def build_network(network: Mapping[str, Any]) -> Any:
+    """The flax module that `complete_network` describes."""
+    import flax.linen as nn
+
+    from purerl.networks import CNN, MLP, ActorCritic
+
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in network.items()}
+    activation = getattr(nn, values["activation"])
+    if values["trunk"] == "cnn":
+        trunk = CNN(values["channels"], values["kernel"], values["hidden_sizes"], activation)
+    else:
+        trunk = MLP(values["hidden_sizes"], activation)
+    return ActorCritic(trunk=trunk, shared=values["shared"], squash=values["squash"])
+
+
+def versions() -> dict[str, str]:
+    """Of everything whose change may change the numbers of a run."""
+    packages = ("purerl", "jax", "jaxlib", "flax", "optax", "gymnax", "brax", "orbax-checkpoint", "numpy")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            # Run from a source tree, or an optional library that this run did without.
+            if package == "purerl":
+                import purerl
+
+                found[package] = purerl.__version__
+    return found

@@ -1,0 +1,199 @@
+"""Flags: one row each, from which come parsing, checking, error messages and help text.
+
+`argparse` splits the words and lays out the help. Everything a user can get wrong is checked here instead, so that each
+mistake gives one line that names the flag, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from purerl.errors import InputError, unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """One flag of the command line.
+
+    Attributes:
+        name: of the value it sets, such as ``learning_rate``; the flag itself is ``--learning-rate``.
+        kind: ``int``, ``float``, ``bool`` or ``str``, with ``" | None"`` where ``none`` is allowed too.
+        help: one sentence.
+        default: shown in the help; the parser itself returns only what was given.
+        within: interval of allowed numbers, as in `purerl.struct.field`.
+        choices: allowed words, if only some are.
+        many: takes several values.
+        repeated: may be given several times; the values are collected.
+        metavar: what stands for the value in the help.
+    """
+
+    name: str
+    kind: str
+    help: str
+    default: Any = None
+    within: str = ""
+    choices: tuple[str, ...] = ()
+    many: bool = False
+    repeated: bool = False
+    metavar: str = ""
+
+    @property
+    def flag(self) -> str:
+        """As typed."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def description(self) -> str:
+        """Meaning, default and range."""
+        notes = []
+        if self.default is not None or "None" in self.kind:
+            notes.append(f"default {show(self.default)}")
+        if self.within:
+            notes.append(f"range {self.within}" + (" or none" if "None" in self.kind else ""))
+        return f"{self.help} ({'; '.join(notes)})" if notes else self.help
+
+    def parse(self, text: Any) -> Any:
+        """The value of what was typed; `text` is a list for flags with several values and a bool for ``bool``.
+
+        Raises:
+            InputError: if it is not of the right kind or out of range.
+        """
+        if self.kind == "bool":
+            return text
+        if self.many or self.repeated:
+            return [self._parse_one(word) for word in text]
+        return self._parse_one(text)
+
+    def _parse_one(self, text: str) -> Any:
+        if "None" in self.kind and text.lower() == "none":
+            return None
+        if self.choices and text not in self.choices:
+            raise unknown(f"{self.flag} value", text, self.choices)
+        if "int" not in self.kind and "float" not in self.kind:
+            return text
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if math.isnan(number):
+            raise InputError(f"{self.flag} must be a {self._noun}, got {text!r}")
+        if "float" not in self.kind:
+            if not number.is_integer():
+                raise InputError(f"{self.flag} must be a {self._noun}, got {text!r}")
+            number = int(number)
+        if self.within:
+            from purerl.struct import check_value
+
+            check_value(self.flag, number, self.kind, self.within)
+        return number
+
+    @property
+    def _noun(self) -> str:
+        return ("number" if "float" in self.kind else "whole number") + (" or none" if "None" in self.kind else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Flags under one heading of the help."""
+
+    title: str
+    flags: Sequence[Flag]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of printing usage and leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message.removeprefix("argument "))
+
+
+def parse(
+    usage: str, description: str, groups: Sequence[Group], argv: Sequence[str], positional: str = ""
+) -> tuple[dict[str, Any], list[str]]:
+    """Parse `argv`.
+
+    Args:
+        usage: first line of the help.
+        description: second paragraph of the help.
+        groups: all flags.
+        argv: words after the command.
+        positional: name of the other words, if the command takes any.
+
+    Returns:
+        The values of the flags that were given, by name, and the other words.
+
+    Raises:
+        InputError: for unknown flags, missing, malformed or forbidden values and unexpected words.
+        SystemExit: after printing the help that ``--help`` asked for.
+    """
+    parser = _Parser(prog="purerl", usage=usage, description=description, allow_abbrev=False, add_help=False)
+    flags = [flag for group in groups for flag in group.flags]
+    for group in groups:
+        section = parser.add_argument_group(group.title)
+        for flag in group.flags:
+            _add(section, flag)
+    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+    if positional:
+        parser.add_argument(positional, nargs="*", default=[], help=argparse.SUPPRESS)
+    known, extras = parser.parse_known_intermixed_args(_number_values(argv, flags))
+    given = vars(known)
+    for word in extras:
+        if word.startswith("-"):
+            raise _unknown_flag(word.split("=")[0], flags)
+    if extras:
+        raise InputError(f"unexpected argument {extras[0]!r}")
+    words = given.pop(positional, []) if positional else []
+    by_name = {flag.name: flag for flag in flags}
+    return {name: by_name[name].parse(value) for name, value in given.items()}, words
+
+
+def _add(section: Any, flag: Flag) -> None:
+    common = {"dest": flag.name, "default": argparse.SUPPRESS, "help": flag.description.replace("%", "%%")}
+    if flag.kind == "bool":
+        # Switches that are off unless given need no negative form, unless something else may have set them.
+        action = "store_true" if flag.default is None else argparse.BooleanOptionalAction
+        section.add_argument(flag.flag, action=action, **common)
+        return
+    kind = flag.kind.split(" ")[0]
+    metavar = flag.metavar or ("{" + ",".join(flag.choices) + "}" if flag.choices else kind.upper())
+    extra = {"nargs": "+"} if flag.many else {"action": "append"} if flag.repeated else {}
+    section.add_argument(flag.flag, metavar=metavar, **extra, **common)
+
+
+def _number_values(argv: Sequence[str], flags: Sequence[Flag]) -> list[str]:
+    """`argv` with negative numbers glued to their flag: argparse takes ``-1e-3`` and ``-inf`` for flags."""
+    names = {flag.flag for flag in flags if flag.kind.split(" ")[0] in ("int", "float") and not flag.many}
+    glued: list[str] = []
+    for word in argv:
+        if glued and glued[-1] in names and word.startswith("-") and not word.startswith("--"):
+            glued[-1] = f"{glued[-1]}={word}"
+        else:
+            glued.append(word)
+    return glued
+
+
+def _unknown_flag(word: str, flags: Sequence[Flag]) -> InputError:
+    names = [flag.flag for flag in flags] + ["--help"]
+    names += [f"--no-{flag.flag[2:]}" for flag in flags if flag.kind == "bool" and flag.default is not None]
+    # Every flag begins with dashes: leave them out of the likeness.
+    close = difflib.get_close_matches(word.lstrip("-").lower(), [name[2:] for name in names], n=3, cutoff=0.6)
+    hint = "did you mean " + " or ".join(f"'--{name}'" for name in close) + "?" if close else "see --help"
+    return InputError(f"unknown flag {word!r}: {hint}")
+
+
+def show(value: Any) -> str:
+    """A value as one would type it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (list, tuple)):
+        return " ".join(show(item) for item in value)
+    return str(value)

@@ -1,0 +1,171 @@
+"""Flax modules for policies and values, each written for one observation; `jax.vmap` serves batches.
+
+Modules hash and compare by value, so that they can be static fields of an algorithm: two equal ones share a compiled
+program. Activations are functions with a name (``nn.tanh``); two lambdas are never equal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purerl.distributions import Categorical, Distribution, Gaussian, TanhGaussian
+from purerl.errors import InputError
+from purerl.spaces import Box, Discrete, Space
+
+Array = jax.Array
+
+
+def encode(space: Space, obs: Array) -> Array:
+    """An observation as networks take it, float32: numbers as they are, ``Discrete(n)`` as one-hot ``[n]``."""
+    if isinstance(space, Discrete):
+        return jax.nn.one_hot(obs, space.n, dtype=jnp.float32)
+    return jnp.asarray(obs, jnp.float32)
+
+
+def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
+    """`sizes` as a tuple of Python integers; `InputError` unless they are whole and positive."""
+    ok = isinstance(sizes, tuple | list) and all(
+        isinstance(size, int | np.integer) and not isinstance(size, bool) and size > 0 for size in sizes
+    )
+    if not ok:
+        raise InputError(f"{name} must be a tuple of positive whole numbers, got {sizes!r}")
+    return tuple(int(size) for size in sizes)
+
+
+class MLP(nn.Module):
+    """Dense layers over the flattened observation.
+
+    Attributes:
+        hidden_sizes: width of each layer.
+        activation: follows every layer.
+    """
+
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    activation: Callable[[Array], Array] = nn.tanh
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden_sizes", _sizes("hidden_sizes", self.hidden_sizes))
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, obs: Array) -> Array:
+        """``obs`` of any shape to features ``[hidden_sizes[-1]]``."""
+        return _dense_layers(jnp.ravel(obs), self.hidden_sizes, self.activation)
+
+
+class CNN(nn.Module):
+    """Convolutions without padding, then dense layers; by default those of MinAtar (Young & Tian 2019, section 3).
+
+    Attributes:
+        channels: of each convolution.
+        kernel: height and width of every convolution; the stride is 1.
+        hidden_sizes: width of each dense layer.
+        activation: follows every layer.
+    """
+
+    channels: tuple[int, ...] = (16,)
+    kernel: tuple[int, int] = (3, 3)
+    hidden_sizes: tuple[int, ...] = (128,)
+    activation: Callable[[Array], Array] = nn.relu
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "kernel", "hidden_sizes"):
+            object.__setattr__(self, name, _sizes(name, getattr(self, name)))
+        if len(self.kernel) != 2:
+            raise InputError(f"kernel must be a height and a width, got {self.kernel!r}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, obs: Array) -> Array:
+        """``obs [height, width, channels]`` to features ``[hidden_sizes[-1]]``.
+
+        Raises:
+            InputError: `obs` is no such grid, or smaller than the convolutions take away.
+        """
+        if obs.ndim != 3:
+            raise InputError(f"CNN needs observations [height, width, channels], got shape {list(obs.shape)}: use MLP")
+        smallest = [1 + len(self.channels) * (size - 1) for size in self.kernel]
+        if obs.shape[0] < smallest[0] or obs.shape[1] < smallest[1]:
+            raise InputError(f"CNN needs a grid of at least {smallest} for its kernels, got {list(obs.shape[:2])}")
+        x = obs
+        for num_channels in self.channels:
+            x = nn.Conv(num_channels, self.kernel, padding="VALID", kernel_init=_orthogonal(math.sqrt(2.0)))(x)
+            x = self.activation(x)
+        return _dense_layers(jnp.ravel(x), self.hidden_sizes, self.activation)
+
+
+class ActorCritic(nn.Module):
+    """A policy and a value, each a linear head on its own copy of `trunk` or on one that both share.
+
+    The policy is `Categorical` for a `Discrete` action space; for a `Box` it is `Gaussian`, or `TanhGaussian` with
+    `squash`, with a log-deviation that is a parameter of its own, does not depend on the observation and starts at 0.
+    Initialised as in Huang et al. (2022, "The 37 implementation details of PPO"): orthogonal, gain sqrt(2) in trunks,
+    0.01 in the policy head, 1 in the value head, zero biases.
+
+    Attributes:
+        trunk: module from one observation to features ``[n]``.
+        shared: whether policy and value use the same trunk.
+        squash: whether continuous actions go through ``tanh``; leave it off for discrete ones.
+        action_space: what the policy is over. Algorithms fill it in: ``network.clone(action_space=...)``.
+    """
+
+    trunk: nn.Module = MLP()
+    shared: bool = False
+    squash: bool = False
+    action_space: Space | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.trunk, nn.Module):
+            raise InputError(f"trunk must be a flax module such as MLP() or CNN(), got {self.trunk!r}")
+        if isinstance(self.action_space, Box) and len(self.action_space.shape) != 1:
+            raise InputError(f"ActorCritic needs actions that are a vector, got {self.action_space}")
+        if isinstance(self.action_space, Discrete) and self.squash:
+            raise InputError(f"squash is for continuous actions, not for {self.action_space}")
+        super().__post_init__()
+
+    def setup(self) -> None:
+        """Declare trunks and heads; flax calls it."""
+        if self.action_space is None:
+            raise InputError("ActorCritic needs an action_space before use: network.clone(action_space=...)")
+        space = self.action_space
+        num_outputs = space.n if isinstance(space, Discrete) else space.shape[0]
+        if not self.shared:
+            self.actor_trunk = self.trunk.clone(name=None)
+            self.critic_trunk = self.trunk.clone(name=None)
+        self.actor_head = nn.Dense(num_outputs, kernel_init=_orthogonal(0.01))
+        self.critic_head = nn.Dense(1, kernel_init=_orthogonal(1.0))
+        if isinstance(space, Box):
+            self.log_std = self.param("log_std", nn.initializers.zeros, (num_outputs,), jnp.float32)
+
+    def __call__(self, obs: Array) -> tuple[Distribution, Array]:
+        """Both the policy's distribution and the value, so that ``init(key, obs)`` makes all parameters."""
+        return self.actor(obs), self.critic(obs)
+
+    def actor(self, obs: Array) -> Distribution:
+        """The distribution over actions given one observation."""
+        output = self.actor_head((self.trunk if self.shared else self.actor_trunk)(obs))
+        if isinstance(self.action_space, Discrete):
+            return Categorical(output)
+        return TanhGaussian(output, self.log_std) if self.squash else Gaussian(output, self.log_std)
+
+    def critic(self, obs: Array) -> Array:
+        """The value of one observation, a scalar."""
+        return self.critic_head((self.trunk if self.shared else self.critic_trunk)(obs))[0]
+
+
+def _orthogonal(gain: float) -> Callable[..., Array]:
+    return nn.initializers.orthogonal(gain)
+
+
+def _dense_layers(x: Array, sizes: tuple[int, ...], activation: Callable[[Array], Array]) -> Array:
+    """To be called in a compact method, which owns the layers."""
+    for size in sizes:
+        x = activation(nn.Dense(size, kernel_init=_orthogonal(math.sqrt(2.0)))(x))
+    return x

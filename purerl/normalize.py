@@ -1,0 +1,95 @@
+"""Running mean and variance of a stream of arrays, in float32, mergeable in any order.
+
+Batches are merged as in Chan, Golub & LeVeque (1983, "Algorithms for computing the sample variance"), the parallel
+form of Welford's method. One thing differs: we keep the variance, not the sum of squared deviations. That sum and the
+count both grow without bound, and once a batch is only some 2^-24 of them, float32 rounds each by its own rule; their
+ratio then drifts away from the variance for good. Mean and variance instead move *towards* each batch by its share
+``n_b / n``: a step that is too small is lost, and what was learned so far stays right. The count may saturate (batches
+of 512 do so beyond 4e9); from there on the share is constant and the oldest data fade out over 10^7 batches.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from purerl import struct
+from purerl.errors import InputError
+
+Array = jax.Array
+
+# Keeps entries that have never varied finite; far below the variance of anything that has.
+EPSILON = 1e-8
+
+
+@struct.dataclass
+class RunningStatistics:
+    """What has been seen so far.
+
+    Attributes:
+        count: float32 scalar, number of arrays.
+        mean: float32, of the shape of one array.
+        var: float32, of the shape of one array; divided by `count`, not by ``count - 1``.
+    """
+
+    count: Array
+    mean: Array
+    var: Array
+
+
+def init(shape: tuple[int, ...]) -> RunningStatistics:
+    """The statistics of nothing, for arrays of this `shape`."""
+    return RunningStatistics(jnp.zeros((), jnp.float32), jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
+
+
+def update(stats: RunningStatistics, batch: Array) -> RunningStatistics:
+    """Take in a `batch` of arrays, with any number of leading axes.
+
+    Raises:
+        InputError: the trailing axes of `batch` are not those of one array.
+    """
+    batch = jnp.asarray(batch, jnp.float32)
+    num_leading = batch.ndim - stats.mean.ndim
+    if num_leading < 0 or batch.shape[num_leading:] != stats.mean.shape:
+        raise InputError(f"batch must have shape [..., *{list(stats.mean.shape)}], got {list(batch.shape)}")
+    leading = tuple(range(num_leading))
+    count = jnp.full((), math.prod(batch.shape[:num_leading]), jnp.float32)
+    mean = jnp.mean(batch, leading, keepdims=True)
+    centred = batch - mean
+    # The second pass takes out what rounding left in the first (Chan et al. 1983, eq. 1.7).
+    rest = jnp.mean(centred, leading)
+    var = jnp.maximum(jnp.mean(centred**2, leading) - rest**2, 0.0)
+    return merge(stats, RunningStatistics(count, jnp.squeeze(mean, leading) + rest, var))
+
+
+def merge(a: RunningStatistics, b: RunningStatistics) -> RunningStatistics:
+    """The statistics of both; symmetric and associative up to rounding."""
+    count = a.count + b.count
+    share = b.count / jnp.maximum(count, 1.0)
+    delta = b.mean - a.mean
+    mean = a.mean + share * delta
+    var = a.var + share * (b.var - a.var + (1.0 - share) * delta**2)
+    return RunningStatistics(count, mean, jnp.maximum(var, 0.0))
+
+
+def standardize(stats: RunningStatistics, x: Array, clip: float | Array = 10.0) -> Array:
+    """``(x - mean) / std`` clipped to ``[-clip, clip]``, for one array or any leading axes of them.
+
+    Before anything was seen, `x` is only clipped.
+    """
+    x = jnp.asarray(x, jnp.float32)
+    return jnp.clip((x - jnp.broadcast_to(stats.mean, x.shape)) / _std(stats, x.shape), -clip, clip)
+
+
+def scale(stats: RunningStatistics, x: Array, clip: float | Array = 10.0) -> Array:
+    """``x / std`` clipped to ``[-clip, clip]``, for one array or any leading axes of them; rewards keep their sign.
+
+    Before anything was seen, `x` is only clipped.
+    """
+    x = jnp.asarray(x, jnp.float32)
+    return jnp.clip(x / _std(stats, x.shape), -clip, clip)
+
+
+def _std(stats: RunningStatistics, shape: tuple[int, ...]) -> Array:
+    """The deviation to divide by, 1 if nothing was seen yet, broadcast to `shape`."""
+    return jnp.broadcast_to(jnp.where(stats.count > 0, jnp.sqrt(stats.var + EPSILON), 1.0), shape)

@@ -1,0 +1,106 @@
+"""Many agents as one: a population is itself an algorithm."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purerl import struct
+from purerl.errors import InputError, unknown
+from purerl.types import Algorithm, Array, Environment, Metrics, Policy, PyTree
+
+
+@struct.dataclass
+class Population:
+    """Members that differ by seed, and by any numeric hyper-parameter or physics parameter, trained in one program.
+
+    Only what differs is stored once per member; the rest is shared, which keeps the arithmetic of large shared
+    parameters (a robot's model) unbatched. Member `i` draws its randomness from ``fold_in(key, i)``: it learns the
+    same whether it has 7 companions or 63.
+
+    Attributes:
+        algorithm: what the members have in common.
+        num_members: how many there are, P.
+        varied: dotted field name, such as ``"learning_rate"`` or ``"env.params.gravity"``, to an array ``[P, ...]``.
+    """
+
+    algorithm: Algorithm
+    num_members: int = struct.field(static=True, help="agents trained side by side", within="[1, inf)")
+    varied: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        struct.check_fields(self)
+        for name, values in self.varied.items():
+            if np.ndim(values) < 1 or np.shape(values)[0] != self.num_members:
+                raise InputError(
+                    f"varied {name!r} needs one value for each of {self.num_members} members, got shape {np.shape(values)}"
+                )
+        # The members' own checks see all values at once.
+        self._member(self.varied)
+
+    @classmethod
+    def grid(cls, algorithm: Algorithm, num_seeds: int, values: Mapping[str, Sequence[float]]) -> Population:
+        """`num_seeds` members for every combination of `values` (dotted field name to the values to try).
+
+        Members are ordered with the seeds innermost: the first `num_seeds` members share the first combination.
+        """
+        combinations = list(itertools.product(*values.values()))
+        varied = {
+            name: np.repeat(np.asarray([c[i] for c in combinations], np.float32), num_seeds)
+            for i, name in enumerate(values)
+        }
+        return cls(algorithm, num_seeds * len(combinations), varied)
+
+    @property
+    def env(self) -> Environment:
+        """The environment of the members, as far as they share it."""
+        return self.algorithm.env
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps of one iteration, per member."""
+        return self.algorithm.steps_per_iteration
+
+    def init(self, key: Array) -> PyTree:
+        """The members' states, ``[P]``."""
+        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(self.num_members))
+        return self.map(lambda member, key: member.init(key), keys)
+
+    def step(self, state: PyTree) -> tuple[PyTree, Metrics]:
+        """One iteration of every member."""
+        return self.map(lambda member, state: member.step(state), state)
+
+    def policy(self, state: PyTree, *, explore: bool) -> Policy:
+        """The members' policies, ``[P]``; use them inside `jax.vmap` or `map`."""
+        return self.map(lambda member, state: member.policy(state, explore=explore), state)
+
+    def map(self, function: Callable[..., Any], *args: PyTree) -> PyTree:
+        """``function(member, *args)`` for every member, where `args` have a leading ``[P]``."""
+        return jax.vmap(
+            lambda varied, args: function(self._member(varied), *args), axis_size=self.num_members
+        )(dict(self.varied), args)
+
+    def _member(self, varied: Mapping[str, Array]) -> Any:
+        member = self.algorithm
+        for name, value in varied.items():
+            member = _replace_path(member, name.split("."), value, name)
+        return member
+
+
+def _replace_path(node: Any, path: list[str], value: Any, name: str) -> Any:
+    """A copy of `node` with the field at `path` set; every object on the way checks itself anew."""
+    head, *rest = path
+    fields = {f.name: f for f in dataclasses.fields(node)} if dataclasses.is_dataclass(node) else {}
+    if head not in fields:
+        raise unknown(f"field of {type(node).__name__} in {name!r}:", head, fields)
+    if fields[head].metadata.get("static", False):
+        raise InputError(f"{name!r} shapes the compiled program and cannot vary within one population")
+    if rest:
+        value = _replace_path(getattr(node, head), rest, value, name)
+    return dataclasses.replace(node, **{head: value})

@@ -1,0 +1,118 @@
+"""Estimates of returns and advantages: one trajectory in, one trajectory out.
+
+Every array is ``[T]``, one entry per step, in order; `jax.vmap` serves batches. Two flags with two jobs: `terminated`
+stops bootstrapping (no future reward exists), ``done = terminated | truncated`` cuts the trace (the next entry belongs
+to another episode). ``next_value`` is the value of the true successor observation, never of one after a reset. Where a
+flag rules a number out it is dropped, not multiplied by zero, so it may be infinite or NaN.
+"""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def gae(
+    reward: Array,
+    value: Array,
+    next_value: Array,
+    terminated: Array,
+    done: Array,
+    gamma: float | Array,
+    gae_lambda: float | Array,
+) -> Array:
+    """Generalised advantage estimation (Schulman et al. 2016, "High-dimensional continuous control ...", eq. 16).
+
+    ::
+
+        delta_t = r_t + gamma (1 - terminated_t) V(s_{t+1}) - V(s_t)
+        A_t     = delta_t + gamma lambda (1 - done_t) A_{t+1}
+
+    with ``A = 0`` after the last step.
+
+    Args:
+        reward: ``[T]``.
+        value: ``[T]``, ``V(s_t)``.
+        next_value: ``[T]``, ``V(s_{t+1})`` of the true successor.
+        terminated: ``[T]`` bool.
+        done: ``[T]`` bool.
+        gamma: discount per step.
+        gae_lambda: 0 trusts the values (one-step advantage), 1 the rewards (Monte-Carlo return minus value).
+
+    Returns:
+        The advantage ``[T]``; adding `value` gives `lambda_returns`.
+    """
+    delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
+
+    def backward(advantage: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+        delta_t, done_t = step
+        advantage = delta_t + gamma * gae_lambda * jnp.where(done_t, 0.0, advantage)
+        return advantage, advantage
+
+    _, advantage = jax.lax.scan(backward, jnp.zeros_like(delta[-1]), (delta, done), reverse=True)
+    return advantage
+
+
+def lambda_returns(
+    reward: Array,
+    next_value: Array,
+    terminated: Array,
+    done: Array,
+    gamma: float | Array,
+    lambda_: float | Array,
+) -> Array:
+    """TD(lambda) targets (Sutton & Barto 2018, "Reinforcement Learning", eq. 12.20 with state values).
+
+    ::
+
+        G_t = r_t + gamma (1 - terminated_t) [(1 - lambda) V(s_{t+1}) + lambda G_{t+1}]
+
+    where ``V(s_{t+1})`` stands in for ``G_{t+1}`` after a truncated step and after the last one.
+
+    Args:
+        reward: ``[T]``.
+        next_value: ``[T]``, ``V(s_{t+1})`` of the true successor.
+        terminated: ``[T]`` bool.
+        done: ``[T]`` bool.
+        gamma: discount per step.
+        lambda_: 0 gives one-step targets, 1 the discounted sum of rewards with a bootstrap where it is cut.
+
+    Returns:
+        The target ``[T]`` for ``V(s_t)``.
+    """
+
+    def backward(target: Array, step: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+        reward_t, next_value_t, terminated_t, done_t = step
+        ahead = (1.0 - lambda_) * next_value_t + lambda_ * jnp.where(done_t, next_value_t, target)
+        target = reward_t + gamma * jnp.where(terminated_t, 0.0, ahead)
+        return target, target
+
+    _, target = jax.lax.scan(backward, next_value[-1], (reward, next_value, terminated, done), reverse=True)
+    return target
+
+
+def discounted_return(reward: Array, done: Array, gamma: float | Array, initial: float | Array) -> tuple[Array, Array]:
+    """The discounted sum of past rewards, whose deviation is the scale of rewards (Engstrom et al. 2020, section 2).
+
+    ::
+
+        R_t = gamma (1 - done_{t-1}) R_{t-1} + r_t
+
+    It runs forward, so that it is known while an episode is still going on.
+
+    Args:
+        reward: ``[T]``.
+        done: ``[T]`` bool.
+        gamma: discount per step.
+        initial: scalar, what an earlier call returned as `final`; 0 at the start of an episode.
+
+    Returns:
+        ``(final, R)``: the scalar to carry on with, already 0 if the last step ended an episode, and ``R [T]``.
+    """
+
+    def forward(past: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+        reward_t, done_t = step
+        total = gamma * past + reward_t
+        return jnp.where(done_t, 0.0, total), total
+
+    return jax.lax.scan(forward, jnp.asarray(initial, reward.dtype), (reward, done))

@@ -1,0 +1,108 @@
+"""Running an algorithm: a Python loop over jitted chunks of iterations, or one pure function.
+
+Nothing here knows what is learned. Logging, evaluation, checkpoints and early stopping belong between the chunks, in
+plain Python; there are no callbacks inside compiled code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from purerl.errors import InputError
+from purerl.types import Algorithm, Array, Metrics, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What `iterate` yields after each chunk.
+
+    Attributes:
+        state: the algorithm's state. The next chunk reuses its memory: copy what must outlive it.
+        iteration: iterations done since `init`.
+        env_steps: environment steps taken since `init`, per member.
+        metrics: over the chunk, merged; a leading ``[P]`` for a population.
+        compile_seconds: spent compiling in this call of `iterate`.
+        run_seconds: spent running chunks in this call of `iterate`, without the time of whoever consumes it.
+    """
+
+    state: PyTree
+    iteration: int
+    env_steps: int
+    metrics: Metrics
+    compile_seconds: float
+    run_seconds: float
+
+
+@partial(jax.jit, donate_argnums=1)
+def advance(algorithm: Algorithm, state: PyTree, num_iterations: Array) -> tuple[PyTree, Metrics]:
+    """Do `num_iterations` (a traced integer: one program serves all) and merge their metrics. Consumes `state`."""
+    shapes = jax.eval_shape(algorithm.step, state)[1]
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def iteration(_: Array, carry: tuple[PyTree, Metrics]) -> tuple[PyTree, Metrics]:
+        state, total = carry
+        state, metrics = algorithm.step(state)
+        return state, jax.tree.map(jnp.add, total, metrics)
+
+    return lax.fori_loop(0, num_iterations, iteration, (state, nothing))
+
+
+def iterate(algorithm: Algorithm, state: PyTree, num_iterations: int, every: int = 1) -> Iterator[Progress]:
+    """Train until `state` has seen `num_iterations` in total, yielding at each multiple of `every` and at the end.
+
+    The result does not depend on `every`, nor on stopping and continuing from a saved state: the same program runs
+    in every case. Hyper-parameters that are leaves may differ from call to call without compiling again.
+
+    Args:
+        algorithm: what to train.
+        state: from `algorithm.init` or a checkpoint. Consumed: its memory is reused.
+        num_iterations: total iterations, those already in `state` included.
+        every: iterations per chunk.
+
+    Yields:
+        `Progress` after each chunk.
+
+    Raises:
+        InputError: if `every` or `num_iterations` is not positive.
+    """
+    for name, value in (("every", every), ("num_iterations", num_iterations)):
+        if value < 1:
+            raise InputError(f"{name} must lie in [1, inf), got {value}")
+    iteration = int(np.max(jax.device_get(state.iteration)))
+    if iteration >= num_iterations:
+        return
+    begun = time.perf_counter()
+    # Zero iterations compile the program and leave the state as it is.
+    state, _ = jax.block_until_ready(advance(algorithm, state, jnp.int32(0)))
+    compile_seconds = time.perf_counter() - begun
+    run_seconds = 0.0
+    while iteration < num_iterations:
+        chunk = min(every - iteration % every, num_iterations - iteration)
+        begun = time.perf_counter()
+        state, metrics = jax.block_until_ready(advance(algorithm, state, jnp.int32(chunk)))
+        run_seconds += time.perf_counter() - begun
+        iteration += chunk
+        env_steps = iteration * algorithm.steps_per_iteration
+        yield Progress(state, iteration, env_steps, metrics, compile_seconds, run_seconds)
+
+
+def train(algorithm: Algorithm, key: Array, num_iterations: int) -> tuple[PyTree, Metrics]:
+    """A whole training as one pure function, for use inside your own `jax.jit`, `jax.vmap` or `jax.grad`.
+
+    Args:
+        algorithm: what to train.
+        key: randomness of the whole run.
+        num_iterations: how many, static.
+
+    Returns:
+        The final state and the metrics of every iteration, ``[num_iterations]``.
+    """
+    return lax.scan(lambda state, _: algorithm.step(state), algorithm.init(key), length=num_iterations)

@@ -1,0 +1,96 @@
+"""Few numbers about few seeds: mean, interquartile mean and a 95 % interval.
+
+The interval is of the mean over seeds, by the percentile bootstrap: resample the seeds with replacement, take the mean,
+and report the middle 95 % of what comes out (Efron and Tibshirani 1993, chapter 13; recommended for reinforcement
+learning by Agarwal et al. 2021, arXiv:2108.13264). It assumes no shape, which matters because returns are often skewed
+or pile up at the best possible score, and it never leaves the range of the data, where a t interval would promise
+returns that the task cannot give. It is somewhat too narrow for very few seeds: 5 seeds cover about 85 %, 20 about 93 %.
+
+Where members differ by more than the seed, they form strata: seeds are resampled within each (the stratified bootstrap
+of Agarwal et al.), so that the interval shows the luck of the seeds and not the spread between the strata.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+RESAMPLES = 10_000
+
+
+def iqm(scores: np.ndarray) -> float:
+    """Interquartile mean: the mean of the middle half, ``floor(n / 4)`` dropped at each end.
+
+    Less moved by one failed seed than the mean, less noisy than the median (Agarwal et al. 2021).
+    """
+    scores = np.sort(np.ravel(scores))
+    cut = scores.size // 4
+    return float(np.mean(scores[cut : scores.size - cut]))
+
+
+def bootstrap_interval(
+    scores: np.ndarray, confidence: float = 0.95, resamples: int = RESAMPLES
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Percentile bootstrap interval of the mean over seeds.
+
+    Args:
+        scores: ``[num_seeds, ...]``; each trailing position gets an interval of its own. NaN counts as missing.
+        confidence: probability mass inside.
+        resamples: how many bootstrap samples. They are the same in every call.
+
+    Returns:
+        ``(low, high)`` with the trailing shape of `scores`; None for a single seed, which says nothing about others.
+    """
+    scores = np.asarray(scores, np.float64)
+    num_seeds = scores.shape[0]
+    if num_seeds < 2:
+        return None
+    # The mean of a resample is a weighted mean of the seeds: one matrix product serves all positions.
+    weights = _resampled(num_seeds, resamples)
+    flat = scores.reshape(num_seeds, -1)
+    present = np.isfinite(flat)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = (weights @ np.where(present, flat, 0.0)) / (weights @ present)
+    return _percentiles(means, confidence, scores.shape[1:])
+
+
+def summarize(scores: np.ndarray) -> dict[str, object]:
+    """``per_member``, ``mean``, ``iqm`` and ``ci95`` of one score per member, ready for JSON.
+
+    Args:
+        scores: ``[num_seeds]``, or ``[num_strata, num_seeds]`` where members differ by more than the seed.
+    """
+    scores = np.atleast_2d(np.asarray(scores, np.float64))
+    num_strata, num_seeds = scores.shape
+    interval = None
+    if num_seeds > 1:
+        draws = [_resampled(num_seeds, RESAMPLES, stratum) @ scores[stratum] for stratum in range(num_strata)]
+        low, high = _percentiles(np.mean(draws, axis=0)[:, None], 0.95, ())
+        interval = [finite(low), finite(high)]
+    return {
+        "per_member": [finite(score) for score in scores.ravel()],
+        "mean": finite(np.mean(scores)),
+        "iqm": finite(iqm(scores)),
+        "ci95": interval,
+    }
+
+
+def finite(value: object) -> float | None:
+    """The number, or None where it is NaN or infinite and JSON has no word for it."""
+    number = float(value)  # type: ignore[arg-type]
+    return number if math.isfinite(number) else None
+
+
+def _resampled(num_seeds: int, resamples: int, stream: int = 0) -> np.ndarray:
+    """Weights ``[resamples, num_seeds]`` of seeds drawn with replacement; each row sums to one."""
+    random = np.random.default_rng((stream, num_seeds))
+    return random.multinomial(num_seeds, np.full(num_seeds, 1.0 / num_seeds), size=resamples) / num_seeds
+
+
+def _percentiles(means: np.ndarray, confidence: float, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    tail = 50.0 * (1.0 - confidence)
+    missing = ~np.isfinite(means).any(axis=0)
+    means = np.where(missing, 0.0, means)  # nanpercentile warns about columns without any number
+    low, high = np.nanpercentile(means, [tail, 100.0 - tail], axis=0)
+    return tuple(np.where(missing, np.nan, bound).reshape(shape) for bound in (low, high))  # type: ignore[return-value]

@@ -1,0 +1,171 @@
+"""The types that everything else speaks: time steps, transitions, policies, metrics and the two protocols.
+
+Everything here describes one environment and one agent. Batches of them are the same types with leading axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from purerl import struct
+from purerl.spaces import Space
+
+Array = jax.Array
+PyTree = Any
+
+
+@struct.dataclass
+class TimeStep:
+    """What an environment returns.
+
+    Attributes:
+        state: the environment's own state, any pytree.
+        obs: observation of that state.
+        reward: float32 scalar for the transition that led here; 0 after a reset.
+        terminated: bool scalar; the task itself ended here, so there is no future reward to estimate.
+        truncated: bool scalar; we stopped looking (a time limit), so the value of `obs` still counts.
+            Never set together with `terminated`.
+    """
+
+    state: PyTree
+    obs: Array
+    reward: Array
+    terminated: Array
+    truncated: Array
+
+    @property
+    def done(self) -> Array:
+        """Whether the episode is over for either reason."""
+        return self.terminated | self.truncated
+
+
+class Environment(Protocol):
+    """One pure environment. It never resets itself; its numeric parameters are leaves of the pytree that it is."""
+
+    @property
+    def observation_space(self) -> Space:
+        """Shape, dtype and bounds of observations."""
+        ...
+
+    @property
+    def action_space(self) -> Space:
+        """Shape, dtype and bounds of actions."""
+        ...
+
+    def reset(self, key: Array) -> TimeStep:
+        """Draw a start state."""
+        ...
+
+    def step(self, key: Array, state: PyTree, action: Array) -> TimeStep:
+        """Advance `state`, which must not be done, by one action."""
+        ...
+
+
+@struct.dataclass
+class Transition:
+    """One step of experience.
+
+    Attributes:
+        obs: what the agent saw.
+        action: what it sent to the environment.
+        reward: what it got.
+        terminated: see `TimeStep`.
+        truncated: see `TimeStep`.
+        next_obs: the true successor observation, never that of a new episode.
+        extras: what the acting policy knew and learning needs (log-probabilities, raw actions).
+    """
+
+    obs: Array
+    action: Array
+    reward: Array
+    terminated: Array
+    truncated: Array
+    next_obs: Array
+    extras: dict[str, Array]
+
+    @property
+    def done(self) -> Array:
+        """Whether the episode ended with this step."""
+        return self.terminated | self.truncated
+
+
+@struct.dataclass
+class Policy:
+    """A way to act, as a pytree: it passes through `jax.jit` without recompiling when only parameters change.
+
+    Attributes:
+        act: ``act(key, carry, obs) -> (action, carry, extras)`` for one environment. A `jax.tree_util.Partial`.
+        carry: memory at the start of an episode; ``()`` for a policy without memory.
+    """
+
+    act: Callable[[Array, PyTree, Array], tuple[Array, PyTree, dict[str, Array]]]
+    carry: PyTree = ()
+
+
+@struct.dataclass
+class Mean:
+    """A mean that knows what it is made of, so that means of means are exact.
+
+    Merging two means adds their totals and counts. All metrics are of this type: averaging over minibatches that were
+    skipped, chunks of different length, devices or members needs no special case.
+
+    Attributes:
+        total: float32 sum of the values.
+        count: float32 number of the values.
+    """
+
+    total: Array
+    count: Array
+
+    @classmethod
+    def of(cls, values: Array, where: Array | None = None) -> Mean:
+        """The mean over all elements of `values`, or only those `where` a boolean array of the same shape holds."""
+        values = jnp.asarray(values, jnp.float32)
+        weight = jnp.ones_like(values) if where is None else where.astype(jnp.float32)
+        # A skipped value may be infinite or NaN, and 0 * NaN is NaN: select, do not multiply.
+        return cls(jnp.sum(jnp.where(weight > 0, values, 0.0)), jnp.sum(weight))
+
+    def __add__(self, other: Mean) -> Mean:
+        return Mean(self.total + other.total, self.count + other.count)
+
+    def sum(self, axis: int | None = None) -> Mean:
+        """Merge along an axis, or all of them."""
+        return Mean(jnp.sum(self.total, axis), jnp.sum(self.count, axis))
+
+    @property
+    def value(self) -> Array:
+        """The mean itself; NaN where nothing was counted."""
+        return self.total / self.count
+
+
+Metrics = dict[str, Mean]
+
+
+class Algorithm(Protocol):
+    """A learner: a frozen pytree whose leaves are hyper-parameters. Everything that changes is in its state."""
+
+    @property
+    def env(self) -> Environment:
+        """What it learns on."""
+        ...
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps that one `step` takes."""
+        ...
+
+    def init(self, key: Array) -> PyTree:
+        """The state before the first iteration; it is also the checkpoint."""
+        ...
+
+    def step(self, state: PyTree) -> tuple[PyTree, Metrics]:
+        """One iteration: collect, learn, report."""
+        ...
+
+    def policy(self, state: PyTree, *, explore: bool) -> Policy:
+        """What the agent has learned so far: as it acts in training, or its best guess (``explore=False``)."""
+        ...

@@ -1,0 +1,26 @@
+"""Choices that must be made before jax is imported, and the `--slow` switch."""
+
+import os
+from pathlib import Path
+
+# One thread: on a two-core machine XLA's default pool can hang (see docs/cpu.md), and it is faster for small networks.
+os.environ.setdefault("NPROC", "1")
+CACHE = Path(__file__).parent.parent / ".cache" / "xla"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs --slow"))

@@ -1,0 +1,113 @@
+"""Environments so small that the right answer is known.
+
+Each isolates one thing an agent must get right; if a probe fails, CartPole will not say why.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from purerl import struct
+from purerl.spaces import Box, Discrete
+from purerl.types import TimeStep
+
+
+def _timestep(state, obs, reward=0.0, terminated=False, truncated=False):
+    return TimeStep(
+        state=state,
+        obs=jnp.asarray(obs, jnp.float32).reshape(1),
+        reward=jnp.asarray(reward, jnp.float32),
+        terminated=jnp.asarray(terminated),
+        truncated=jnp.asarray(truncated),
+    )
+
+
+@struct.dataclass
+class Probe:
+    """Common spaces; not an environment."""
+
+    @property
+    def observation_space(self):
+        return Box((1,), -1.0, 1.0)
+
+    @property
+    def action_space(self):
+        return Discrete(2)
+
+
+@struct.dataclass
+class ObsReward(Probe):
+    """One step; the reward equals the observation, +1 or -1. V(obs) = obs."""
+
+    def reset(self, key):
+        obs = 2.0 * jax.random.bernoulli(key).astype(jnp.float32) - 1.0
+        return _timestep(obs, obs)
+
+    def step(self, key, state, action):
+        return _timestep(state, state, reward=state, terminated=True)
+
+
+@struct.dataclass
+class Delay(Probe):
+    """Two steps, reward 1 at the second. V(first) = gamma, V(second) = 1."""
+
+    def reset(self, key):
+        return _timestep(jnp.int32(0), 0.0)
+
+    def step(self, key, state, action):
+        return _timestep(state + 1, state + 1.0, reward=state, terminated=state == 1)
+
+
+@struct.dataclass
+class ActionTimesObs(Probe):
+    """One step; the reward is +1 if the action tells the sign of the observation, else -1."""
+
+    def reset(self, key):
+        obs = 2.0 * jax.random.bernoulli(key).astype(jnp.float32) - 1.0
+        return _timestep(obs, obs)
+
+    def step(self, key, state, action):
+        return _timestep(state, state, reward=state * (2.0 * action - 1.0), terminated=True)
+
+
+@struct.dataclass
+class Target(Probe):
+    """One step; the continuous action in [-2, 2] should equal the observation (+-1)."""
+
+    @property
+    def action_space(self):
+        return Box((1,), -2.0, 2.0)
+
+    def reset(self, key):
+        obs = 2.0 * jax.random.bernoulli(key).astype(jnp.float32) - 1.0
+        return _timestep(obs, obs)
+
+    def step(self, key, state, action):
+        return _timestep(state, state, reward=-((action[0] - state) ** 2), terminated=True)
+
+
+@struct.dataclass
+class Endless(Probe):
+    """Reward 1 for ever, looked at for `limit` steps at a time. V = 1 / (1 - gamma), whatever the limit."""
+
+    limit: int = 3
+
+    def reset(self, key):
+        return _timestep(jnp.int32(0), 1.0)
+
+    def step(self, key, state, action):
+        return _timestep(state + 1, 1.0, reward=1.0, truncated=state + 1 >= self.limit)
+
+
+@struct.dataclass
+class Counter(Probe):
+    """State and observation count the steps since a random start in [0, 1e6); terminates after `length` steps."""
+
+    length: int = 3
+
+    def reset(self, key):
+        start = jax.random.randint(key, (), 0, 1_000_000)
+        return _timestep((start, start), start)
+
+    def step(self, key, state, action):
+        start, now = state
+        return _timestep((start, now + 1), now + 1, reward=1.0, terminated=now + 1 - start >= self.length)
