@@ -2,10 +2,10 @@
 
 Batches are merged as in Chan, Golub & LeVeque (1983, "Algorithms for computing the sample variance"), the parallel
 form of Welford's method. One thing differs: we keep the variance, not the sum of squared deviations. That sum and the
-count both grow without bound, and once a batch is only some 2^-24 of them, float32 rounds each by its own rule; their
+count both grow without bound, and once a batch is only some 2^-24 of them float32 rounds each by its own rule; their
 ratio then drifts away from the variance for good. Mean and variance instead move *towards* each batch by its share
-``n_b / n``: a step that is too small is lost, and what was learned so far stays right. The count may saturate (batches
-of 512 do so beyond 4e9); from there on the share is constant and the oldest data fade out over 10^7 batches.
+``n_b / n``: a step that is too small is lost, and what was learned so far stays right. That begins after some 10^7
+updates, and at the same point the count stops growing (batches of 512 reach 8e9): the statistics come to rest.
 """
 
 import math

@@ -52,7 +52,7 @@ class Box:
     shape: tuple[int, ...]
     low: float | tuple[float, ...] = -math.inf
     high: float | tuple[float, ...] = math.inf
-    dtype: Any = np.dtype(np.float32)
+    dtype: Any = np.float32
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
@@ -79,21 +79,25 @@ class Box:
         low, high = self.bounds
         finite = np.isfinite(low) & np.isfinite(high)
         safe_low, safe_high = np.where(finite, low, -1.0), np.where(finite, high, 1.0)
-        scaled = safe_low + 0.5 * (jnp.clip(value, -1.0, 1.0) + 1.0) * (safe_high - safe_low)
+        share = 0.5 * (jnp.clip(value, -1.0, 1.0) + 1.0)
+        # Exact at both ends; in between, rounding may step over a bound when the two are close.
+        scaled = jnp.clip((1.0 - share) * safe_low + share * safe_high, safe_low, safe_high)
         return jnp.where(finite, scaled, value).astype(self.dtype)
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """Uniform between the bounds; standard normal where an entry has none."""
+        """Uniform between two bounds; normal around 0 where an entry has none, and to one side of a single bound."""
         uniform_key, normal_key = jax.random.split(key)
         low, high = self.bounds
         finite = np.isfinite(low) & np.isfinite(high)
         inside = self.from_unit(jax.random.uniform(uniform_key, self.shape, minval=-1.0, maxval=1.0))
-        return jnp.where(finite, inside, jax.random.normal(normal_key, self.shape)).astype(self.dtype)
+        normal = jax.random.normal(normal_key, self.shape)
+        above, below = np.where(np.isfinite(low), low, 0.0), np.where(np.isfinite(high), high, 0.0)
+        normal = jnp.where(np.isfinite(low), above + jnp.abs(normal), normal)
+        normal = jnp.where(np.isfinite(high), below - jnp.abs(normal), normal)
+        return jnp.where(finite, inside, normal).astype(self.dtype)
 
     def __str__(self) -> str:
-        low, high = (
-            f"{b:g}" if isinstance(b, float) else f"{min(b):g}..{max(b):g}" for b in (self.low, self.high)
-        )
+        low, high = (f"{min(b):g}..{max(b):g}" if isinstance(b, tuple) else f"{b:g}" for b in (self.low, self.high))
         kind = "" if self.dtype == np.float32 else f", {self.dtype.name}"
         return f"Box({list(self.shape)}, [{low}, {high}]{kind})"
 
@@ -105,7 +109,7 @@ def _bound(bound: Any, shape: tuple[int, ...]) -> float | tuple[float, ...]:
     """One number if all entries agree, else a flat tuple; numbers too large to mean anything count as infinite."""
     array = np.asarray(bound, np.float64)
     flat = np.broadcast_to(array.reshape(shape) if array.size == math.prod(shape) else array, shape).reshape(-1)
-    flat = np.where(np.abs(flat) >= 1e30, np.sign(flat) * np.inf, flat)
+    flat = np.where(np.abs(flat) >= 1e30, np.copysign(np.inf, flat), flat)
     if flat.size == 0 or np.all(flat == flat[0]):
         return float(flat[0]) if flat.size else 0.0
     return tuple(float(x) for x in flat)

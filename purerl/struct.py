@@ -13,7 +13,9 @@ import math
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from purerl.errors import InputError
 
@@ -76,7 +78,7 @@ def check_fields(node: Any) -> None:
 def check_value(name: str, value: Any, annotation: Any, within: str) -> None:
     """Raise `InputError` unless `value` fits the annotation and lies in the interval `within` (see `check_fields`)."""
     kinds = set((annotation.__name__ if isinstance(annotation, type) else str(annotation)).split(" | "))
-    if not kinds & {"int", "float", "bool"} or (value is None and "None" in kinds) or isinstance(value, jax.core.Tracer):
+    if not kinds & {"int", "float", "bool"} or (value is None and "None" in kinds) or isinstance(value, Tracer):
         return
     try:
         array = np.asarray(value)
@@ -86,9 +88,9 @@ def check_value(name: str, value: Any, annotation: Any, within: str) -> None:
         if array.dtype != np.bool_:
             raise InputError(f"{name} must be true or false, got {value!r}")
         return
-    if "float" not in kinds and not np.issubdtype(array.dtype, np.integer):
+    if "float" not in kinds and not jnp.issubdtype(array.dtype, jnp.integer):
         raise InputError(f"{name} must be a whole number, got {value!r}")
-    if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
+    if not (jnp.issubdtype(array.dtype, jnp.integer) or jnp.issubdtype(array.dtype, jnp.floating)):
         raise InputError(f"{name} must be a number, got {value!r}")
     if within and not np.all(_inside(array, within)):
         raise InputError(f"{name} must lie in {within}, got {value!r}")

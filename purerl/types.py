@@ -6,7 +6,7 @@ Everything here describes one environment and one agent. Batches of them are the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,7 @@ class TimeStep:
         return self.terminated | self.truncated
 
 
+@runtime_checkable
 class Environment(Protocol):
     """One pure environment. It never resets itself; its numeric parameters are leaves of the pytree that it is."""
 

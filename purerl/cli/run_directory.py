@@ -14,7 +14,6 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 from purerl.cli.config import RunConfig
 from purerl.errors import InputError
 
-FILES = ("config.json", "metrics.jsonl", "summary.json", "timings.json", "learning_curve.png", "lock")
+FILES = ("config.json", "metrics.jsonl", "summary.json", "timings.json", "learning_curve.png")
 FOLDERS = ("checkpoints", "tensorboard")
 
 
@@ -53,6 +52,8 @@ class RunDirectory:
                         f"{path} already holds a run: continue it with --resume {path}, "
                         "replace it with --overwrite, or choose another --out"
                     )
+                with cls(path).locked():
+                    pass
             parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
             if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
                 raise InputError(f"cannot write a run to {path}: no permission to write to {parent}")
@@ -102,7 +103,7 @@ class RunDirectory:
         """
         import fcntl
 
-        with (self.path / "lock").open("w") as file:
+        with (self.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -110,7 +111,6 @@ class RunDirectory:
             except OSError:
                 pass  # some network file systems have no locks
             yield
-        (self.path / "lock").unlink(missing_ok=True)
 
     def config(self) -> RunConfig:
         """Of the run.
@@ -184,17 +184,12 @@ class RunDirectory:
 
     def _replace(self, name: str, text: str) -> None:
         """Write a file so that a reader, or a kill, finds the old or the new content and never a part."""
-        handle, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}.")
-        try:
-            with os.fdopen(handle, "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, self.path / name)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        temporary = self.path / f".{name}.part"
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path / name)
 
 
 def default_path(env: str, algorithm: str, seed: int) -> Path:
@@ -212,8 +207,3 @@ def _is_run(path: Path) -> bool:
     except (OSError, ValueError):
         return False
 
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,0 +1,97 @@
+"""The command line: ``purerl train``, ``evaluate``, ``plot``, ``envs`` and ``algorithms``.
+
+Modules that import JAX are imported when a command needs them, after the thread pool is chosen: help is immediate.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from purerl import cpu
+from purerl.errors import InputError, unknown
+
+COMMANDS = {
+    "train": ("train", "command", "train agents, or resume a run"),
+    "evaluate": ("evaluate", "command", "play complete episodes with the agents of a run"),
+    "plot": ("plot", "command", "draw the learning curves of runs"),
+    "envs": ("listing", "environments", "list environments with their spaces"),
+    "algorithms": ("listing", "algorithms", "list algorithms with their hyper-parameters"),
+}
+"""Command to its module, function and meaning."""
+
+EXAMPLES = """\
+  purerl train ppo CartPole-v1 --seeds 8 --total-steps 500000 --out runs/cartpole
+  purerl train ppo CartPole-v1 --help        every flag with its meaning, default and range
+  purerl train ppo brax/ant --env.backend spring --seeds 4
+  purerl train --resume runs/cartpole
+  purerl evaluate runs/cartpole --episodes 128
+  purerl plot runs/cartpole
+"""
+
+USER_ERROR, INTERRUPTED = 2, 130
+"""Exit codes."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: words after ``purerl``; those of this process by default.
+
+    Returns:
+        The exit code: 0, 2 for a mistake in the input (one line on stderr says which), 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: after printing a help that was asked for.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] in ("-V", "--version"):
+        from purerl import __version__
+
+        print(f"purerl {__version__}")
+        return 0
+    cpu.choose_thread_pool()
+    _keep_compiled_programs()
+    try:
+        if words[0] not in COMMANDS:
+            raise unknown("command", words[0], COMMANDS)
+        module, function, _ = COMMANDS[words[0]]
+        return getattr(importlib.import_module(f"purerl.cli.{module}"), function)(words[1:])
+    except InputError as error:
+        print(f"purerl: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("purerl: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough. Python must not complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name.ljust(width)}  {meaning}" for name, (_, _, meaning) in COMMANDS.items())
+    return (
+        "usage: purerl COMMAND ...\n\n"
+        "Reinforcement learning where agents and environments share one compiled program.\n\n"
+        f"commands:\n{commands}\n\nexamples:\n{EXAMPLES}\npurerl COMMAND --help says more; purerl --version which one."
+    )
+
+
+def _keep_compiled_programs() -> None:
+    """Use JAX's persistent compilation cache, so that the same command starts faster the second time.
+
+    JAX reads these variables when it is imported; what the user has set stays.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(home / "purerl" / "xla"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

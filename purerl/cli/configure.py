@@ -1,0 +1,163 @@
+"""From the words of ``purerl train`` to a configuration: preset, then flags, then what follows from both."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from purerl.cli import flags
+from purerl.cli.config import RunConfig, algorithm_class, complete_network, hyperparameters, kind_of, versions
+from purerl.cli.parser import Flag, Group, parse
+from purerl.cli.run_directory import default_path
+from purerl.errors import InputError, unknown
+
+USAGE = "purerl train ALGORITHM ENVIRONMENT [flags]\n       purerl train --resume DIR [--total-steps INT]"
+
+LOG_POINTS, MILESTONES = 50, 10
+"""Rows of metrics, and evaluations or checkpoints, in a run unless flags say otherwise."""
+
+
+def show_help(algorithm: str | None) -> None:
+    """Print the help of ``purerl train`` while no environment is named, as far as that is possible."""
+    about = "Train agents and write everything about the run into a directory."
+    groups = [flags.RUN]
+    if algorithm is None:
+        about += "\nName an algorithm and an environment to see their flags too: purerl train ppo CartPole-v1 --help"
+    else:
+        groups += [flags.hyperparameter_group(algorithm, algorithm_class(algorithm), {}), flags.network_group({})]
+        about += f"\nName an environment to see the defaults tuned for it: purerl train {algorithm} CartPole-v1 --help"
+    parse(USAGE, about, groups, ["--help"])
+
+
+def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig, Path, bool]:
+    """The configuration that flags ask for.
+
+    Args:
+        algorithm: its name.
+        env: its name.
+        words: the flags.
+
+    Returns:
+        The configuration, the directory of the run, and whether a run there may be replaced.
+
+    Raises:
+        InputError: for anything that can be seen to be wrong without building the run.
+    """
+    algorithm_type = algorithm_class(algorithm)
+    from purerl.environments import environment_options
+    from purerl.presets import preset
+
+    options = environment_options(env)
+    start = preset(algorithm, env)
+    tunable = flags.hyperparameter_group(algorithm, algorithm_type, start.hyperparameters)
+    network = flags.network_group(complete_network(start.network, {}))
+    simulator = flags.env_group(env, options, start.env)
+    run = flags.with_defaults(flags.RUN, {"total_steps": start.total_steps, "anneal": start.anneal})
+    about = f"Train {algorithm} on {env}. The defaults are those tuned for this pair, if there are any."
+    given, _ = parse(USAGE, about, [run, tunable, network, simulator], words)
+
+    chosen = {flag.name: given.get(flag.name, flag.default) for flag in tunable.flags}
+    requested, seed = given.get("total_steps", start.total_steps), given.get("seed", 0)
+    draft = RunConfig(
+        algorithm=algorithm,
+        env=env,
+        env_options={**start.env, **_of(simulator, given, flags.ENV_PREFIX)},
+        hyperparameters={flag.name: given.get(flag.name, flag.default) for flag in tunable.flags},
+        network=complete_network(start.network, _of(network, given)),
+        vary=_vary(given.get("vary", []), algorithm_type, given),
+        anneal=given.get("anneal", start.anneal),
+        seed=seed,
+        seeds=given.get("seeds", 1),
+        requested_steps=requested,
+        total_steps=requested,
+        num_iterations=0,
+        log_every=0,
+        eval_every=0,
+        eval_budgeted="eval_every" not in given,
+        eval_episodes=given.get("eval_episodes", 128),
+        checkpoint_every=0,
+        tensorboard=given.get("tensorboard", False),
+        versions=versions(),
+    )
+    config = with_total_steps(draft, requested)
+    log_every, eval_every, checkpoint_every = intervals(
+        config.num_iterations, given.get("log_every"), given.get("eval_every"), given.get("checkpoint_every")
+    )
+    config = dataclasses.replace(
+        config, log_every=log_every, eval_every=eval_every, checkpoint_every=checkpoint_every
+    )
+    path = Path(given["out"]) if "out" in given else default_path(env, algorithm, seed)
+    return config, path, given.get("overwrite", False)
+
+
+def with_total_steps(config: RunConfig, requested: int) -> RunConfig:
+    """`config` with another length, rounded up to whole iterations.
+
+    Raises:
+        InputError: if that is less than one iteration, or the algorithm itself is not allowed.
+    """
+    per_iteration = config.population().steps_per_iteration
+    if requested < per_iteration:
+        raise InputError(f"--total-steps must be at least one iteration of {per_iteration:,} steps, got {requested:,}")
+    num_iterations = -(-requested // per_iteration)
+    return dataclasses.replace(
+        config,
+        requested_steps=requested,
+        total_steps=num_iterations * per_iteration,
+        num_iterations=num_iterations,
+    )
+
+
+def intervals(
+    num_iterations: int, log: int | None, evaluate: int | None, checkpoint: int | None
+) -> tuple[int, int, int]:
+    """Iterations between log points, evaluations and checkpoints; None asks for a default.
+
+    Raises:
+        InputError: if evaluations or checkpoints would not fall on log points.
+    """
+    if log is None:
+        log = -(-num_iterations // LOG_POINTS)
+        common = math.gcd(evaluate or 0, checkpoint or 0)
+        if common:
+            log = max(divisor for divisor in range(1, min(log, common) + 1) if common % divisor == 0)
+    for flag, value in (("--eval-every", evaluate), ("--checkpoint-every", checkpoint)):
+        if value and value % log:
+            raise InputError(f"{flag} must be a multiple of --log-every, here {log}, got {value}")
+    milestone = log * max(1, num_iterations // log // MILESTONES)
+    return log, milestone if evaluate is None else evaluate, milestone if checkpoint is None else checkpoint
+
+
+def _of(group: Group, given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    return {flag.name.removeprefix(prefix): given[flag.name] for flag in group.flags if flag.name in given}
+
+
+def _vary(texts: Sequence[str], algorithm: Any, given: Mapping[str, Any]) -> dict[str, list[float]]:
+    """``NAME=VALUE,...`` to field name and values."""
+    fields = {field.name: field for field in hyperparameters(algorithm)}
+    vary: dict[str, list[float]] = {}
+    for text in texts:
+        spelled, equals, values = text.partition("=")
+        name = spelled.strip().removeprefix("--").replace("-", "_")
+        if not equals or not name:
+            raise InputError(f"--vary must look like learning-rate=1e-3,3e-4, got {text!r}")
+        if not name.startswith(flags.ENV_PREFIX) and name not in fields:
+            raise unknown("hyper-parameter in --vary", spelled, [field.replace("_", "-") for field in fields])
+        if name in vary:
+            raise InputError(f"--vary {spelled} was given twice: list all its values after one =")
+        if name in given:
+            raise InputError(f"give either --{spelled} or --vary {spelled}, not both")
+        kind, within = "float", ""
+        if name in fields:
+            # None is structure, not a number: it cannot differ within one program.
+            kind, within = (kind_of(fields[name]) or "").removesuffix(" | None"), fields[name].metadata["within"]
+            if fields[name].metadata["static"]:
+                raise InputError(f"--vary {spelled}: it shapes the compiled program and cannot differ within one run")
+        flag = Flag(f"vary {spelled}", kind, "", within=within, many=True)
+        vary[name] = flag.parse(values.split(","))
+        if len(set(vary[name])) < len(vary[name]):
+            raise InputError(f"--vary {spelled} names a value twice: {values}")
+    return vary

@@ -1,0 +1,69 @@
+"""``purerl evaluate``: play complete episodes with the agents of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from purerl.cli.parser import Flag, Group, parse
+from purerl.cli.run_directory import RunDirectory
+from purerl.errors import InputError
+
+USAGE = "purerl evaluate DIR [flags]"
+
+FLAGS = Group(
+    "flags",
+    [
+        Flag("episodes", "int", "complete episodes per member", 128, "[1, inf)"),
+        Flag("stochastic", "bool", "sample actions as in training, instead of taking the most likely ones"),
+        Flag(
+            "seed",
+            "int",
+            "of the episodes (default the run's own, which repeats its final evaluation)",
+            within="[0, 4294967295]",
+        ),
+    ],
+)
+
+
+def command(argv: Sequence[str]) -> int:
+    """Run ``purerl evaluate`` with the words after it; returns the exit code."""
+    given, words = parse(USAGE, "Evaluate the newest checkpoint of a run.", [FLAGS], argv, positional="DIR")
+    if len(words) != 1:
+        raise InputError(f"name one run directory, as in: purerl evaluate runs/cartpole (got {len(words)})")
+    run = RunDirectory.open(Path(words[0]))
+    config = run.config()
+    from purerl import checkpoint
+
+    newest = checkpoint.latest(run.checkpoints)
+    if newest is None:
+        raise InputError(f"{run.path} has no checkpoint yet: nothing to evaluate")
+    import numpy as np
+
+    from purerl.cli import evaluation, report
+    from purerl.cli.tables import Table
+    from purerl.cli.training import Training, load
+    from purerl.statistics import summarize
+
+    episodes = given.get("episodes", 128)
+    explore = given.get("stochastic", False)
+    training = Training(config)
+    state = load(run, newest, training.shapes)
+    evaluator = evaluation.Evaluator(training.population, state, episodes, explore=explore)
+    played = evaluator(state, evaluation.final(given.get("seed", config.seed)))
+
+    steps = newest * training.population.steps_per_iteration
+    print(f"{config.title} after {steps:,} steps, {episodes} episodes, {'sampled' if explore else 'most likely'} actions")
+    table = Table(["member", *(["varied"] if config.vary else []), "return", "deviation", "lowest", "highest", "length"])
+    for member, returns in enumerate(played.episode_return):
+        varied = [report.named(config.combinations[member // config.seeds])] if config.vary else []
+        numbers = (np.mean(returns), np.std(returns), np.min(returns), np.max(returns))
+        length = np.mean(played.episode_length[member])
+        table.add(str(member), *varied, *(f"{number:.2f}" for number in numbers), f"{length:.1f}")
+    table.show()
+    scores = np.mean(played.episode_return, axis=1).reshape(-1, config.seeds)
+    print(f"return {report.statistics(summarize(scores))}")
+    if config.vary:
+        for combination, row in zip(config.combinations, scores, strict=True):
+            print(f"  {report.named(combination)}: {report.statistics(summarize(row))}")
+    return 0

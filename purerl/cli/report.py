@@ -1,0 +1,99 @@
+"""What a run says about itself: before, when stopped, and at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from purerl.cli.config import RunConfig, versions
+from purerl.cli.progress import duration, short
+from purerl.cli.run_directory import RunDirectory
+from purerl.rollout import Episodes
+from purerl.statistics import summarize
+
+
+def headline(config: RunConfig, run: RunDirectory, done_steps: int) -> str:
+    """What is about to happen."""
+    seeds = f"{config.seeds} seed{'s' if config.seeds > 1 else ''}"
+    varied = "".join(f" x {len(values)} values of {name}" for name, values in config.vary.items())
+    rounded = ""
+    if config.requested_steps != config.total_steps:
+        per_iteration = config.total_steps // config.num_iterations
+        rounded = f" ({config.requested_steps:,} rounded up to whole iterations of {per_iteration:,})"
+    resumed = f", {done_steps:,} of them done" if done_steps else ""
+    return f"{config.title}: {seeds}{varied}, {config.total_steps:,} steps each{rounded}{resumed} -> {run.path}"
+
+
+def stopped(run: RunDirectory, env_steps: int) -> str:
+    """After Ctrl-C."""
+    return f"stopped and saved at {env_steps:,} steps; continue with: purerl train --resume {run.path}"
+
+
+def nonfinite(members: Sequence[int], names: Sequence[str], env_steps: int) -> str:
+    """When numbers stop being numbers."""
+    who = "member " if len(members) == 1 else "members "
+    return f"warning: not finite at {env_steps:,} steps: {', '.join(names)} of {who}{', '.join(map(str, members))}"
+
+
+def summary(config: RunConfig, seconds: Mapping[str, float], episodes: Episodes) -> dict[str, Any]:
+    """The content of ``summary.json``; `episodes` are those of the final evaluation, ``[members, episodes]``."""
+    returns = np.mean(episodes.episode_return, axis=1).reshape(-1, config.seeds)
+    lengths = np.mean(episodes.episode_length, axis=1).reshape(-1, config.seeds)
+    result: dict[str, Any] = {
+        "algorithm": config.algorithm,
+        "env": config.env,
+        "total_steps": config.total_steps,
+        "requested_steps": config.requested_steps,
+        "iterations": config.num_iterations,
+        "seed": config.seed,
+        "seeds": config.seeds,
+        "members": config.num_members,
+        **{name: round(value, 3) for name, value in seconds.items()},
+        "env_steps_per_second": round(config.total_steps * config.num_members / max(seconds["run_seconds"], 1e-9), 1),
+        "eval_episodes": config.eval_episodes,
+        "eval_return": summarize(returns),
+        "eval_length": summarize(lengths),
+        "eval_unfinished": int(np.sum(~episodes.finished)),
+        "versions": versions(),
+    }
+    if config.vary:
+        result["by_value"] = [
+            {"varied": combination, "eval_return": summarize(row)}
+            for combination, row in zip(config.combinations, returns, strict=True)
+        ]
+    return result
+
+
+def finished(run: RunDirectory) -> str:
+    """The outcome in a few lines, from the files of the run."""
+    outcome = run.summary() or {}
+    lines = [
+        f"done in {duration(outcome['run_seconds'])} at {short(outcome['env_steps_per_second'])} steps/s, "
+        f"after {duration(outcome['compile_seconds'])} of compiling",
+        f"evaluation, {outcome['eval_episodes']} episodes per member: return {statistics(outcome['eval_return'])}",
+    ]
+    for row in outcome.get("by_value", []):
+        lines.append(f"  {named(row['varied'])}: {statistics(row['eval_return'])}")
+    lines += [
+        f"learning curve: {run.curve}",
+        f"next: purerl evaluate {run.path} --episodes {outcome['eval_episodes']}   purerl plot {run.path}",
+    ]
+    return "\n".join(lines)
+
+
+def statistics(outcome: Mapping[str, Any]) -> str:
+    """Mean, interquartile mean and interval in words."""
+    if outcome["mean"] is None:
+        return "not finite"
+    text = f"mean {outcome['mean']:.2f}"
+    if outcome["ci95"] is not None:
+        low, high = (f"{bound:.2f}" if bound is not None else "-" for bound in outcome["ci95"])
+        text += f", IQM {outcome['iqm']:.2f}, 95 % interval of the mean [{low}, {high}]"
+    return text
+
+
+def named(varied: Mapping[str, float]) -> str:
+    """A combination of values as one would type it."""
+    return " ".join(f"{name.replace('_', '-')}={value:g}" for name, value in varied.items())

@@ -1,0 +1,33 @@
+"""The rows of ``metrics.jsonl`` for TensorBoard, one curve per member."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+class TensorBoard:
+    """Writers of all members, each in a folder of its own so that their curves share the charts."""
+
+    def __init__(self, path: Path, num_members: int, done_steps: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        # On resuming, hide what a killed process logged beyond its last checkpoint.
+        purge = done_steps + 1 if done_steps else None
+        self._writers = [
+            SummaryWriter(str(path / f"member-{member}"), purge_step=purge) for member in range(num_members)
+        ]
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write the rows of one log point, in the order of members."""
+        for writer, row in zip(self._writers, rows, strict=True):
+            for name, value in row.items():
+                if isinstance(value, float):
+                    writer.add_scalar(name, value, row["env_steps"])
+            writer.flush()
+
+    def close(self) -> None:
+        """Finish the files."""
+        for writer in self._writers:
+            writer.close()

@@ -1,0 +1,110 @@
+"""``purerl train``: begin a run or pick one up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from purerl.cli import flags
+from purerl.cli.config import ALGORITHMS, RunConfig, versions
+from purerl.cli.configure import USAGE, configure, show_help, with_total_steps
+from purerl.cli.parser import parse
+from purerl.cli.run_directory import RunDirectory
+from purerl.errors import InputError, unknown
+
+_HELP = {"-h", "--help"}
+
+
+def command(argv: Sequence[str]) -> int:
+    """Run ``purerl train`` with the words after it; returns the exit code."""
+    algorithm, env, words = _targets(argv)
+    if algorithm is None:
+        return _without_algorithm(words)
+    if algorithm not in ALGORITHMS:
+        raise unknown("algorithm", algorithm, ALGORITHMS)
+    if env is None:
+        if _HELP & set(words):
+            show_help(algorithm)
+        raise InputError(f"name an environment too, as in: purerl train {algorithm} CartPole-v1 (see purerl envs)")
+    if any(word == "--resume" or word.startswith("--resume=") for word in words):
+        raise InputError(f"--resume takes everything from the run's own configuration: leave out {algorithm} {env}")
+    config, path, overwrite = configure(algorithm, env, words)
+    RunDirectory.check_free(path, overwrite)
+    from purerl.cli.training import Training
+
+    training = Training(config)
+    run = RunDirectory.create(path, config)
+    with run.locked():
+        return training.run(run)
+
+
+def _targets(argv: Sequence[str]) -> tuple[str | None, str | None, list[str]]:
+    """Algorithm, environment and flags. The first two lead, or follow flags as the word that names an algorithm."""
+    words = list(argv)
+    if not words:
+        raise InputError("name an algorithm and an environment, as in: purerl train ppo CartPole-v1")
+    at = 0 if not words[0].startswith("-") else next((i for i, word in enumerate(words) if word in ALGORITHMS), None)
+    if at is None:
+        return None, None, words
+    algorithm = words.pop(at)
+    env = words.pop(at) if at < len(words) and not words[at].startswith("-") else None
+    return algorithm, env, words
+
+
+def _without_algorithm(words: list[str]) -> int:
+    """Help, resuming, or a mistake."""
+    if _HELP & set(words):
+        show_help(None)
+    if not any(word == "--resume" or word.startswith("--resume=") for word in words):
+        raise InputError("name an algorithm and an environment first, as in: purerl train ppo CartPole-v1 --seeds 8")
+    given, _ = parse(USAGE, "", [flags.RUN], words)
+    for name in given:
+        if name not in ("resume", "total_steps"):
+            raise InputError(f"--{name.replace('_', '-')} cannot be changed when resuming; only --total-steps can")
+    run = RunDirectory.open(Path(given["resume"]))
+    with run.locked():
+        return _resume(run, given.get("total_steps"))
+
+
+def _resume(run: RunDirectory, total_steps: int | None) -> int:
+    config = run.config()
+    if total_steps is not None:
+        config = _extended(config, total_steps)
+    summary = run.summary()
+    if summary is not None and summary["total_steps"] == config.total_steps:
+        longer = "" if config.anneal else f"; train it further with --resume {run.path} --total-steps N"
+        print(f"{run.path} is finished: {config.total_steps:,} steps per seed{longer}")
+        return 0
+    _warn_about_versions(config)
+    from purerl.cli.training import Training
+
+    training = Training(config)
+    training.restore(run)
+    run.write_config(config)
+    return training.run(run)
+
+
+def _extended(config: RunConfig, total_steps: int) -> RunConfig:
+    """`config` with another length.
+
+    Raises:
+        InputError: if that would change what was trained already.
+    """
+    extended = with_total_steps(config, total_steps)
+    if extended.num_iterations != config.num_iterations and config.anneal:
+        raise InputError(
+            f"--total-steps cannot change from {config.total_steps:,}: the learning rate is annealed over the whole run "
+            "(train with --no-anneal to be able to extend a run)"
+        )
+    return extended
+
+
+def _warn_about_versions(config: RunConfig) -> None:
+    here = versions()
+    changed = [
+        f"{name} {config.versions.get(name, 'absent')} -> {here.get(name, 'absent')}"
+        for name in sorted(config.versions.keys() | here.keys())
+        if config.versions.get(name) != here.get(name)
+    ]
+    if changed:
+        print(f"warning: versions changed since this run began, numbers may differ: {', '.join(changed)}", flush=True)

@@ -1,0 +1,225 @@
+"""One session of training: compile, then chunk by chunk log, evaluate and save, until done, stopped or killed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purerl import checkpoint, runner
+from purerl.cli import evaluation, plot, report
+from purerl.cli.config import RunConfig
+from purerl.cli.progress import LiveDisplay, PlainDisplay, Point, display
+from purerl.cli.run_directory import RunDirectory
+from purerl.cli.tensorboard import TensorBoard
+from purerl.errors import InputError
+from purerl.rollout import Episodes
+from purerl.statistics import finite
+from purerl.types import PyTree
+
+EVALUATION_SHARE = 0.05
+"""Evaluations along the way may take this share of the time spent training, unless flags set how many there are."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells expect."""
+
+TIMINGS = ("compile_seconds", "run_seconds", "eval_seconds", "checkpoint_seconds")
+
+
+class Training:
+    """A run that is built and checked but has touched no file; `restore` picks it up where its files left it.
+
+    Raises:
+        InputError: on construction, if the configuration does not fit together.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.population = config.population()
+        self._key = jax.random.key(config.seed)
+        # Runs the code of environment and network abstractly: what does not fit shows before anything compiles.
+        self.shapes = jax.eval_shape(self.population.init, self._key)
+        self._restored: PyTree | None = None
+        self._done = 0
+        self._earlier = dict.fromkeys(TIMINGS, 0.0)
+        self._session = dict.fromkeys(TIMINGS, 0.0)
+
+    def restore(self, run: RunDirectory) -> None:
+        """Take up the newest checkpoint of `run` and cut its metrics back to that; begin anew if there is none.
+
+        Raises:
+            InputError: if the checkpoint cannot be used.
+        """
+        newest = checkpoint.latest(run.checkpoints)
+        if newest is not None:
+            if newest > self.config.num_iterations:
+                done = newest * self.population.steps_per_iteration
+                raise InputError(f"--total-steps must be at least the {done:,} that {run.path} has already trained")
+            self._restored = load(run, newest, self.shapes)
+            self._done = newest
+            self._earlier |= run.timings()
+        run.truncate(self._done)
+
+    def run(self, run: RunDirectory) -> int:
+        """Train to the end, or until Ctrl-C; returns the exit code."""
+        config, done_steps = self.config, self._done * self.population.steps_per_iteration
+        print(report.headline(config, run, done_steps), flush=True)
+        log = _Log(config, run, done_steps)
+        with display(config.total_steps, done_steps) as screen, _stop_requests() as stop:
+            screen.phase("compiling")
+            state, evaluator = self._compile()
+            screen.training()
+            compile_seconds = self._session["compile_seconds"]
+            iteration = self._done
+            episodes: Episodes | None = None
+            for progress in runner.iterate(self.population, state, config.num_iterations, config.log_every):
+                state, iteration = progress.state, progress.iteration
+                self._session["run_seconds"] = progress.run_seconds
+                self._session["compile_seconds"] = compile_seconds + progress.compile_seconds
+                episodes = self._evaluate(evaluator, state, iteration)
+                log.write(screen, progress, episodes)
+                if iteration % config.checkpoint_every == 0 or iteration == config.num_iterations or stop.is_set():
+                    self._save(run, iteration, state)
+                if stop.is_set() and iteration < config.num_iterations:
+                    log.close()
+                    screen.message(report.stopped(run, progress.env_steps))
+                    return INTERRUPTED
+            if episodes is None:  # killed after the last checkpoint, before the summary
+                episodes = self._evaluate(evaluator, state, iteration)
+        log.close()
+        assert episodes is not None
+        run.write_summary(report.summary(config, self._seconds, episodes))
+        plot.draw([run], run.curve)
+        print(report.finished(run))
+        return 0
+
+    def _compile(self) -> tuple[PyTree, evaluation.Evaluator]:
+        """The state to start from and the evaluation; the program of the training step is compiled on the way."""
+        begun = time.perf_counter()
+        state = jax.jit(self.population.init)(self._key) if self._restored is None else self._restored
+        self._restored = None  # its memory is reused
+        evaluator = evaluation.Evaluator(self.population, state, self.config.eval_episodes, explore=False)
+        # Zero iterations only compile.
+        state, _ = jax.block_until_ready(runner.advance(self.population, state, jnp.int32(0)))
+        self._session["compile_seconds"] = time.perf_counter() - begun
+        return state, evaluator
+
+    def _evaluate(self, evaluator: evaluation.Evaluator, state: PyTree, iteration: int) -> Episodes | None:
+        """The final evaluation at the end; before, a small one every so often, if time allows."""
+        config = self.config
+        if iteration == config.num_iterations:
+            episodes = evaluator(state, evaluation.final(config.seed))
+        elif config.eval_every == 0 or iteration % config.eval_every:
+            return None
+        else:
+            seconds = self._seconds
+            next_cost = seconds["eval_seconds"] + evaluator.last_seconds
+            if config.eval_budgeted and next_cost > EVALUATION_SHARE * seconds["run_seconds"]:
+                return None
+            episodes = evaluator(state, evaluation.along_the_way(config.seed), evaluator.batch)
+        self._session["eval_seconds"] = evaluator.run_seconds
+        return episodes
+
+    def _save(self, run: RunDirectory, iteration: int, state: PyTree) -> None:
+        begun = time.perf_counter()
+        checkpoint.save(run.checkpoints, iteration, state)
+        self._session["checkpoint_seconds"] += time.perf_counter() - begun
+        run.write_timings(self._seconds)
+
+    @property
+    def _seconds(self) -> dict[str, float]:
+        """Spent so far, over all sessions."""
+        return {name: self._earlier[name] + self._session[name] for name in TIMINGS}
+
+
+class _Log:
+    """Log points, written to every place that shows them."""
+
+    def __init__(self, config: RunConfig, run: RunDirectory, done_steps: int) -> None:
+        self._config = config
+        self._run = run
+        self._done_steps = done_steps
+        self._tensorboard = TensorBoard(run.tensorboard, config.num_members, done_steps) if config.tensorboard else None
+        self._eval_returns: np.ndarray | None = None
+        self._nonfinite: set[int] = set()
+
+    def write(self, screen: LiveDisplay | PlainDisplay, progress: runner.Progress, episodes: Episodes | None) -> None:
+        """Write one log point."""
+        config = self._config
+        totals, counts = (
+            {name: np.asarray(getattr(mean, part)) for name, mean in progress.metrics.items()}
+            for part in ("total", "count")
+        )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = {name: totals[name] / counts[name] for name in totals}
+        evaluated = episodes is not None
+        if evaluated:
+            self._eval_returns = np.mean(episodes.episode_return, axis=1)
+        rows: list[dict[str, Any]] = []
+        for member in range(config.num_members):
+            varied = {"varied": config.combinations[member // config.seeds]} if config.vary else {}
+            values = {name: finite(mean[member]) for name, mean in means.items()}
+            looked = {
+                "eval_return": finite(self._eval_returns[member]) if evaluated else None,
+                "eval_length": finite(np.mean(episodes.episode_length[member])) if evaluated else None,
+            }
+            place = {"iteration": progress.iteration, "env_steps": progress.env_steps, "member": member}
+            rows.append({**place, **varied, **values, **looked})
+        self._run.append(rows)
+        if self._tensorboard is not None:
+            self._tensorboard.write(rows)
+        new_steps = (progress.env_steps - self._done_steps) * config.num_members
+        screen.update(
+            Point(progress.env_steps, new_steps / progress.run_seconds, means["episode_return"], self._eval_returns)
+        )
+        # No finished episode gives no return, which is fine; a mean over something must be a number.
+        broken = np.any([(counts[name] > 0) & ~np.isfinite(means[name]) for name in means], axis=0)
+        new = sorted(set(np.flatnonzero(broken).tolist()) - self._nonfinite)
+        if new:
+            self._nonfinite |= set(new)
+            names = [name for name in means if np.any((counts[name] > 0) & ~np.isfinite(means[name]))]
+            screen.message(report.nonfinite(new, names, progress.env_steps))
+
+    def close(self) -> None:
+        """Flush what is buffered."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+
+def load(run: RunDirectory, iteration: int, shapes: PyTree) -> PyTree:
+    """The state of `run` at `iteration`.
+
+    Raises:
+        InputError: if it cannot be read or is not of these shapes.
+    """
+    try:
+        return checkpoint.restore(run.checkpoints, iteration, shapes)
+    except InputError:
+        raise
+    except Exception as error:
+        # Damaged files surface from deep inside the storage library, as all kinds of exceptions.
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"cannot read the checkpoint of iteration {iteration} in {run.path}: {reason}") from error
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second one interrupts as usual."""
+    stop = threading.Event()
+
+    def request(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, request)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

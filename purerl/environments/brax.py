@@ -1,0 +1,286 @@
+"""Environments of Brax: rigid bodies on four physics backends, and those a user has registered there."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import inspect
+import io
+import types
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purerl import struct
+from purerl.environments import casting
+from purerl.environments.options import Options, as_plain, constructor_options
+from purerl.errors import InputError, unknown
+from purerl.spaces import Box
+from purerl.types import Array, PyTree, TimeStep
+
+BACKENDS = ("generalized", "spring", "positional", "mjx")
+
+PREFIX = "brax/"
+
+
+@struct.dataclass
+class BraxEnvironment:
+    """One Brax environment behind purerl's contract, without a time limit of its own; build it with `make`.
+
+    Brax objects hash by identity, so this holds what they are made from and finds the object itself in a cache: two
+    environments made alike are equal in structure and share compiled programs.
+
+    Attributes:
+        name: Brax's name.
+        factory: what Brax has registered under that name.
+        options: constructor arguments.
+        observation_space: as the observations really are, unbounded.
+        action_space: ``[-1, 1]`` in every entry.
+        params: every floating-point array of Brax's ``System`` with at least one entry, as nested dictionaries by
+            field name: ``params["link"]["inertia"]["mass"]``. Integers and flags stay concrete, because collision
+            code decides by them while it is traced. See `sys` and `with_sys` for a more pleasant view.
+    """
+
+    name: str = struct.field(static=True)
+    factory: Callable[..., Any] = struct.field(static=True)
+    options: Options = struct.field(static=True)
+    observation_space: Box = struct.field(static=True)
+    action_space: Box = struct.field(static=True)
+    params: PyTree
+
+    @property
+    def sys(self) -> Any:
+        """Brax's ``System`` with the parameters of this environment."""
+        system = _system(_simulator(self.name, self.factory, self.options))
+        if system is None:
+            raise InputError(f"{PREFIX}{self.name} has no physics parameters")
+        return _merge(system, self.params)
+
+    def with_sys(self, sys: Any) -> BraxEnvironment:
+        """This environment with the floating-point arrays of another ``System`` of the same robot.
+
+        For instance ``env.with_sys(env.sys.tree_replace({"link.inertia.mass": 2 * env.sys.link.inertia.mass}))``. The
+        "mjx" backend reads MuJoCo's names (``body_mass``, ``opt.gravity``), the others Brax's (``link``, ``gravity``).
+        """
+        params = _floats(sys)
+        if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, self.params):
+            raise InputError(f"the System given to {PREFIX}{self.name} has arrays of other shapes")
+        return dataclasses.replace(self, params=params)
+
+    def reset(self, key: Array) -> TimeStep:
+        """Draw a start state."""
+        simulator = self._with_params()
+        with jax.numpy_rank_promotion("allow"):
+            state = casting.strong(simulator.reset(key))
+        return TimeStep(state, state.obs, jnp.float32(0.0), terminated=jnp.bool_(False), truncated=jnp.bool_(False))
+
+    def step(self, key: Array, state: PyTree, action: Array) -> TimeStep:
+        """Advance `state` by one action; the physics are deterministic and use no key."""
+        del key
+        simulator = self._with_params()
+        state = casting.strong(state)
+        # Brax writes into the dictionaries of the state that it is given: give it a copy.
+        scratch = casting.strong(state)
+        with jax.numpy_rank_promotion("allow"):
+            next_state = simulator.step(scratch, jnp.asarray(action, jnp.float32))
+        what = f"{PREFIX}{self.name}"
+        next_state = casting.like(next_state, state, f"{what}: the state")
+        return TimeStep(
+            state=next_state,
+            obs=next_state.obs,
+            reward=casting.scalar(next_state.reward, jnp.float32, f"{what}: the reward"),
+            # Some environments note failures as "time_out" in `info`; a limit is only what our wrapper says.
+            terminated=casting.scalar(next_state.done, jnp.bool_, f"{what}: done"),
+            truncated=jnp.bool_(False),
+        )
+
+    def __repr__(self) -> str:
+        options = "".join(f", {name}={value!r}" for name, value in self.options)
+        return f"BraxEnvironment({self.name!r}{options})"
+
+    def _with_params(self) -> Any:
+        """A private copy of the simulator that uses our parameters."""
+        simulator = copy.copy(_simulator(self.name, self.factory, self.options))
+        system = _system(simulator)
+        if system is not None:
+            simulator.sys = _merge(system, self.params)
+        return simulator
+
+
+def names() -> list[str]:
+    """Every Brax environment, as ``"brax/<name>"``."""
+    return [f"{PREFIX}{name}" for name in _registry()]
+
+
+def is_known(name: str) -> bool:
+    """Whether Brax has the environment called ``"brax/<name>"``."""
+    return name in names()
+
+
+def make(name: str, **options: Any) -> BraxEnvironment:
+    """The Brax environment ``"brax/<name>"``, without time limit.
+
+    Args:
+        name: with the prefix.
+        options: constructor arguments, such as ``backend="spring"``.
+    """
+    factory = _registry()[name.removeprefix(PREFIX)]
+    defaults = _constructor_defaults(factory)
+    if "backend" in options and options["backend"] not in BACKENDS:
+        raise InputError(f"backend of {name} must be one of {', '.join(BACKENDS)}, got {options['backend']!r}")
+    if "n_frames" in options:
+        struct.check_value(f"n_frames of {name}", options["n_frames"], int, "[1, inf)")
+    for option in options:
+        if option not in defaults:
+            raise unknown(f"option of {name}", option, {*defaults, "episode_length", "action_repeat"})
+    chosen = constructor_options(name, options, defaults)
+    try:
+        return _probe(name.removeprefix(PREFIX), factory, chosen)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        given = ", ".join(f"{k}={v!r}" for k, v in options.items())
+        raise InputError(f"cannot make {name}{f' with {given}' if given else ''}: {reason}") from error
+
+
+def environment_options(name: str) -> dict[str, Any]:
+    """Constructor arguments of ``"brax/<name>"`` with their defaults, as plain values."""
+    defaults = _constructor_defaults(_registry()[name.removeprefix(PREFIX)])
+    return {k: as_plain(v) for k, v in defaults.items()}
+
+
+@functools.cache
+def _brax_envs() -> Any:
+    """The module `brax.envs`, imported without its remarks about an optional package we do not use."""
+    heard = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(heard):
+            import brax.envs
+    finally:
+        for line in heard.getvalue().splitlines():
+            if not line.startswith(("Failed to import warp", "Failed to import mujoco_warp")):
+                print(line)
+    _repair_fluid()
+    return brax.envs
+
+
+def _repair_fluid() -> None:
+    """Give Brax's fluid forces (its swimmer) the `clip` they were written for; JAX has since renamed ``a_min``."""
+    from brax import fluid
+
+    def clip(x: Array, min: Any = None, max: Any = None, *, a_min: Any = None, a_max: Any = None) -> Array:
+        return jnp.clip(x, a_min if min is None else min, a_max if max is None else max)
+
+    fluid.jp = types.SimpleNamespace(**{**vars(jnp), "clip": clip})
+
+
+def _registry() -> Mapping[str, Callable[..., Any]]:
+    # Brax has no public list of its names.
+    return _brax_envs()._envs
+
+
+@functools.cache
+def _simulator(name: str, factory: Callable[..., Any], options: Options) -> Any:
+    """The Brax object itself, one per factory and options."""
+    # The first look-up may come while tracing; what is cached must not hold tracers.
+    with jax.ensure_compile_time_eval(), jax.numpy_rank_promotion("allow"), _without_remarks():
+        return factory(**dict(options))
+
+
+@contextlib.contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Load robots without advice that a user of Brax's own models can do nothing about; real warnings stay."""
+    import mujoco
+
+    remarks: list[str] = []
+    previous = mujoco.get_mju_user_warning()
+    # MuJoCo itself would also write a log file into the current directory.
+    mujoco.set_mju_user_warning(remarks.append)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Brax System, piplines and environments are not actively")
+            yield
+    finally:
+        mujoco.set_mju_user_warning(previous)
+    for remark in remarks:
+        if "is deprecated" not in remark:
+            warnings.warn(remark, stacklevel=2)
+
+
+def _constructor_defaults(factory: Callable[..., Any]) -> dict[str, Any]:
+    """Constructor arguments and their defaults; those passed on to Brax's base class included."""
+    from brax.envs.fast import Fast
+
+    parameters = inspect.signature(factory).parameters.values()
+    defaults = {
+        p.name: None if p.default is inspect.Parameter.empty else p.default
+        for p in parameters
+        if p.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    }
+    # Brax's convention is `**kwargs` for its base class; `Fast` takes any and drops it.
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters) and factory is not Fast:
+        defaults = {"backend": "mjx", "n_frames": None, **defaults}
+    return defaults
+
+
+def _probe(name: str, factory: Callable[..., Any], options: Options) -> BraxEnvironment:
+    """The environment, with its spaces read off an abstract reset."""
+    simulator = _simulator(name, factory, options)
+    system = _system(simulator)
+    with jax.ensure_compile_time_eval():
+        params = {} if system is None else _floats(system)
+    action_space = Box((int(simulator.action_size),), -1.0, 1.0)
+    env = BraxEnvironment(name, factory, options, Box((0,)), action_space, params)
+    timestep = jax.eval_shape(lambda env, key: env.reset(key), env, jax.random.key(0))
+    if not isinstance(timestep.obs, jax.ShapeDtypeStruct):
+        raise InputError(
+            f"{PREFIX}{name}: only arrays are supported as observations, got {type(timestep.obs).__name__}"
+        )
+    return dataclasses.replace(env, observation_space=Box(timestep.obs.shape, dtype=timestep.obs.dtype))
+
+
+def _system(simulator: Any) -> Any:
+    """The simulator's ``System``, or None for one that works without."""
+    return vars(simulator).get("sys")
+
+
+def _is_physics(leaf: Any) -> bool:
+    return np.size(leaf) > 0 and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def _floats(system: Any) -> dict[str, Any]:
+    """The floating-point leaves of a ``System`` as nested dictionaries by field name."""
+    params: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(system)[0]:
+        if _is_physics(leaf):
+            *parents, last = _field_names(path)
+            node = params
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[last] = jnp.asarray(leaf, jnp.float32)
+    return params
+
+
+def _merge(system: Any, params: Mapping[str, Any]) -> Any:
+    """`system` with its floating-point leaves taken from `params`."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(system)
+    leaves = []
+    for path, leaf in paths:
+        value: Any = params
+        if _is_physics(leaf):
+            for field in _field_names(path):
+                value = value[field]
+            leaf = value
+        leaves.append(leaf)
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _field_names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)

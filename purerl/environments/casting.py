@@ -1,0 +1,53 @@
+"""Simulators hand out Python numbers and weakly typed arrays; loops and compiled programs need stable types."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from purerl.errors import InputError
+from purerl.types import Array, PyTree
+
+
+def strong(tree: PyTree) -> PyTree:
+    """A copy of `tree` in which every leaf is an array of the dtype it has, no longer weakly typed."""
+    return jax.tree.map(_strong, tree)
+
+
+def like(tree: PyTree, reference: PyTree, what: str) -> PyTree:
+    """`tree` with strong types, which must be those of `reference`.
+
+    Args:
+        tree: what a step returned.
+        reference: arrays, or descriptions of arrays, that it must match.
+        what: for the message, such as ``"CartPole-v1: the state"``.
+
+    Raises:
+        InputError: while tracing, if the two differ in more than weak typing; converting could lose values.
+    """
+    paths, structure = jax.tree_util.tree_flatten_with_path(reference)
+    if jax.tree.structure(tree) != structure:
+        raise InputError(f"{what} has another structure after a step than after a reset")
+    leaves = [_strong(leaf) for leaf in jax.tree.leaves(tree)]
+    for (path, expected), leaf in zip(paths, leaves, strict=True):
+        if (leaf.shape, leaf.dtype) != (expected.shape, expected.dtype):
+            raise InputError(
+                f"{what}{jax.tree_util.keystr(path)} is {leaf.dtype}{list(leaf.shape)} after a step "
+                f"and {expected.dtype}{list(expected.shape)} after a reset"
+            )
+    return jax.tree.unflatten(structure, leaves)
+
+
+def scalar(value: Any, dtype: Any, what: str) -> Array:
+    """`value` as a scalar array of `dtype`; an `InputError` if it has axes."""
+    if jnp.shape(value) != ():
+        raise InputError(f"{what} must be a single value, got shape {jnp.shape(value)}")
+    return _strong(jnp.asarray(value, dtype))
+
+
+def _strong(leaf: Any) -> Array:
+    leaf = jnp.asarray(leaf)
+    # Typed keys have no weak form.
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    return jax.lax.convert_element_type(leaf, leaf.dtype)

@@ -1,0 +1,248 @@
+"""Environments of gymnax: classic control, MinAtar, bsuite and others, and those a user has registered there."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purerl import struct
+from purerl.environments import casting
+from purerl.environments.options import Options, as_plain, constructor_options, parameter
+from purerl.errors import InputError, unknown
+from purerl.spaces import Box, Discrete, Space
+from purerl.types import Array, PyTree, TimeStep
+
+# Its constructor downloads the data set, which merely listing environments must not do. `make` does.
+_DOWNLOADS = ("MNISTBandit-bsuite",)
+
+
+@struct.dataclass
+class GymnaxEnvironment:
+    """One gymnax environment behind purerl's contract; build it with `make`.
+
+    gymnax objects hash by identity, so this holds what they are made from and finds the object itself in a cache:
+    two environments made alike are equal in structure and share compiled programs. gymnax's own `step` resets on its
+    own and hides the last observation; this uses the transition below it.
+
+    Attributes:
+        name: gymnax's id.
+        factory: what gymnax has registered under that id.
+        options: constructor arguments.
+        observation_space: shape and dtype as the observations really are; bounds as gymnax declares them.
+        action_space: for the parameters given to `make`; varying a parameter that bounds actions does not move it.
+        params: gymnax's ``EnvParams`` with an array of strong dtype in every leaf; ``max_steps_in_episode`` is the
+            time limit.
+    """
+
+    name: str = struct.field(static=True)
+    factory: Callable[..., Any] = struct.field(static=True)
+    options: Options = struct.field(static=True)
+    observation_space: Space = struct.field(static=True)
+    action_space: Space = struct.field(static=True)
+    params: PyTree
+
+    def reset(self, key: Array) -> TimeStep:
+        """Draw a start state."""
+        simulator = _simulator(self.name, self.factory, self.options)
+        with jax.numpy_rank_promotion("allow"):
+            obs, state = simulator.reset_env(key, self.params)
+        return TimeStep(
+            state=casting.strong(state),
+            obs=self._observation(obs),
+            reward=jnp.float32(0.0),
+            terminated=jnp.bool_(False),
+            truncated=jnp.bool_(False),
+        )
+
+    def step(self, key: Array, state: PyTree, action: Array) -> TimeStep:
+        """Advance `state` by one action."""
+        simulator = _simulator(self.name, self.factory, self.options)
+        state = casting.strong(state)
+        action = jnp.asarray(action, self.action_space.dtype)
+        with jax.numpy_rank_promotion("allow"):
+            obs, next_state, reward, terminated, _ = simulator.step_env(key, state, action, self.params)
+            limit_reached = simulator.is_truncated(next_state, self.params)
+        terminated = casting.scalar(terminated, jnp.bool_, f"{self.name}: terminated")
+        return TimeStep(
+            state=casting.like(next_state, state, f"{self.name}: the state"),
+            obs=self._observation(obs),
+            reward=casting.scalar(reward, jnp.float32, f"{self.name}: the reward"),
+            terminated=terminated,
+            truncated=casting.scalar(limit_reached, jnp.bool_, f"{self.name}: truncated") & ~terminated,
+        )
+
+    def _observation(self, obs: Any) -> Array:
+        space = self.observation_space
+        return casting.like(obs, jax.ShapeDtypeStruct(space.shape, space.dtype), f"{self.name}: the observation")
+
+    def __repr__(self) -> str:
+        options = "".join(f", {name}={value!r}" for name, value in self.options)
+        return f"GymnaxEnvironment({self.name!r}{options})"
+
+
+def names() -> list[str]:
+    """Every gymnax id that can be made without a download, the user's own included."""
+    return [name for name in _registry() if name not in _DOWNLOADS]
+
+
+def is_known(name: str) -> bool:
+    """Whether gymnax has an environment of that name."""
+    return name in _registry()
+
+
+def make(name: str, *, episode_length: int | None = None, **options: Any) -> GymnaxEnvironment:
+    """The gymnax environment `name`.
+
+    Args:
+        name: gymnax's id.
+        episode_length: time limit in steps; by default the environment's own.
+        options: constructor arguments (such as ``size`` of DeepSea) or fields of its ``EnvParams`` (such as
+            ``gravity`` of CartPole).
+    """
+    factory = _registry()[name]
+    arguments = _constructor_defaults(factory)
+    chosen = constructor_options(name, {k: v for k, v in options.items() if k in arguments}, arguments)
+    simulator = _simulator(name, factory, chosen)
+    fields = {f.name for f in dataclasses.fields(simulator.default_params)}
+    rest = {k: v for k, v in options.items() if k not in arguments and k not in fields}
+    if rest and any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _signature(factory)):
+        chosen = tuple(sorted(chosen + constructor_options(name, rest, {})))
+        simulator = _simulator(name, factory, chosen)
+    elif rest:
+        valid = {*environment_options(name), "episode_length", "action_repeat"}
+        raise unknown(f"option of {name}", next(iter(rest)), valid)
+
+    changes = {k: v for k, v in options.items() if k in fields and k not in arguments}
+    if episode_length is not None:
+        if "max_steps_in_episode" in changes:
+            raise InputError(f"{name}: episode_length and max_steps_in_episode mean the same, give one of them")
+        if "max_steps_in_episode" not in fields:
+            raise InputError(f"{name} has no time limit to set")
+        struct.check_value("episode_length", episode_length, int, "[1, inf)")
+        changes["max_steps_in_episode"] = episode_length
+    params = _parameters(name, simulator.default_params, changes)
+    with _input_error(name, options):
+        observation_space, action_space = _spaces(name, simulator, params)
+    return GymnaxEnvironment(name, factory, chosen, observation_space, action_space, params)
+
+
+def environment_options(name: str) -> dict[str, Any]:
+    """Constructor arguments and parameters of `name` with their defaults, as plain values."""
+    factory = _registry()[name]
+    params = _simulator(name, factory, ()).default_params
+    fields = {f.name: as_plain(getattr(params, f.name)) for f in dataclasses.fields(params)}
+    fields.pop("max_steps_in_episode", None)
+    return {**{k: as_plain(v) for k, v in _constructor_defaults(factory).items()}, **fields}
+
+
+def time_limit(env: GymnaxEnvironment) -> int | None:
+    """Steps after which an episode is cut, if there is such a limit."""
+    limits = {f.name: getattr(env.params, f.name) for f in dataclasses.fields(env.params)}
+    return int(limits["max_steps_in_episode"]) if "max_steps_in_episode" in limits else None
+
+
+def _registry() -> dict[str, Callable[..., Any]]:
+    from gymnax import registration
+
+    # Not `gymnax.registered_envs`, which has the names only: equality by value needs the factory.
+    return registration._registry
+
+
+@functools.cache
+def _simulator(name: str, factory: Callable[..., Any], options: Options) -> Any:
+    """The gymnax object itself, one per factory and options."""
+    from gymnax.environments.environment import Environment
+
+    # The first look-up may come while tracing; what is cached must not hold tracers.
+    with jax.ensure_compile_time_eval(), _input_error(name, dict(options)):
+        simulator = factory(**dict(options))
+    if not isinstance(simulator, Environment):
+        raise InputError(f"{name} is a {type(simulator).__name__}, not a gymnax Environment")
+    # gymnax cuts gradients between steps unless told otherwise. Values stay the same, and who does not differentiate
+    # pays nothing.
+    return simulator.with_transition_gradients() if simulator.supports_transition_gradients else simulator
+
+
+@contextlib.contextmanager
+def _input_error(name: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """Report what the simulator's own code makes of the options as the caller's error."""
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{name} is not available here: it needs data that could not be read ({error})") from error
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        given = ", ".join(f"{k}={v!r}" for k, v in options.items())
+        raise InputError(f"cannot make {name}{f' with {given}' if given else ''}: {reason}") from error
+
+
+def _signature(factory: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(factory).parameters.values())
+
+
+def _constructor_defaults(factory: Callable[..., Any]) -> dict[str, Any]:
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {
+        p.name: None if p.default is inspect.Parameter.empty else p.default
+        for p in _signature(factory)
+        if p.kind in named
+    }
+
+
+def _parameters(name: str, defaults: Any, changes: Mapping[str, Any]) -> Any:
+    """gymnax's parameters with some changed, and strong arrays in all leaves."""
+    values = {}
+    for field in dataclasses.fields(defaults):
+        default = getattr(defaults, field.name)
+        value = changes.get(field.name, default)
+        if not field.metadata.get("pytree_node", True):
+            values[field.name] = value
+        elif jax.tree.structure(value) != jax.tree.structure(default):
+            raise InputError(f"{field.name} of {name} must have the structure of {default!r}, got {value!r}")
+        else:
+            check = functools.partial(parameter, f"{field.name} of {name}")
+            values[field.name] = jax.tree.map(check, value, default)
+    return dataclasses.replace(defaults, **values)
+
+
+def _spaces(name: str, simulator: Any, params: Any) -> tuple[Space, Space]:
+    """Observations, read off an abstract reset, and actions."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
+        # Bounds are static: parameters that have no value yet cannot move them.
+        params = _parameters(name, simulator.default_params, {})
+    with jax.ensure_compile_time_eval(), jax.numpy_rank_promotion("allow"):
+        obs, _ = jax.eval_shape(simulator.reset_env, jax.random.key(0), params)
+        if not isinstance(obs, jax.ShapeDtypeStruct):
+            raise InputError(f"{name}: only arrays are supported as observations, got {type(obs).__name__}")
+        actions = simulator.action_space(params)
+        return (
+            _space(name, "observations", simulator.observation_space(params), obs.shape, obs.dtype),
+            _space(name, "actions", actions, actions.shape, actions.dtype),
+        )
+
+
+def _space(name: str, what: str, declared: Any, shape: tuple[int, ...], dtype: Any) -> Space:
+    """Our space for gymnax's `declared` one; where the declaration is wrong, `shape` and `dtype` are the truth."""
+    from gymnax.environments import spaces
+
+    if isinstance(declared, spaces.Discrete) and shape == ():
+        return Discrete(int(declared.n))
+    if not isinstance(declared, spaces.Box):
+        raise InputError(f"{name}: {what} of kind {type(declared).__name__} are not supported")
+    return Box(shape, _fitting(declared.low, shape, -np.inf), _fitting(declared.high, shape, np.inf), dtype)
+
+
+def _fitting(bound: Any, shape: tuple[int, ...], otherwise: float) -> Any:
+    """`bound` if it can be one for arrays of that shape."""
+    bound = np.asarray(bound)
+    return bound if bound.ndim == 0 or bound.shape == shape else otherwise

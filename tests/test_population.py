@@ -1,0 +1,91 @@
+"""A population is its members, trained side by side."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probes import Endless, ObsReward
+from test_contract import last, ppo
+
+import purerl
+from purerl import InputError, Population, iterate
+
+
+def run(population, iterations=3, seed=0):
+    return last(iterate(population, population.init(jax.random.key(seed)), iterations, every=iterations))
+
+
+def member(tree, index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def test_a_member_does_not_depend_on_its_companions():
+    algorithm = ppo(ObsReward())
+    pair, five = (run(Population(algorithm, n)).state.params for n in (2, 5))
+    chex.assert_trees_all_close(member(pair, 1), member(five, 1), rtol=1e-5)
+
+
+def test_a_member_equals_a_single_run_with_its_key():
+    algorithm = ppo(ObsReward())
+    key = jax.random.key(0)
+    alone = last(iterate(algorithm, algorithm.init(jax.random.fold_in(key, 1)), 3)).state.params
+    chex.assert_trees_all_close(member(run(Population(algorithm, 2)).state.params, 1), alone, rtol=1e-5)
+
+
+def test_members_differ():
+    params = run(Population(ppo(ObsReward()), 2)).state.params
+    for leaf in jax.tree.leaves(params):
+        assert not np.array_equal(leaf[0], leaf[1])
+
+
+def test_varied_hyper_parameters_reach_their_member():
+    population = Population(ppo(ObsReward()), 3, {"learning_rate": jnp.float32([0.0, 1e-3, 2e-3])})
+    rates = run(population).metrics["learning_rate"].value
+    np.testing.assert_allclose(rates, [0.0, 1e-3, 2e-3], rtol=1e-6)
+
+
+def test_varied_environment_parameters_reach_their_member():
+    population = Population(ppo(Endless()), 2, {"env.limit": jnp.int32([2, 4])})
+    lengths = run(population).metrics["episode_length"].value
+    np.testing.assert_allclose(lengths, [2.0, 4.0])
+
+
+def test_grid_has_every_combination_for_every_seed():
+    population = Population.grid(
+        ppo(ObsReward()), num_seeds=2, values={"learning_rate": [1e-3, 3e-4], "gamma": [0.9, 0.99, 1.0]}
+    )
+    assert population.num_members == 12
+    rows = list(zip(population.varied["learning_rate"], population.varied["gamma"], strict=True))
+    assert [tuple(map(float, r)) for r in rows[::2]] == [tuple(map(float, r)) for r in rows[1::2]]
+    assert len(set(rows)) == 6
+
+
+def test_evaluation_of_all_members_at_once():
+    population = Population(ppo(ObsReward()), 3)
+    state = run(population).state
+    episodes = population.map(
+        lambda agent, state, key: purerl.evaluate(agent.env, agent.policy(state, explore=False), key, num_episodes=5),
+        state,
+        jax.random.split(jax.random.key(1), 3),
+    )
+    assert episodes.episode_return.shape == (3, 5)
+    assert episodes.finished.all()
+
+
+@pytest.mark.parametrize(
+    ("num_members", "varied", "words"),
+    [
+        (0, {}, "num_members"),
+        (2, {"learning_rat": [1.0, 2.0]}, "learning_rate"),
+        (2, {"learning_rate": [1.0, 2.0, 3.0]}, "2 members"),
+        (2, {"learning_rate": 1.0}, "2 members"),
+        (2, {"num_envs": [1, 2]}, "cannot vary"),
+        (2, {"gamma": [0.9, 1.1]}, r"\[0, 1\]"),
+        (2, {"env.gravity": [1.0, 2.0]}, "gravity"),
+        (2, {"env": [1.0, 2.0]}, "env"),
+    ],
+)
+def test_bad_populations_are_one_clear_error(num_members, varied, words):
+    with pytest.raises(InputError, match=words):
+        Population(ppo(Endless()), num_members, {name: np.asarray(values) for name, values in varied.items()})

@@ -1,0 +1,203 @@
+"""Returns and advantages against slow twins that sum over future steps one by one, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from purerl import returns
+
+LENGTH = 9
+gae = jax.jit(returns.gae)
+lambda_returns = jax.jit(returns.lambda_returns)
+discounted_return = jax.jit(returns.discounted_return)
+
+seeds = st.integers(0, 2**32 - 1)
+unit = st.floats(0.0, 1.0, width=32)
+# 0: goes on, 1: terminated, 2: truncated; mostly goes on.
+endings = st.lists(st.sampled_from([0, 0, 0, 0, 1, 2]), min_size=LENGTH, max_size=LENGTH)
+
+
+def trajectory(seed, ending=(0,) * LENGTH):
+    """Reward, value, next_value (unrelated to value, as after a reset it is), terminated, done."""
+    rng = np.random.default_rng(seed)
+    reward, value, next_value = rng.normal(size=(3, LENGTH)).astype(np.float32)
+    ending = np.asarray(ending)
+    return reward, value, next_value, ending == 1, ending > 0
+
+
+def slow_gae(reward, value, next_value, terminated, done, gamma, gae_lambda):
+    """A_t is the sum of (gamma lambda)^k delta_{t+k} up to the end of the episode."""
+    advantage = np.zeros(len(reward))
+    for t in range(len(reward)):
+        for k in range(t, len(reward)):
+            bootstrap = 0.0 if terminated[k] else float(next_value[k])
+            delta = float(reward[k]) + gamma * bootstrap - float(value[k])
+            advantage[t] += (gamma * gae_lambda) ** (k - t) * delta
+            if done[k]:
+                break
+    return advantage
+
+
+def n_step_return(reward, next_value, terminated, t, n, gamma):
+    total = sum(gamma**k * float(reward[t + k]) for k in range(n))
+    return total if terminated[t + n - 1] else total + gamma**n * float(next_value[t + n - 1])
+
+
+def slow_lambda_returns(reward, next_value, terminated, done, gamma, lambda_):
+    """n-step returns weighted by lambda^(n-1), the rest on the longest (Sutton & Barto, eq. 12.3)."""
+    target = np.zeros(len(reward))
+    for t in range(len(reward)):
+        longest = next((k - t + 1 for k in range(t, len(reward)) if done[k]), len(reward) - t)
+        for n in range(1, longest):
+            weight = (1.0 - lambda_) * lambda_ ** (n - 1)
+            target[t] += weight * n_step_return(reward, next_value, terminated, t, n, gamma)
+        target[t] += lambda_ ** (longest - 1) * n_step_return(reward, next_value, terminated, t, longest, gamma)
+    return target
+
+
+@settings(deadline=None, max_examples=60)
+@given(seeds, endings, unit, unit)
+def test_gae_is_the_discounted_sum_of_deltas(seed, ending, gamma, gae_lambda):
+    steps = trajectory(seed, ending)
+    actual = gae(*steps, gamma, gae_lambda)
+    np.testing.assert_allclose(actual, slow_gae(*steps, gamma, gae_lambda), rtol=1e-5, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seeds, endings, unit, unit)
+def test_lambda_returns_average_the_n_step_returns(seed, ending, gamma, lambda_):
+    reward, _, next_value, terminated, done = trajectory(seed, ending)
+    actual = lambda_returns(reward, next_value, terminated, done, gamma, lambda_)
+    expected = slow_lambda_returns(reward, next_value, terminated, done, gamma, lambda_)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seeds, endings, unit, unit)
+def test_lambda_return_is_advantage_plus_value_within_an_unbroken_stream_of_values(seed, ending, gamma, lambda_):
+    reward, value, next_value, terminated, done = trajectory(seed, ending)
+    # The identity needs V(s_{t+1}) to be next_value[t] and value[t+1] alike, except where a new episode begins.
+    value[1:] = np.where(done[:-1], value[1:], next_value[:-1])
+    target = lambda_returns(reward, next_value, terminated, done, gamma, lambda_)
+    advantage = gae(reward, value, next_value, terminated, done, gamma, lambda_)
+    np.testing.assert_allclose(target, advantage + value, rtol=1e-5, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seeds, endings, unit, st.floats(-5.0, 5.0, width=32))
+def test_discounted_return_looks_back_to_the_start_of_the_episode(seed, ending, gamma, initial):
+    reward, _, _, _, done = trajectory(seed, ending)
+    final, actual = discounted_return(reward, done, gamma, initial)
+    expected = np.zeros(LENGTH)
+    for t in range(LENGTH):
+        for k in range(t, -1, -1):
+            if k < t and done[k]:
+                break
+            expected[t] += gamma ** (t - k) * float(reward[k])
+        else:
+            expected[t] += gamma ** (t + 1) * initial
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(final, 0.0 if done[-1] else expected[-1], rtol=1e-5, atol=1e-5)
+
+
+def test_discounted_return_in_two_pieces_is_the_same_as_in_one():
+    reward, _, _, _, done = trajectory(0, (0, 0, 1, 0, 0, 2, 0, 0, 0))
+    final, whole = returns.discounted_return(reward, done, 0.9, 1.5)
+    for cut in (3, 4):  # after the end of an episode, and within one
+        carried, head = returns.discounted_return(reward[:cut], done[:cut], 0.9, 1.5)
+        last, tail = returns.discounted_return(reward[cut:], done[cut:], 0.9, carried)
+        np.testing.assert_array_equal(np.concatenate([head, tail]), whole)
+        assert last == final
+
+
+def test_gae_lambda_one_is_monte_carlo_return_minus_value():
+    reward, value, next_value, terminated, done = trajectory(1, (0, 0, 0, 1, 0, 0, 0, 0, 1))
+    monte_carlo = np.zeros(LENGTH)
+    for t in range(LENGTH):
+        end = 3 if t <= 3 else 8
+        monte_carlo[t] = sum(0.9 ** (k - t) * reward[k] for k in range(t, end + 1))
+    # Only the successor values of the last steps drop out by themselves; inside, they must be those of `value`.
+    next_value[:-1] = value[1:]
+    np.testing.assert_allclose(
+        gae(reward, value, next_value, terminated, done, 0.9, 1.0), monte_carlo - value, atol=1e-5
+    )
+
+
+def test_gae_lambda_zero_is_the_one_step_error():
+    reward, value, next_value, terminated, done = trajectory(2, (0, 1, 0, 2, 0, 0, 1, 2, 0))
+    delta = reward + 0.9 * np.where(terminated, 0.0, next_value) - value
+    np.testing.assert_allclose(gae(reward, value, next_value, terminated, done, 0.9, 0.0), delta, rtol=1e-6, atol=1e-6)
+
+
+def test_time_limit_bootstraps_and_failure_does_not():
+    one, zero = np.ones(3, np.float32), np.zeros(3, np.float32)
+    end = np.array([False, True, False])
+    truncated = lambda_returns(one, 10 * one, zero.astype(bool), end, 0.5, 1.0)
+    np.testing.assert_allclose(truncated, [1 + 0.5 * (1 + 0.5 * 10), 1 + 0.5 * 10, 1 + 0.5 * 10])
+    terminated = lambda_returns(one, 10 * one, end, end, 0.5, 1.0)
+    np.testing.assert_allclose(terminated, [1 + 0.5, 1.0, 1 + 0.5 * 10])
+
+
+def test_gradient_of_gae_stops_where_the_episode_does():
+    reward, value, next_value, terminated, done = trajectory(3, (0, 0, 0, 2, 0, 0, 0, 0, 0))
+    first = lambda r, n, v: returns.gae(r, v, n, terminated, done, 0.9, 0.8)[0]  # noqa: E731
+    by_reward, by_next_value, by_value = jax.jit(jax.grad(first, (0, 1, 2)))(reward, next_value, value)
+    weight = np.where(np.arange(LENGTH) <= 3, 0.72 ** np.arange(LENGTH), 0.0)
+    np.testing.assert_allclose(by_reward, weight, rtol=1e-5)
+    np.testing.assert_allclose(by_next_value, 0.9 * weight, rtol=1e-5)
+    np.testing.assert_allclose(by_value, -weight, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gamma", "lambda"])
+@pytest.mark.parametrize("estimator", [returns.gae, returns.lambda_returns])
+def test_gradient_by_discounts_agrees_with_finite_differences(estimator, name):
+    reward, value, next_value, terminated, done = trajectory(4, (0, 0, 1, 0, 0, 0, 2, 0, 0))
+    steps = (reward, value, next_value) if estimator is returns.gae else (reward, next_value)
+    at = {"gamma": 0.9, "lambda": 0.8}
+
+    def total(x):
+        gamma, lambda_ = (x, at["lambda"]) if name == "gamma" else (at["gamma"], x)
+        return jnp.sum(estimator(*steps, terminated, done, gamma, lambda_))
+
+    slow = slow_gae if estimator is returns.gae else slow_lambda_returns
+
+    def slow_total(x):
+        gamma, lambda_ = (x, at["lambda"]) if name == "gamma" else (at["gamma"], x)
+        return np.sum(slow(*steps, terminated, done, gamma, lambda_))
+
+    numeric = (slow_total(at[name] + 1e-5) - slow_total(at[name] - 1e-5)) / 2e-5
+    np.testing.assert_allclose(jax.jit(jax.grad(total))(at[name]), numeric, rtol=1e-4)
+
+
+def test_values_that_a_flag_rules_out_may_be_anything():
+    reward, value, next_value, terminated, done = trajectory(5, (0, 0, 1, 0, 0, 0, 0, 0, 1))
+    poisoned = np.where(terminated, np.nan, next_value).astype(np.float32)
+
+    def total(n):
+        target = returns.lambda_returns(reward, n, terminated, done, 0.9, 0.8)
+        return jnp.sum(returns.gae(reward, value, n, terminated, done, 0.9, 0.8) + target)
+
+    both = jax.jit(jax.value_and_grad(total))
+    clean_total, clean_grad = both(next_value)
+    dirty_total, dirty_grad = both(poisoned)
+    assert clean_total == dirty_total
+    np.testing.assert_array_equal(clean_grad, dirty_grad)
+    assert np.all(np.asarray(clean_grad)[terminated] == 0.0)
+
+
+def test_batches_by_vmap_and_strong_float32_throughout():
+    members = [trajectory(seed, np.roll([0, 0, 1, 0, 2, 0, 0, 0, 0], seed)) for seed in range(3)]
+    batch = [np.stack(x) for x in zip(*members, strict=True)]
+    together = jax.jit(jax.vmap(lambda *steps: returns.gae(*steps, 0.9, 0.8)))(*batch)
+    for i, alone in enumerate(members):
+        np.testing.assert_allclose(together[i], gae(*alone, 0.9, 0.8), rtol=1e-6, atol=1e-6)
+    reward, value, next_value, terminated, done = (jnp.asarray(x[0]) for x in batch)
+    outputs = (
+        returns.gae(reward, value, next_value, terminated, done, 0.9, 0.8),
+        returns.lambda_returns(reward, next_value, terminated, done, 0.9, 0.8),
+        *returns.discounted_return(reward, done, 0.9, 0.0),
+    )
+    assert all(x.dtype == jnp.float32 and not x.weak_type for x in outputs)

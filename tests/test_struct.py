@@ -1,0 +1,175 @@
+"""Frozen dataclasses as pytrees, and the checks on their fields."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from purerl import struct
+from purerl.errors import InputError
+
+
+@struct.dataclass
+class Point:
+    x: Any
+    y: Any = 2.0
+    name: str = struct.field(default="p", static=True)
+
+
+@struct.dataclass
+class Checked:
+    rate: float = struct.field(default=0.5, within="[0, 1]")
+    count: int = struct.field(default=4, static=True, within="[1, inf)")
+    open: float = struct.field(default=0.5, within="(0, 1)")
+    limit: "float | None" = struct.field(default=None, within="(0, inf]")
+    flag: bool = struct.field(default=True, static=True)
+    anything: Any = None
+
+    def __post_init__(self) -> None:
+        struct.check_fields(self)
+
+
+def test_leaves_are_dynamic_fields_in_order_and_static_ones_are_structure():
+    leaves, structure = jax.tree.flatten(Point(1.0, jnp.zeros(2)))
+    assert leaves[0] == 1.0
+    assert leaves[1].shape == (2,)
+    assert len(leaves) == 2
+    assert structure == jax.tree.structure(Point(5, 6))
+    assert structure != jax.tree.structure(Point(5, 6, name="q"))
+    assert jax.tree.unflatten(structure, [3, 4]) == Point(3, 4)
+
+
+def test_static_fields_decide_what_is_compiled_and_leaves_do_not():
+    traces = []
+
+    @jax.jit
+    def total(point):
+        traces.append(point.name)
+        return point.x + point.y
+
+    assert [total(Point(1.0, 2.0)), total(Point(5.0, 2.0)), total(Point(1.0, 1.0, "q"))] == [3.0, 7.0, 2.0]
+    assert traces == ["p", "q"]
+
+
+def test_paths_name_the_fields():
+    paths = [
+        jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path({"a": Point(1, Point(2, 3))})
+    ]
+    assert paths == ["['a'].x", "['a'].y.x", "['a'].y.y"]
+
+
+def test_fields_cannot_be_assigned():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Point(1.0).x = 2.0
+
+
+def test_rebuilding_from_leaves_runs_no_checks():
+    """JAX puts axis numbers, None, tracers and sentinels where numbers were."""
+    node = Checked()
+    out_of_range = jax.tree.map(lambda x: x + 7.0, node)
+    assert (out_of_range.rate, out_of_range.count) == (7.5, 4)
+    assert jax.tree.map(lambda _: "sentinel", node).rate == "sentinel"
+    assert jax.tree.map(lambda _: None, node).open is None
+    members = jax.tree.map(lambda x: jnp.full(3, x), node)
+    axes = jax.tree.map(lambda _: 0, node)
+    np.testing.assert_array_equal(jax.vmap(lambda c: c.rate + c.open, in_axes=(axes,))(members), np.ones(3))
+
+
+def test_none_is_structure():
+    assert jax.tree.structure(Checked(limit=None)) != jax.tree.structure(Checked(limit=1.0))
+
+
+def test_replace_returns_a_checked_copy():
+    node = Checked()
+    assert (struct.replace(node, rate=0.25).rate, node.rate) == (0.25, 0.5)
+    with pytest.raises(InputError, match=r"rate must lie in \[0, 1\], got 2.0"):
+        struct.replace(node, rate=2.0)
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        {"rate": 0},
+        {"rate": 0.0},
+        {"rate": 1.0},
+        {"rate": np.float32(0.3)},
+        {"rate": jnp.array([0.0, 0.5, 1.0])},
+        {"rate": jnp.bfloat16(0.5)},
+        {"count": 1},
+        {"count": np.int64(10**6)},
+        {"open": 1e-9},
+        {"limit": 3},
+        {"limit": math.inf},
+        {"flag": False},
+        {"flag": np.bool_(True)},
+        {"anything": "anything"},
+    ],
+)
+def test_values_inside_pass(good):
+    ((name, value),) = good.items()
+    assert getattr(Checked(**good), name) is value
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"rate": -1e-9}, r"rate must lie in \[0, 1\], got -1e-09"),
+        ({"rate": 1.1}, r"rate must lie in \[0, 1\]"),
+        ({"rate": math.nan}, r"rate must lie in \[0, 1\]"),
+        ({"rate": math.inf}, r"rate must lie in \[0, 1\]"),
+        ({"rate": jnp.array([0.5, 1.5])}, r"rate must lie in \[0, 1\]"),
+        ({"rate": np.array([0.5, np.nan])}, r"rate must lie in \[0, 1\]"),
+        ({"rate": "0.5"}, "rate must be a number, got '0.5'"),
+        ({"rate": None}, "rate must be a number, got None"),
+        ({"rate": True}, "rate must be a number, got True"),
+        ({"rate": [[0.5], [0.5, 0.5]]}, "rate must be a number"),
+        ({"rate": 0.5 + 0j}, "rate must be a number"),
+        ({"open": 0.0}, r"open must lie in \(0, 1\)"),
+        ({"open": 1.0}, r"open must lie in \(0, 1\)"),
+        ({"count": 0}, r"count must lie in \[1, inf\), got 0"),
+        ({"count": 2.0}, "count must be a whole number, got 2.0"),
+        ({"count": True}, "count must be a whole number, got True"),
+        ({"count": None}, "count must be a whole number, got None"),
+        ({"limit": 0.0}, r"limit must lie in \(0, inf\]"),
+        ({"limit": -math.inf}, r"limit must lie in \(0, inf\]"),
+        ({"limit": math.nan}, r"limit must lie in \(0, inf\]"),
+        ({"flag": 1}, "flag must be true or false, got 1"),
+        ({"flag": "yes"}, "flag must be true or false, got 'yes'"),
+        ({"flag": None}, "flag must be true or false, got None"),
+    ],
+)
+def test_values_outside_are_input_errors(bad, message):
+    with pytest.raises(InputError, match=message):
+        Checked(**bad)
+
+
+def test_an_open_infinite_end_excludes_infinity():
+    struct.check_value("x", 1e30, "float", "[0, inf)")
+    with pytest.raises(InputError):
+        struct.check_value("x", math.inf, "float", "[0, inf)")
+
+
+def test_annotations_count_whether_written_as_types_or_strings():
+    for annotation in (int, "int", int | None, "int | None"):
+        with pytest.raises(InputError, match="whole number"):
+            struct.check_value("n", 1.5, annotation, "")
+    for annotation in (int | None, "int | None"):
+        struct.check_value("n", None, annotation, "[1, 2]")
+
+
+def test_tracers_pass_the_checks_and_no_recompile_follows():
+    traces = []
+
+    @jax.jit
+    def build(rate):
+        traces.append(rate)
+        return Checked(rate=rate).rate * 2.0
+
+    assert build(0.25) == 0.5
+    assert build(9.0) == 18.0  # has no value while tracing, so cannot be refused
+    assert len(traces) == 1
+    np.testing.assert_array_equal(jax.vmap(lambda r: Checked(rate=r).rate)(jnp.arange(3.0)), jnp.arange(3.0))
