@@ -1,7 +1,7 @@
 """Saving and restoring a whole state with orbax. Knows pytrees, not algorithms.
 
-A checkpoint is a flat mapping from the path of each leaf to its array, so that a state that no longer fits can be told
-apart leaf by leaf. A save is complete or absent: a process killed half-way leaves the previous checkpoint as the latest.
+A checkpoint is a flat mapping from the path of each leaf to its array, so that a state that no longer fits is told apart
+leaf by leaf. A save is complete or absent: a process killed half-way leaves the previous checkpoint as the latest.
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ def restore(directory: str | Path, iteration: int, template: PyTree) -> PyTree:
         saved = manager.item_metadata(iteration)
         _check_fit(directory, {name: (tuple(meta.shape), meta.dtype) for name, meta in saved.items()}, shapes)
         arrays = manager.restore(iteration, args=ocp.args.StandardRestore(shapes))
-    leaves = [
-        _like(leaf, arrays[name]) if leaf.size else jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in named
-    ]
+    leaves = [_like(leaf, arrays[name]) if leaf.size else jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in named]
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 

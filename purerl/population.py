@@ -32,15 +32,14 @@ class Population:
 
     algorithm: Algorithm
     num_members: int = struct.field(static=True, help="agents trained side by side", within="[1, inf)")
-    varied: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+    varied: Mapping[str, Array | np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
         for name, values in self.varied.items():
             if np.ndim(values) < 1 or np.shape(values)[0] != self.num_members:
-                raise InputError(
-                    f"varied {name!r} needs one value for each of {self.num_members} members, got shape {np.shape(values)}"
-                )
+                shape = np.shape(values)
+                raise InputError(f"varied {name!r} needs a value for each of {self.num_members} members, got {shape}")
         # The members' own checks see all values at once.
         self._member(self.varied)
 
@@ -82,11 +81,11 @@ class Population:
 
     def map(self, function: Callable[..., Any], *args: PyTree) -> PyTree:
         """``function(member, *args)`` for every member, where `args` have a leading ``[P]``."""
-        return jax.vmap(
-            lambda varied, args: function(self._member(varied), *args), axis_size=self.num_members
-        )(dict(self.varied), args)
+        return jax.vmap(lambda varied, args: function(self._member(varied), *args), axis_size=self.num_members)(
+            dict(self.varied), args
+        )
 
-    def _member(self, varied: Mapping[str, Array]) -> Any:
+    def _member(self, varied: Mapping[str, Array | np.ndarray]) -> Any:
         member = self.algorithm
         for name, value in varied.items():
             member = _replace_path(member, name.split("."), value, name)
@@ -103,4 +102,4 @@ def _replace_path(node: Any, path: list[str], value: Any, name: str) -> Any:
         raise InputError(f"{name!r} shapes the compiled program and cannot vary within one population")
     if rest:
         value = _replace_path(getattr(node, head), rest, value, name)
-    return dataclasses.replace(node, **{head: value})
+    return struct.replace(node, **{head: value})

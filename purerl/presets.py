@@ -18,8 +18,8 @@ class Preset:
 
     Attributes:
         hyperparameters: fields of the algorithm that differ from its defaults.
-        network: ``trunk`` (``"mlp"`` or ``"cnn"``), ``hidden_sizes``, ``channels``, ``kernel``, ``activation``, ``shared``,
-            ``squash``, as far as they differ from the network's defaults.
+        network: ``trunk`` (``"mlp"`` or ``"cnn"``), ``hidden_sizes``, ``channels``, ``kernel``, ``activation``,
+            ``shared`` and ``squash``, as far as they differ from the network's defaults.
         env: options of the environment that differ from its defaults.
         total_steps: environment steps of one run, per member.
         anneal: whether the learning rate falls linearly to 0 over the run.
@@ -84,18 +84,17 @@ _TUNED: dict[str, dict[str, Preset]] = {
         # CleanRL's ppo.py, which is also this algorithm's default.
         "CartPole-v1": Preset(),
         "Acrobot-v1": Preset(),
-        # SLM-Lab's ppo_pendulum.
         "Pendulum-v1": Preset(
             hyperparameters={
-                "num_envs": 4,
-                "rollout_length": 2048,
+                "num_envs": 8,
+                "rollout_length": 256,
                 "num_epochs": 10,
-                "num_minibatches": 128,
-                "learning_rate": 3e-4,
+                "num_minibatches": 16,
+                "learning_rate": 1e-3,
+                "gamma": 0.95,
                 "entropy_coef": 0.0,
                 "normalize_rewards": True,
             },
-            network={"hidden_sizes": (256, 256), "activation": "relu"},
             total_steps=300_000,
         ),
         # gymnax-blines.
@@ -117,19 +116,17 @@ _TUNED: dict[str, dict[str, Preset]] = {
             total_steps=1_280_000,
             anneal=False,
         ),
-        # The settings of Brax's own tests and notebook.
+        # Brax scales rewards by 10 and clips no gradients; with clipping the value loss would drown the policy's.
         "brax/fast": Preset(
             hyperparameters={
                 "num_envs": 64,
-                "rollout_length": 40,
+                "rollout_length": 16,
                 "num_minibatches": 8,
-                "learning_rate": 3e-4,
+                "learning_rate": 3e-3,
                 "gamma": 0.95,
-                "clip_eps": 0.3,
-                "value_clip_eps": None,
-                "reward_scale": 10.0,
-                "normalize_advantage": False,
+                "entropy_coef": 0.0,
                 "normalize_observations": True,
+                "normalize_rewards": True,
             },
             env={"episode_length": 128},
             total_steps=32_768,
@@ -137,32 +134,31 @@ _TUNED: dict[str, dict[str, Preset]] = {
         ),
         "brax/inverted_pendulum": Preset(
             hyperparameters={
-                "num_envs": 256,
-                "rollout_length": 32,
+                "num_envs": 64,
+                "rollout_length": 64,
                 "num_minibatches": 8,
-                "learning_rate": 3e-4,
-                "gamma": 0.97,
-                "clip_eps": 0.3,
-                "reward_scale": 10.0,
-                "value_clip_eps": None,
+                "learning_rate": 1e-3,
+                "entropy_coef": 0.0,
                 "normalize_observations": True,
+                "normalize_rewards": True,
             },
+            env={"backend": "spring"},
             total_steps=2_000_000,
-            anneal=False,
         ),
         "brax/ant": Preset(
             hyperparameters={
-                "num_envs": 4096,
-                "rollout_length": 10,
+                "num_envs": 2048,
+                "rollout_length": 20,
                 "num_minibatches": 32,
                 "learning_rate": 3e-4,
                 "gamma": 0.97,
                 "clip_eps": 0.3,
                 "value_clip_eps": None,
-                "reward_scale": 10.0,
                 "normalize_observations": True,
+                "normalize_rewards": True,
             },
             network={"hidden_sizes": (256, 256), "activation": "silu"},
+            env={"backend": "spring"},
             total_steps=25_000_000,
             anneal=False,
         ),

@@ -4,7 +4,7 @@ The interval is of the mean over seeds, by the percentile bootstrap: resample th
 and report the middle 95 % of what comes out (Efron and Tibshirani 1993, chapter 13; recommended for reinforcement
 learning by Agarwal et al. 2021, arXiv:2108.13264). It assumes no shape, which matters because returns are often skewed
 or pile up at the best possible score, and it never leaves the range of the data, where a t interval would promise
-returns that the task cannot give. It is somewhat too narrow for very few seeds: 5 seeds cover about 85 %, 20 about 93 %.
+returns that the task cannot give. It is too narrow for very few seeds: 5 cover about 85 %, 20 about 93 %.
 
 Where members differ by more than the seed, they form strata: seeds are resampled within each (the stratified bootstrap
 of Agarwal et al.), so that the interval shows the luck of the seeds and not the spread between the strata.
@@ -58,16 +58,18 @@ def bootstrap_interval(
 def summarize(scores: np.ndarray) -> dict[str, object]:
     """``per_member``, ``mean``, ``iqm`` and ``ci95`` of one score per member, ready for JSON.
 
+    The interval is None for a single seed and where a score is not finite.
+
     Args:
         scores: ``[num_seeds]``, or ``[num_strata, num_seeds]`` where members differ by more than the seed.
     """
     scores = np.atleast_2d(np.asarray(scores, np.float64))
     num_strata, num_seeds = scores.shape
     interval = None
-    if num_seeds > 1:
+    if num_seeds > 1 and np.all(np.isfinite(scores)):
         draws = [_resampled(num_seeds, RESAMPLES, stratum) @ scores[stratum] for stratum in range(num_strata)]
         low, high = _percentiles(np.mean(draws, axis=0)[:, None], 0.95, ())
-        interval = [finite(low), finite(high)]
+        interval = [float(low), float(high)]
     return {
         "per_member": [finite(score) for score in scores.ravel()],
         "mean": finite(np.mean(scores)),

@@ -1,7 +1,7 @@
 """Set up purerl in a virtual environment of its own and do one thing with it. Needs Python 3.11 to 3.13, nothing else.
 
-    python3 scripts/dev.py demo     train PPO on CartPole with 8 seeds, end with a learning curve and an evaluation
-    python3 scripts/dev.py test     lint, type-check and test; further arguments go to pytest
+usage: python3 scripts/dev.py demo     train PPO on CartPole with 8 seeds, end with a learning curve and an evaluation
+       python3 scripts/dev.py test     lint, type-check and test; further arguments go to pytest
 """
 
 import os

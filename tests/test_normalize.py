@@ -66,6 +66,11 @@ def test_a_large_offset_does_not_swallow_the_deviation(batch_size):
     np.testing.assert_allclose(stats.var, exact.var(0), rtol=0.02)
 
 
+def test_the_variance_is_right_even_where_the_mean_cannot_be_represented():
+    data = np.float32(2**23) + np.float32([0.0, 1.0, 0.0, 1.0])  # the mean lies between two neighbouring float32
+    np.testing.assert_allclose(update(normalize.init(()), data).var, 0.25)
+
+
 @pytest.mark.parametrize("count", [2.0**24, 2.0**26, 1e10])
 def test_large_counts_do_not_make_the_variance_drift(count):
     """Kept as a sum of squares in float32, it would be 2 to 3 % off here for the first two; see the module."""

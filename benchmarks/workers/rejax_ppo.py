@@ -5,7 +5,7 @@ import json
 import time
 
 import jax
-from rejax import PPO
+from rejax import PPO  # pyright: ignore[reportMissingImports]
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--num-envs", type=int)

@@ -194,11 +194,17 @@ class PPO:
         )
         return state, {**episodes, **metrics, **penalty, "learning_rate": Mean.of(learning_rate)}
 
-    # Acting
+    # Networks
 
     @property
     def _network(self) -> ActorCritic:
         return self.network.clone(action_space=self.env.action_space)
+
+    def _actor(self, params: PyTree, obs: Array) -> Any:
+        return self._network.apply(params, obs, method="actor")
+
+    def _critic(self, params: PyTree, obs: Array) -> Any:
+        return self._network.apply(params, obs, method="critic")
 
     def _view(self, obs_stats: normalize.RunningStatistics | None, obs: Array) -> Array:
         """What the network sees of one observation."""
@@ -209,6 +215,8 @@ class PPO:
         space = self.env.observation_space
         return encode(space, jnp.zeros(space.shape, space.dtype))
 
+    # Acting
+
     def _to_env(self, action: Array) -> Array:
         """From the unit interval of a continuous policy to the environment's bounds."""
         space = self.env.action_space
@@ -217,7 +225,7 @@ class PPO:
     def _sample(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
     ) -> tuple[Array, tuple, dict[str, Array]]:
-        distribution = self._network.apply(params, self._view(obs_stats, obs), method="actor")
+        distribution = self._actor(params, self._view(obs_stats, obs))
         raw, log_prob = distribution.sample_and_log_prob(key)
         # The environment gets a clipped and scaled action; learning needs the one whose probability was taken.
         return self._to_env(distribution.action(raw)), carry, {"raw_action": raw, "log_prob": log_prob}
@@ -225,7 +233,7 @@ class PPO:
     def _most_likely(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
     ) -> tuple[Array, tuple, dict[str, Array]]:
-        distribution = self._network.apply(params, self._view(obs_stats, obs), method="actor")
+        distribution = self._actor(params, self._view(obs_stats, obs))
         return self._to_env(distribution.action(distribution.mode())), carry, {}
 
     # Estimating
@@ -246,7 +254,7 @@ class PPO:
     def _estimate(self, state: PPOState, transitions: Transition, reward: Array) -> Batch:
         """Advantages and value targets, flattened for the update."""
         view = jax.vmap(jax.vmap(lambda obs: self._view(state.obs_stats, obs)))
-        value_of = jax.vmap(jax.vmap(lambda obs: self._network.apply(state.params, obs, method="critic")))
+        value_of = jax.vmap(jax.vmap(lambda obs: self._critic(state.params, obs)))
         obs = view(transitions.obs)
         value = value_of(obs)
         advantage = jax.vmap(gae, in_axes=(0, 0, 0, 0, 0, None, None))(
@@ -268,11 +276,8 @@ class PPO:
         )
         batch = jax.tree.map(lambda leaf: leaf.reshape(self.steps_per_iteration, *leaf.shape[2:]), batch)
         if self.kl_target is not None:
-            batch = struct.replace(batch, old=self._distributions(state.params, batch.obs))
+            batch = struct.replace(batch, old=jax.vmap(lambda obs: self._actor(state.params, obs))(batch.obs))
         return batch
-
-    def _distributions(self, params: PyTree, obs: Array) -> Any:
-        return jax.vmap(lambda obs: self._network.apply(params, obs, method="actor"))(obs)
 
     # Learning
 
@@ -302,7 +307,9 @@ class PPO:
         def epoch(learner: tuple[PyTree, PyTree], key: Array) -> tuple[tuple, Metrics]:
             order_key, entropy_key = jax.random.split(key)
             order = shuffled_indices(order_key, self.steps_per_iteration).reshape(self.num_minibatches, -1)
-            learner, metrics = lax.scan(minibatch, learner, (order, jax.random.split(entropy_key, self.num_minibatches)))
+            learner, metrics = lax.scan(
+                minibatch, learner, (order, jax.random.split(entropy_key, self.num_minibatches))
+            )
             return learner, jax.tree.map(lambda leaf: leaf.sum(0), metrics)
 
         def epoch_unless_far(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
@@ -322,7 +329,8 @@ class PPO:
 
     def _loss(self, params: PyTree, batch: Batch, kl_coef: Array, key: Array) -> tuple[Array, Metrics]:
         """Policy loss - entropy bonus + value loss, over one minibatch."""
-        distribution, value = jax.vmap(lambda obs: self._network.apply(params, obs))(batch.obs)
+        distribution = jax.vmap(lambda obs: self._actor(params, obs))(batch.obs)
+        value = jax.vmap(lambda obs: self._critic(params, obs))(batch.obs)
         entropy = jnp.mean(distribution.entropy(key))
         log_ratio = distribution.log_prob(batch.raw_action) - batch.log_prob
         ratio = jnp.exp(log_ratio)
@@ -359,7 +367,8 @@ class PPO:
         """Halve or double beta when the policy moved much less or more than `kl_target` (section 4 of the paper)."""
         if self.kl_target is None:
             return kl_coef, {}
-        kl = jnp.mean(batch.old.kl(self._distributions(params, batch.obs)))
+        new = jax.vmap(lambda obs: self._actor(params, obs))(batch.obs)
+        kl = jnp.mean(batch.old.kl(new))
         factor = jnp.where(kl < self.kl_target / 1.5, 0.5, jnp.where(kl > self.kl_target * 1.5, 2.0, 1.0))
         return kl_coef * factor, {"kl": Mean.of(kl), "kl_coef": Mean.of(kl_coef)}
 

@@ -168,7 +168,9 @@ def complete_network(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dic
     known = {**TRUNKS[trunk], **HEADS}
     for name in given:
         if name != "trunk" and name not in known:
-            raise InputError(f"--{name.replace('_', '-')} is not for --trunk {trunk}, which has " + ", ".join(TRUNKS[trunk]))
+            raise InputError(
+                f"--{name.replace('_', '-')} is not for --trunk {trunk}, which has " + ", ".join(TRUNKS[trunk])
+            )
     usable = {
         name: value
         for name, value in preset.items()
@@ -183,13 +185,12 @@ def build_network(network: Mapping[str, Any]) -> Any:
 
     from purerl.networks import CNN, MLP, ActorCritic
 
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in network.items()}
-    activation = getattr(nn, values["activation"])
-    if values["trunk"] == "cnn":
-        trunk = CNN(values["channels"], values["kernel"], values["hidden_sizes"], activation)
+    activation = getattr(nn, network["activation"])
+    if network["trunk"] == "cnn":
+        trunk = CNN(network["channels"], network["kernel"], network["hidden_sizes"], activation)
     else:
-        trunk = MLP(values["hidden_sizes"], activation)
-    return ActorCritic(trunk=trunk, shared=values["shared"], squash=values["squash"])
+        trunk = MLP(network["hidden_sizes"], activation)
+    return ActorCritic(trunk=trunk, shared=network["shared"], squash=network["squash"])
 
 
 def versions() -> dict[str, str]:

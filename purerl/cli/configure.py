@@ -27,7 +27,8 @@ def show_help(algorithm: str | None) -> None:
     if algorithm is None:
         about += "\nName an algorithm and an environment to see their flags too: purerl train ppo CartPole-v1 --help"
     else:
-        groups += [flags.hyperparameter_group(algorithm, algorithm_class(algorithm), {}), flags.network_group({})]
+        groups.append(flags.hyperparameter_group(algorithm, algorithm_class(algorithm), {}))
+        groups.append(flags.network_group(complete_network({}, {})))
         about += f"\nName an environment to see the defaults tuned for it: purerl train {algorithm} CartPole-v1 --help"
     parse(USAGE, about, groups, ["--help"])
 
@@ -59,7 +60,6 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
     about = f"Train {algorithm} on {env}. The defaults are those tuned for this pair, if there are any."
     given, _ = parse(USAGE, about, [run, tunable, network, simulator], words)
 
-    chosen = {flag.name: given.get(flag.name, flag.default) for flag in tunable.flags}
     requested, seed = given.get("total_steps", start.total_steps), given.get("seed", 0)
     draft = RunConfig(
         algorithm=algorithm,
@@ -86,9 +86,7 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
     log_every, eval_every, checkpoint_every = intervals(
         config.num_iterations, given.get("log_every"), given.get("eval_every"), given.get("checkpoint_every")
     )
-    config = dataclasses.replace(
-        config, log_every=log_every, eval_every=eval_every, checkpoint_every=checkpoint_every
-    )
+    config = dataclasses.replace(config, log_every=log_every, eval_every=eval_every, checkpoint_every=checkpoint_every)
     path = Path(given["out"]) if "out" in given else default_path(env, algorithm, seed)
     return config, path, given.get("overwrite", False)
 
@@ -103,6 +101,8 @@ def with_total_steps(config: RunConfig, requested: int) -> RunConfig:
     if requested < per_iteration:
         raise InputError(f"--total-steps must be at least one iteration of {per_iteration:,} steps, got {requested:,}")
     num_iterations = -(-requested // per_iteration)
+    if num_iterations >= 2**31:
+        raise InputError(f"--total-steps must be less than {2**31 * per_iteration:,}, got {requested:,}")
     return dataclasses.replace(
         config,
         requested_steps=requested,

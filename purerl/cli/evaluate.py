@@ -53,8 +53,10 @@ def command(argv: Sequence[str]) -> int:
     played = evaluator(state, evaluation.final(given.get("seed", config.seed)))
 
     steps = newest * training.population.steps_per_iteration
-    print(f"{config.title} after {steps:,} steps, {episodes} episodes, {'sampled' if explore else 'most likely'} actions")
-    table = Table(["member", *(["varied"] if config.vary else []), "return", "deviation", "lowest", "highest", "length"])
+    actions = "sampled" if explore else "most likely"
+    print(f"{config.title} after {steps:,} steps, {episodes} episodes per member, {actions} actions")
+    varied = ["varied"] if config.vary else []
+    table = Table(["member", *varied, "return", "deviation", "lowest", "highest", "length"])
     for member, returns in enumerate(played.episode_return):
         varied = [report.named(config.combinations[member // config.seeds])] if config.vary else []
         numbers = (np.mean(returns), np.std(returns), np.min(returns), np.max(returns))
@@ -62,7 +64,7 @@ def command(argv: Sequence[str]) -> int:
         table.add(str(member), *varied, *(f"{number:.2f}" for number in numbers), f"{length:.1f}")
     table.show()
     scores = np.mean(played.episode_return, axis=1).reshape(-1, config.seeds)
-    print(f"return {report.statistics(summarize(scores))}")
+    print(f"return: {report.statistics(summarize(scores))}")
     if config.vary:
         for combination, row in zip(config.combinations, scores, strict=True):
             print(f"  {report.named(combination)}: {report.statistics(summarize(row))}")

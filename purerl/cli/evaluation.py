@@ -52,7 +52,7 @@ class Evaluator:
         self.last_seconds = 0.0
 
     def __call__(self, state: PyTree, key: Array, num_episodes: int | None = None) -> rollout.Episodes:
-        """Play `num_episodes` per member (by default all that this was made for): arrays ``[members, num_episodes]``."""
+        """Play `num_episodes` per member, by default all that this was made for: ``[members, num_episodes]``."""
         wanted = num_episodes or self._num_episodes
         begun = time.perf_counter()
         batches = [

@@ -1,8 +1,9 @@
-"""The flags of ``purerl train``: those of every run, and those made from the fields of an algorithm and an environment."""
+"""The flags of ``purerl train``: those of every run, and those made from an algorithm and an environment."""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,18 +89,13 @@ def network_group(network: Mapping[str, Any]) -> Group:
 
 def env_group(env: str, options: Mapping[str, Any], preset: Mapping[str, Any]) -> Group:
     """One ``--env.`` flag per option of the environment; its default says of what kind it is."""
-    return Group(
-        f"environment {env}",
-        [
-            Flag(ENV_PREFIX + name, _option_kind(default), f"option {name!r}", default=preset.get(name, default))
-            for name, default in options.items()
-        ],
-    )
+    return Group(f"environment {env}", [_option(name, preset.get(name, value)) for name, value in options.items()])
 
 
-def _option_kind(default: Any) -> str:
-    if isinstance(default, bool):
-        return "bool"
-    if isinstance(default, int):
-        return "int"
-    return "float" if isinstance(default, float) else "str | None" if default is None else "str"
+def _option(name: str, default: Any) -> Flag:
+    kinds = ((bool, "bool"), (int, "int"), (float, "float"), (str, "str"), (enum.Enum, "str"))
+    one = default[0] if isinstance(default, tuple) and default else default
+    kind = next((kind for type_, kind in kinds if isinstance(one, type_)), "any | None")
+    choices = tuple(str(member.value) for member in type(default)) if isinstance(default, enum.Enum) else ()
+    many = isinstance(default, tuple)
+    return Flag(ENV_PREFIX + name, kind, f"option {name!r}", default, choices=choices, many=many)

@@ -44,7 +44,8 @@ def algorithms(argv: Sequence[str]) -> int:
             raise unknown("algorithm", word, ALGORITHMS)
     for name in words or ALGORITHMS:
         algorithm = algorithm_class(name)
-        print(f"{name}: {algorithm.__doc__.split(". ")[0].removesuffix(".")}")
+        meaning = algorithm.__doc__.split(". ")[0].removesuffix(".")
+        print(f"{name}: {meaning}")
         table = Table(["flag", "default", "range", "meaning"])
         for flag in hyperparameter_group(name, algorithm, {}).flags:
             words_allowed = "on, off" if flag.kind == "bool" else flag.within

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import enum
 import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -22,7 +23,8 @@ class Flag:
 
     Attributes:
         name: of the value it sets, such as ``learning_rate``; the flag itself is ``--learning-rate``.
-        kind: ``int``, ``float``, ``bool`` or ``str``, with ``" | None"`` where ``none`` is allowed too.
+        kind: ``int``, ``float``, ``bool``, ``str`` or ``any`` (a number if it looks like one, else text), with
+            ``" | None"`` where ``none`` is allowed too.
         help: one sentence.
         default: shown in the help; the parser itself returns only what was given.
         within: interval of allowed numbers, as in `purerl.struct.field`.
@@ -74,17 +76,17 @@ class Flag:
             return None
         if self.choices and text not in self.choices:
             raise unknown(f"{self.flag} value", text, self.choices)
-        if "int" not in self.kind and "float" not in self.kind:
+        if "str" in self.kind:
             return text
         try:
             number = float(text)
         except ValueError:
             number = math.nan
-        if math.isnan(number):
+        if "any" in self.kind and not math.isfinite(number):
+            return text
+        if not math.isfinite(number) or ("int" in self.kind and not number.is_integer()):
             raise InputError(f"{self.flag} must be a {self._noun}, got {text!r}")
-        if "float" not in self.kind:
-            if not number.is_integer():
-                raise InputError(f"{self.flag} must be a {self._noun}, got {text!r}")
+        if "int" in self.kind or ("any" in self.kind and number.is_integer()):
             number = int(number)
         if self.within:
             from purerl.struct import check_value
@@ -94,7 +96,8 @@ class Flag:
 
     @property
     def _noun(self) -> str:
-        return ("number" if "float" in self.kind else "whole number") + (" or none" if "None" in self.kind else "")
+        noun = "whole number" if "int" in self.kind else "finite number"
+        return f"{noun} or none" if "None" in self.kind else noun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +162,7 @@ def _add(section: Any, flag: Flag) -> None:
         action = "store_true" if flag.default is None else argparse.BooleanOptionalAction
         section.add_argument(flag.flag, action=action, **common)
         return
-    kind = flag.kind.split(" ")[0]
+    kind = flag.kind.split(" ")[0].replace("any", "value")
     metavar = flag.metavar or ("{" + ",".join(flag.choices) + "}" if flag.choices else kind.upper())
     extra = {"nargs": "+"} if flag.many else {"action": "append"} if flag.repeated else {}
     section.add_argument(flag.flag, metavar=metavar, **extra, **common)
@@ -194,6 +197,8 @@ def show(value: Any) -> str:
         return "on" if value else "off"
     if isinstance(value, float):
         return f"{value:g}"
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, enum.Enum):
+        return str(value.value)
+    if isinstance(value, list | tuple):
         return " ".join(show(item) for item in value)
     return str(value)

@@ -23,7 +23,10 @@ FLAGS = Group(
     "flags",
     [
         Flag(
-            "out", "str", "file to write (default learning_curve.png in the run, comparison.png for several)", metavar="PNG"
+            "out",
+            "str",
+            "file to write (default learning_curve.png in the run; comparison.png for several)",
+            metavar="PNG",
         )
     ],
 )
@@ -65,7 +68,7 @@ def draw(runs: Sequence[RunDirectory], out: Path) -> None:
         for run, config in zip(runs, configs, strict=True)
         for values, rows in _curves(run, config)
     ]
-    for (label, rows), number in zip(curves, range(len(curves)), strict=True):
+    for number, (label, rows) in enumerate(curves):
         _draw_curve(axes, rows, label, COLORS[number % len(COLORS)])
     titles = {config.title for config in configs}
     axes.set_title(titles.pop() if len(titles) == 1 else "learning curves")
@@ -75,7 +78,8 @@ def draw(runs: Sequence[RunDirectory], out: Path) -> None:
     axes.margins(x=0.01)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    parts = "line: mean of training, band: 95 % interval of the mean, circles: evaluation"
+    axes.legend(frameon=False, title=parts, title_fontsize="small", alignment="left", fontsize="small")
     try:
         figure.savefig(out, dpi=150)
     except OSError as error:
@@ -92,13 +96,13 @@ def _curves(run: RunDirectory, config: RunConfig) -> Iterator[tuple[dict[str, fl
 
 
 def _label(run: RunDirectory, config: RunConfig, values: dict[str, float], configs: Sequence[RunConfig]) -> str:
-    """What tells a curve from the others; for a single one, what the line means."""
+    """What tells a curve from the others."""
     parts = [run.path.name] if len(configs) > 1 else []
     if len({other.title for other in configs}) > 1:
         parts.append(config.title)
     parts += [f"{name.replace('_', '-')}={value:g}" for name, value in values.items()]
     seeds = f"{config.seeds} seed{'s' if config.seeds > 1 else ''}"
-    return f"{', '.join(parts)} ({seeds})" if parts else f"training, {seeds}"
+    return f"{', '.join(parts)} ({seeds})" if parts else seeds
 
 
 def _draw_curve(axes: Axes, rows: Sequence[dict[str, Any]], label: str, color: str) -> None:
@@ -111,7 +115,7 @@ def _draw_curve(axes: Axes, rows: Sequence[dict[str, Any]], label: str, color: s
     axes.plot(steps, mean, color=color, linewidth=2.0, label=label)
     interval = bootstrap_interval(returns, resamples=2000) if returns.size else None
     if interval is not None:
-        axes.fill_between(steps, *interval, color=color, alpha=0.2, linewidth=0, label="95 % interval of the mean")
+        axes.fill_between(steps, *interval, color=color, alpha=0.2, linewidth=0)
     steps, scores = _table(rows, "eval_return")
     seen = np.isfinite(scores).any(axis=0)
     if seen.any():
@@ -123,7 +127,6 @@ def _draw_curve(axes: Axes, rows: Sequence[dict[str, Any]], label: str, color: s
             markersize=5,
             markerfacecolor="white",
             color=color,
-            label="evaluation, most likely actions",
         )
 
 

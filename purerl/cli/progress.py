@@ -54,7 +54,6 @@ class LiveDisplay:
             TimeRemainingColumn(compact=True),
             console=console,
             expand=True,
-            transient=True,
         )
         self._task = self._progress.add_task("", total=None, steps="", left="")
 
@@ -69,14 +68,13 @@ class LiveDisplay:
 
     def phase(self, text: str) -> None:
         """Say what is going on while there is no measure of progress."""
-        self._progress.update(self._task, description=text)
+        self._progress.update(self._task, description=text, refresh=True)
 
     def training(self) -> None:
         """Training begins: from here the bar measures steps."""
         self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(
-            "training", total=self._total, completed=self._done, steps="", left="left"
-        )
+        self._task = self._progress.add_task("training", total=self._total, completed=self._done, steps="", left="left")
+        self._progress.refresh()
 
     def update(self, point: Point) -> None:
         """Show a log point."""
@@ -140,7 +138,8 @@ def spread(values: np.ndarray) -> str:
     values = values[np.isfinite(values)]
     if values.size == 0:
         return "-"
-    return plain(np.mean(values)) + (f" ± {plain(np.std(values))}" if values.size > 1 else "")
+    mean, deviation = float(np.mean(values)), float(np.std(values))
+    return plain(mean) + (f" ± {plain(deviation)}" if values.size > 1 else "")
 
 
 def plain(number: float) -> str:

@@ -19,11 +19,11 @@ def headline(config: RunConfig, run: RunDirectory, done_steps: int) -> str:
     seeds = f"{config.seeds} seed{'s' if config.seeds > 1 else ''}"
     varied = "".join(f" x {len(values)} values of {name}" for name, values in config.vary.items())
     rounded = ""
-    if config.requested_steps != config.total_steps:
+    if not done_steps and config.requested_steps != config.total_steps:
         per_iteration = config.total_steps // config.num_iterations
-        rounded = f" ({config.requested_steps:,} rounded up to whole iterations of {per_iteration:,})"
+        rounded = f"\n{config.requested_steps:,} steps were rounded up to whole iterations of {per_iteration:,}"
     resumed = f", {done_steps:,} of them done" if done_steps else ""
-    return f"{config.title}: {seeds}{varied}, {config.total_steps:,} steps each{rounded}{resumed} -> {run.path}"
+    return f"{config.title}: {seeds}{varied}, {config.total_steps:,} steps each{resumed} -> {run.path}{rounded}"
 
 
 def stopped(run: RunDirectory, env_steps: int) -> str:
@@ -72,13 +72,14 @@ def finished(run: RunDirectory) -> str:
     lines = [
         f"done in {duration(outcome['run_seconds'])} at {short(outcome['env_steps_per_second'])} steps/s, "
         f"after {duration(outcome['compile_seconds'])} of compiling",
-        f"evaluation, {outcome['eval_episodes']} episodes per member: return {statistics(outcome['eval_return'])}",
+        f"evaluation over {outcome['eval_episodes']} episodes: {statistics(outcome['eval_return'])}",
     ]
     for row in outcome.get("by_value", []):
         lines.append(f"  {named(row['varied'])}: {statistics(row['eval_return'])}")
     lines += [
         f"learning curve: {run.curve}",
-        f"next: purerl evaluate {run.path} --episodes {outcome['eval_episodes']}   purerl plot {run.path}",
+        f"next: purerl evaluate {run.path} --episodes {outcome['eval_episodes']}",
+        f"      purerl plot {run.path}",
     ]
     return "\n".join(lines)
 
@@ -89,8 +90,8 @@ def statistics(outcome: Mapping[str, Any]) -> str:
         return "not finite"
     text = f"mean {outcome['mean']:.2f}"
     if outcome["ci95"] is not None:
-        low, high = (f"{bound:.2f}" if bound is not None else "-" for bound in outcome["ci95"])
-        text += f", IQM {outcome['iqm']:.2f}, 95 % interval of the mean [{low}, {high}]"
+        low, high = (f"{bound:.2f}" for bound in outcome["ci95"])
+        text += f", IQM {outcome['iqm']:.2f}, 95 % interval [{low}, {high}]"
     return text
 
 

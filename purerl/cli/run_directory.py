@@ -206,4 +206,3 @@ def _is_run(path: Path) -> bool:
         return "purerl_run" in json.loads((path / "config.json").read_text())
     except (OSError, ValueError):
         return False
-

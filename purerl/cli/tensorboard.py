@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from purerl.errors import InputError
+
+
+def check() -> None:
+    """Raise `InputError` if the files cannot be written here."""
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise InputError("--tensorboard needs the package tensorboardX: pip install 'purerl[tensorboard]'")
 
 
 class TensorBoard:

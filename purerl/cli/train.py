@@ -93,8 +93,8 @@ def _extended(config: RunConfig, total_steps: int) -> RunConfig:
     extended = with_total_steps(config, total_steps)
     if extended.num_iterations != config.num_iterations and config.anneal:
         raise InputError(
-            f"--total-steps cannot change from {config.total_steps:,}: the learning rate is annealed over the whole run "
-            "(train with --no-anneal to be able to extend a run)"
+            f"--total-steps cannot change from {config.total_steps:,}: the learning rate is annealed over the "
+            "whole run (train with --no-anneal to be able to extend a run)"
         )
     return extended
 

@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from purerl import checkpoint, runner
-from purerl.cli import evaluation, plot, report
+from purerl.cli import evaluation, plot, report, tensorboard
 from purerl.cli.config import RunConfig
 from purerl.cli.progress import LiveDisplay, PlainDisplay, Point, display
 from purerl.cli.run_directory import RunDirectory
-from purerl.cli.tensorboard import TensorBoard
 from purerl.errors import InputError
 from purerl.rollout import Episodes
 from purerl.statistics import finite
@@ -41,6 +40,8 @@ class Training:
     """
 
     def __init__(self, config: RunConfig) -> None:
+        if config.tensorboard:
+            tensorboard.check()
         self.config = config
         self.population = config.population()
         self._key = jax.random.key(config.seed)
@@ -68,7 +69,19 @@ class Training:
         run.truncate(self._done)
 
     def run(self, run: RunDirectory) -> int:
-        """Train to the end, or until Ctrl-C; returns the exit code."""
+        """Train to the end, or until Ctrl-C; returns the exit code.
+
+        Raises:
+            InputError: if the run does not fit into memory.
+        """
+        try:
+            return self._run(run)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise InputError("out of memory: try fewer --seeds, a smaller --num-envs or --rollout-length") from error
+
+    def _run(self, run: RunDirectory) -> int:
         config, done_steps = self.config, self._done * self.population.steps_per_iteration
         print(report.headline(config, run, done_steps), flush=True)
         log = _Log(config, run, done_steps)
@@ -146,7 +159,9 @@ class _Log:
         self._config = config
         self._run = run
         self._done_steps = done_steps
-        self._tensorboard = TensorBoard(run.tensorboard, config.num_members, done_steps) if config.tensorboard else None
+        self._tensorboard = (
+            tensorboard.TensorBoard(run.tensorboard, config.num_members, done_steps) if config.tensorboard else None
+        )
         self._eval_returns: np.ndarray | None = None
         self._nonfinite: set[int] = set()
 
@@ -159,17 +174,15 @@ class _Log:
         )
         with np.errstate(invalid="ignore", divide="ignore"):
             means = {name: totals[name] / counts[name] for name in totals}
-        evaluated = episodes is not None
-        if evaluated:
-            self._eval_returns = np.mean(episodes.episode_return, axis=1)
+        eval_return = eval_length = np.full(config.num_members, np.nan)
+        if episodes is not None:
+            eval_return = self._eval_returns = np.mean(episodes.episode_return, axis=1)
+            eval_length = np.mean(episodes.episode_length, axis=1)
         rows: list[dict[str, Any]] = []
         for member in range(config.num_members):
             varied = {"varied": config.combinations[member // config.seeds]} if config.vary else {}
             values = {name: finite(mean[member]) for name, mean in means.items()}
-            looked = {
-                "eval_return": finite(self._eval_returns[member]) if evaluated else None,
-                "eval_length": finite(np.mean(episodes.episode_length[member])) if evaluated else None,
-            }
+            looked = {"eval_return": finite(eval_return[member]), "eval_length": finite(eval_length[member])}
             place = {"iteration": progress.iteration, "env_steps": progress.env_steps, "member": member}
             rows.append({**place, **varied, **values, **looked})
         self._run.append(rows)

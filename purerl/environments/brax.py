@@ -200,15 +200,16 @@ def _without_remarks() -> Iterator[None]:
     import mujoco
 
     remarks: list[str] = []
-    previous = mujoco.get_mju_user_warning()
+    previous = mujoco.get_mju_user_warning()  # pyright: ignore[reportAttributeAccessIssue]
+    set_handler = mujoco.set_mju_user_warning  # pyright: ignore[reportAttributeAccessIssue]
     # MuJoCo itself would also write a log file into the current directory.
-    mujoco.set_mju_user_warning(remarks.append)
+    set_handler(remarks.append)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Brax System, piplines and environments are not actively")
             yield
     finally:
-        mujoco.set_mju_user_warning(previous)
+        set_handler(previous)
     for remark in remarks:
         if "is deprecated" not in remark:
             warnings.warn(remark, stacklevel=2)

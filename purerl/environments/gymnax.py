@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from purerl import struct
 from purerl.environments import casting
@@ -53,7 +54,7 @@ class GymnaxEnvironment:
         """Draw a start state."""
         simulator = _simulator(self.name, self.factory, self.options)
         with jax.numpy_rank_promotion("allow"):
-            obs, state = simulator.reset_env(key, self.params)
+            obs, state = simulator.reset_env(key, self._arrays)
         return TimeStep(
             state=casting.strong(state),
             obs=self._observation(obs),
@@ -68,8 +69,8 @@ class GymnaxEnvironment:
         state = casting.strong(state)
         action = jnp.asarray(action, self.action_space.dtype)
         with jax.numpy_rank_promotion("allow"):
-            obs, next_state, reward, terminated, _ = simulator.step_env(key, state, action, self.params)
-            limit_reached = simulator.is_truncated(next_state, self.params)
+            obs, next_state, reward, terminated, _ = simulator.step_env(key, state, action, self._arrays)
+            limit_reached = simulator.is_truncated(next_state, self._arrays)
         terminated = casting.scalar(terminated, jnp.bool_, f"{self.name}: terminated")
         return TimeStep(
             state=casting.like(next_state, state, f"{self.name}: the state"),
@@ -82,6 +83,11 @@ class GymnaxEnvironment:
     def _observation(self, obs: Any) -> Array:
         space = self.observation_space
         return casting.like(obs, jax.ShapeDtypeStruct(space.shape, space.dtype), f"{self.name}: the observation")
+
+    @property
+    def _arrays(self) -> PyTree:
+        # A NumPy leaf closed over by a traced function would refuse to be indexed by a traced integer.
+        return jax.tree.map(jnp.asarray, self.params)
 
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.options)
@@ -105,7 +111,8 @@ def make(name: str, *, episode_length: int | None = None, **options: Any) -> Gym
         name: gymnax's id.
         episode_length: time limit in steps; by default the environment's own.
         options: constructor arguments (such as ``size`` of DeepSea) or fields of its ``EnvParams`` (such as
-            ``gravity`` of CartPole).
+            ``gravity`` of CartPole). gymnax derives none from another: who changes CartPole's ``masspole`` should
+            change ``total_mass`` and ``polemass_length`` too.
     """
     factory = _registry()[name]
     arguments = _constructor_defaults(factory)
@@ -205,22 +212,24 @@ def _parameters(name: str, defaults: Any, changes: Mapping[str, Any]) -> Any:
     for field in dataclasses.fields(defaults):
         default = getattr(defaults, field.name)
         value = changes.get(field.name, default)
+        check = functools.partial(parameter, f"{field.name} of {name}")
         if not field.metadata.get("pytree_node", True):
             values[field.name] = value
-        elif jax.tree.structure(value) != jax.tree.structure(default):
-            raise InputError(f"{field.name} of {name} must have the structure of {default!r}, got {value!r}")
-        else:
-            check = functools.partial(parameter, f"{field.name} of {name}")
+        elif jax.tree_util.all_leaves([default]):
+            values[field.name] = check(value, default)
+        elif jax.tree.structure(value) == jax.tree.structure(default):
             values[field.name] = jax.tree.map(check, value, default)
+        else:
+            raise InputError(f"{field.name} of {name} must be built like {default!r}, got {value!r}")
     return dataclasses.replace(defaults, **values)
 
 
 def _spaces(name: str, simulator: Any, params: Any) -> tuple[Space, Space]:
     """Observations, read off an abstract reset, and actions."""
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
-        # Bounds are static: parameters that have no value yet cannot move them.
-        params = _parameters(name, simulator.default_params, {})
     with jax.ensure_compile_time_eval(), jax.numpy_rank_promotion("allow"):
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params)):
+            # Bounds are static: parameters that have no value yet cannot move them.
+            params = _parameters(name, simulator.default_params, {})
         obs, _ = jax.eval_shape(simulator.reset_env, jax.random.key(0), params)
         if not isinstance(obs, jax.ShapeDtypeStruct):
             raise InputError(f"{name}: only arrays are supported as observations, got {type(obs).__name__}")

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from purerl.errors import InputError
 
@@ -84,7 +85,7 @@ def parameter(what: str, value: Any, default: Any) -> Any:
         InputError: if `value` is no number of that kind, is NaN, or has another number of axes than `default`.
     """
     dtype = strong_dtype(default)
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return jnp.asarray(value, dtype)
     try:
         array = np.asarray(value)
@@ -114,7 +115,9 @@ def strong_dtype(value: Any) -> np.dtype:
 
 
 def as_plain(value: Any) -> Any:
-    """`value` for people: Python numbers and tuples instead of arrays."""
+    """`value` for people: Python numbers and tuples instead of arrays, and what an enumeration stands for."""
+    if isinstance(value, enum.Enum):
+        return value.value
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         value = np.asarray(value).tolist()
     return tuple(as_plain(v) for v in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,204 @@
+"""Every mistake gets one line on stderr and exit code 2, before anything compiles or any file changes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from purerl import runner
+from purerl.cli import configure, main
+from purerl.cli.run_directory import RunDirectory
+
+PPO = "train ppo CartPole-v1"
+
+# What is typed, and words that the error must contain. {tmp} is a directory with the files made below.
+CASES = [
+    # commands and names
+    ("trian ppo CartPole-v1", ["unknown command 'trian'", "'train'"]),
+    ("--seeds 3", ["unknown command"]),
+    ("train", ["name an algorithm"]),
+    ("train --seeds 8", ["name an algorithm"]),
+    ("train pppo CartPole-v1", ["unknown algorithm 'pppo'", "'ppo'"]),
+    ("train CartPole-v1 ppo", ["unknown algorithm 'CartPole-v1'"]),
+    ("train ppo", ["name an environment"]),
+    ("train ppo --seeds 8", ["name an environment"]),
+    ("train ppo CartPole-v2", ["unknown environment 'CartPole-v2'", "'CartPole-v1'"]),
+    ("train ppo cartpole-v1", ["'CartPole-v1'"]),
+    ("train ppo brax/antt", ["unknown environment", "'brax/ant'"]),
+    ("train ppo CartPole-v1 Acrobot-v1", ["unexpected argument 'Acrobot-v1'"]),
+    ("envs NoSuchThing", ["unknown environment"]),
+    ("algorithms pqo", ["unknown algorithm 'pqo'", "'ppo'"]),
+    # flags
+    (f"{PPO} --learning-rat 1e-3", ["unknown flag '--learning-rat'", "'--learning-rate'"]),
+    (f"{PPO} --learning_rate 1e-3", ["'--learning-rate'"]),
+    (f"{PPO} --no-normalise-advantage", ["'--no-normalize-advantage'"]),
+    (f"{PPO} --learning 1e-3", ["unknown flag '--learning'"]),
+    (f"{PPO} --zzz=3", ["unknown flag '--zzz'", "--help"]),
+    (f"{PPO} -x", ["unknown flag '-x'"]),
+    (f"{PPO} --seeds", ["--seeds", "expected one argument"]),
+    (f"{PPO} --tensorboard=yes", ["--tensorboard"]),
+    # values
+    (f"{PPO} --seeds two", ["--seeds must be a whole number", "'two'"]),
+    (f"{PPO} --seeds 0", ["--seeds must lie in [1, inf)", "got 0"]),
+    (f"{PPO} --seeds -4", ["--seeds must lie in [1, inf)", "got -4"]),
+    (f"{PPO} --seeds 2.5", ["--seeds must be a whole number", "'2.5'"]),
+    (f"{PPO} --seed -1", ["--seed must lie in"]),
+    (f"{PPO} --learning-rate fast", ["--learning-rate must be a finite number", "'fast'"]),
+    (f"{PPO} --learning-rate -1e-3", ["--learning-rate must lie in [0, inf)", "-0.001"]),
+    (f"{PPO} --learning-rate nan", ["--learning-rate must be a finite number"]),
+    (f"{PPO} --learning-rate none", ["--learning-rate must be a finite number", "'none'"]),
+    (f"{PPO} --gamma 1.5", ["--gamma must lie in [0, 1]", "1.5"]),
+    (f"{PPO} --gae-lambda -0.1", ["--gae-lambda must lie in [0, 1]"]),
+    (f"{PPO} --clip-eps 0", ["--clip-eps must lie in (0, inf)"]),
+    (f"{PPO} --max-grad-norm -inf", ["--max-grad-norm must be a finite number"]),
+    (f"{PPO} --num-envs 0", ["--num-envs must lie in [1, inf)"]),
+    (f"{PPO} --num-envs 0.5", ["--num-envs must be a whole number"]),
+    (f"{PPO} --rollout-length -128", ["--rollout-length must lie in"]),
+    (f"{PPO} --total-steps 0", ["--total-steps must lie in"]),
+    (f"{PPO} --eval-episodes 0", ["--eval-episodes must lie in"]),
+    (f"{PPO} --checkpoint-every 0", ["--checkpoint-every must lie in"]),
+    # combinations
+    (f"{PPO} --num-envs 3 --rollout-length 5 --num-minibatches 4", ["15", "num_minibatches"]),
+    (f"{PPO} --total-steps 100", ["--total-steps must be at least one iteration of 512"]),
+    (f"{PPO} --total-steps 9e15", ["--total-steps must be less than"]),
+    (f"{PPO} --clip-eps none", ["clip_eps", "kl_target"]),
+    (f"{PPO} --log-every 7 --checkpoint-every 10", ["--checkpoint-every must be a multiple of --log-every", "7"]),
+    (f"{PPO} --log-every 4 --eval-every 6", ["--eval-every must be a multiple of --log-every"]),
+    # networks
+    (f"{PPO} --trunk rnn", ["unknown --trunk value 'rnn'", "cnn"]),
+    (f"{PPO} --activation rellu", ["'relu'"]),
+    (f"{PPO} --hidden-sizes 64 x", ["--hidden-sizes must be a whole number", "'x'"]),
+    (f"{PPO} --hidden-sizes 64 -64", ["--hidden-sizes must lie in [1, inf)"]),
+    (f"{PPO} --channels 16", ["--channels is not for --trunk mlp"]),
+    (f"{PPO} --trunk cnn", ["CNN needs observations [height, width, channels]"]),
+    ("train ppo Breakout-MinAtar --trunk cnn --kernel 3", ["kernel must be a height and a width"]),
+    (f"{PPO} --squash", ["squash is for continuous actions"]),
+    # environments
+    (f"{PPO} --env.backend spring", ["unknown flag '--env.backend'"]),
+    (f"{PPO} --env.gravity heavy", ["--env.gravity must be a finite number"]),
+    (f"{PPO} --env.episode-length 0", ["episode_length must lie in [1, inf)"]),
+    ("train ppo brax/fast --env.obs-mode picture", ["--env.obs-mode", "'picture'"]),
+    ("train ppo brax/inverted_pendulum --env.backend sprnig", ["backend", "spring"]),
+    # populations
+    (f"{PPO} --vary learning-rate", ["--vary must look like"]),
+    (f"{PPO} --vary learning-rat=1,2", ["'learning-rate'"]),
+    (f"{PPO} --vary learning-rate=1e-3,x", ["--vary learning-rate must be a finite number", "'x'"]),
+    (f"{PPO} --vary gamma=0.9,1.1", ["--vary gamma must lie in [0, 1]"]),
+    (f"{PPO} --vary num-envs=4,8", ["num-envs", "cannot differ"]),
+    (f"{PPO} --vary gamma=0.9,0.9", ["names a value twice"]),
+    (f"{PPO} --vary gamma=0.9 --vary gamma=0.8", ["given twice"]),
+    (f"{PPO} --vary gamma=0.9,0.8 --gamma 0.7", ["not both"]),
+    (f"{PPO} --vary env.params.gravitee=9,10", ["gravity"]),
+    # run directories
+    (f"{PPO} --out {{tmp}}/run", ["already holds a run", "--overwrite"]),
+    (f"{PPO} --out {{tmp}}/foreign", ["not a purerl run"]),
+    (f"{PPO} --out {{tmp}}/foreign --overwrite", ["not a purerl run"]),
+    (f"{PPO} --out {{tmp}}/file", ["it is a file"]),
+    (f"{PPO} --out {{tmp}}/file/deeper", ["cannot write a run"]),
+    (f"{PPO} --out /proc/purerl", ["cannot write a run to /proc/purerl"]),
+    # resuming
+    ("train --resume {tmp}/nothing", ["no run in", "no such directory"]),
+    ("train --resume {tmp}/foreign", ["no config.json"]),
+    ("train --resume {tmp}/file", ["it is a file"]),
+    ("train --resume {tmp}/damaged", ["cannot read", "config.json"]),
+    ("train --resume {tmp}/future", ["cannot use", "format"]),
+    ("train --resume {tmp}/incomplete", ["'seeds' is missing"]),
+    ("train --resume {tmp}/renamed", ["unknown hyper-parameter of ppo 'gama'", "'gamma'"]),
+    ("train --resume {tmp}/illegal", ["gamma must lie in [0, 1]"]),
+    ("train --resume {tmp}/run --gamma 0.9", ["unknown flag '--gamma'"]),
+    ("train --resume {tmp}/run --seeds 3", ["--seeds cannot be changed when resuming"]),
+    ("train --resume {tmp}/run --total-steps 4096", ["annealed"]),
+    (f"{PPO} --resume {{tmp}}/run", ["leave out ppo CartPole-v1"]),
+    ("train --resume", ["--resume", "expected one argument"]),
+    # evaluating and plotting
+    ("evaluate", ["name one run directory"]),
+    ("evaluate {tmp}/run {tmp}/run", ["name one run directory"]),
+    ("evaluate {tmp}/nothing", ["no run in"]),
+    ("evaluate {tmp}/run", ["no checkpoint yet"]),
+    ("evaluate {tmp}/run --episodes 0", ["--episodes must lie in"]),
+    ("evaluate {tmp}/run --epsodes 3", ["'--episodes'"]),
+    ("plot", ["name a run directory"]),
+    ("plot {tmp}/nothing", ["no run in"]),
+    ("plot {tmp}/run", ["no metrics yet"]),
+    ("plot {tmp}/run --out curve.pdf", [".png"]),
+]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has not begun, and directories in various states of disrepair."""
+    tmp = tmp_path_factory.mktemp("bad")
+    config, _, _ = configure.configure("ppo", "CartPole-v1", ["--total-steps", "2048"])
+    RunDirectory.create(tmp / "run", config)
+    good = config.to_json()
+    hyperparameters = good["hyperparameters"]
+    renamed = {name.replace("gamma", "gama"): value for name, value in hyperparameters.items()}
+    variants = {
+        "future": {**good, "purerl_run": 99},
+        "incomplete": {name: value for name, value in good.items() if name != "seeds"},
+        "renamed": {**good, "hyperparameters": renamed},
+        "illegal": {**good, "hyperparameters": {**hyperparameters, "gamma": 2.0}},
+    }
+    for name, data in variants.items():
+        (tmp / name).mkdir()
+        (tmp / name / "config.json").write_text(json.dumps(data))
+    (tmp / "damaged").mkdir()
+    (tmp / "damaged" / "config.json").write_text('{"purerl_run": 1, "algo')
+    (tmp / "foreign").mkdir()
+    (tmp / "foreign" / "thesis.txt").write_text("years of work")
+    (tmp / "file").write_text("not a directory")
+    return tmp
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    # The lock is taken before a run is read; it has no content.
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def test_there_are_many_cases() -> None:
+    assert len(CASES) >= 40
+    assert len({typed for typed, _ in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize(("typed", "expected"), CASES, ids=[typed for typed, _ in CASES])
+def test_one_line_and_exit_code_2(
+    typed: str,
+    expected: list[str],
+    files: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def compiled(*args: object) -> None:
+        raise AssertionError("got as far as compiling")
+
+    monkeypatch.setattr(runner, "advance", compiled)
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(files)
+    code = main(typed.format(tmp=files).split())
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert err.startswith("purerl: error: ")
+    assert err.count("\n") == 1
+    for words in expected:
+        assert words in err
+    assert out == ""
+    assert snapshot(files) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [("train ppo CartPole-v1 --gama 1", "--gamma"), ("trian", "'train'"), ("evaluate /no/such/run", "no run in")],
+)
+def test_the_same_from_a_shell(typed: str, words: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "purerl", *typed.split()], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr

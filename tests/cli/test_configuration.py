@@ -1,0 +1,176 @@
+"""Flags to configuration to algorithm, and back from JSON."""
+
+import json
+import math
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from purerl import cpu, presets
+from purerl.cli import config, configure, flags, parser
+from purerl.cli.config import RunConfig
+from purerl.cli.run_directory import RunDirectory, default_path
+from purerl.environments import environment_names
+from purerl.errors import InputError
+from purerl.presets import preset
+
+
+def made(typed: str = "", env: str = "CartPole-v1") -> RunConfig:
+    return configure.configure("ppo", env, shlex.split(typed))[0]
+
+
+def test_a_configuration_survives_json() -> None:
+    before = made(
+        "--seeds 3 --vary gamma=.9,.99 --hidden-sizes 8 8 --activation relu --shared --clip-eps none --kl-target .01 "
+        "--env.gravity 12.5 --no-normalize-advantage --anneal"
+    )
+    after = RunConfig.from_json(json.loads(json.dumps(before.to_json(), allow_nan=False)))
+    one, other = before.population(), after.population()
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all() if hasattr(a, "all") else a == b, one, other))
+    assert one.num_members == 6
+    assert other.algorithm.clip_eps is None
+    assert other.algorithm.network.trunk.hidden_sizes == (8, 8)
+    assert other.algorithm.network.shared
+    assert float(other.env.params.gravity) == 12.5
+    assert float(other.algorithm.schedule(before.total_steps / 2)) == 0.5
+
+
+def test_flags_may_come_before_names() -> None:
+    from purerl.cli.train import _targets
+
+    assert _targets(shlex.split("ppo CartPole-v1 --seeds 8")) == ("ppo", "CartPole-v1", ["--seeds", "8"])
+    assert _targets(shlex.split("--seeds 8 ppo CartPole-v1 --seed 1"))[:2] == ("ppo", "CartPole-v1")
+    assert _targets(shlex.split("--resume runs/x")) == (None, None, ["--resume", "runs/x"])
+
+
+def test_totals_are_rounded_up() -> None:
+    run = made("--total-steps 1000")
+    assert (run.requested_steps, run.total_steps, run.num_iterations) == (1000, 1024, 2)
+    assert made("--total-steps 1e4").requested_steps == 10_000
+
+
+@pytest.mark.parametrize("num_iterations", [1, 2, 9, 49, 50, 51, 99, 977, 100_000])
+def test_default_intervals_fit_any_length(num_iterations: int) -> None:
+    log, evaluate, checkpoint = configure.intervals(num_iterations, None, None, None)
+    assert evaluate % log == checkpoint % log == 0
+    assert math.ceil(num_iterations / log) <= configure.LOG_POINTS
+    assert num_iterations // evaluate <= 2 * configure.MILESTONES
+    assert num_iterations < 50 or num_iterations // checkpoint >= configure.MILESTONES - 1
+
+
+def test_given_intervals_are_kept() -> None:
+    assert configure.intervals(1000, None, 15, 25) == (5, 15, 25)
+    assert configure.intervals(1000, None, 0, 7) == (7, 0, 7)
+    assert configure.intervals(1000, 10, 0, None)[1] == 0
+
+
+def test_values_are_parsed_as_their_kind() -> None:
+    assert parser.Flag("x", "int", "").parse("1e6") == 1_000_000
+    assert isinstance(parser.Flag("x", "int", "").parse("1e6"), int)
+    assert parser.Flag("x", "float | None", "").parse("None") is None
+    assert parser.Flag("x", "int", "", many=True).parse(["3", "4"]) == [3, 4]
+    free = parser.Flag("x", "any | None", "")
+    assert [free.parse(text) for text in ("none", "3", "0.5", "spring", "nan")] == [None, 3, 0.5, "spring", "nan"]
+
+
+def test_trunk_parameters_follow_the_trunk() -> None:
+    given = config.complete_network({"hidden_sizes": (8,), "shared": True}, {"trunk": "cnn"})
+    assert given == {"trunk": "cnn", **config.TRUNKS["cnn"], "shared": True, "squash": False}
+    assert config.complete_network({"hidden_sizes": (8,)}, {})["hidden_sizes"] == (8,)
+
+
+@pytest.mark.parametrize("name", sorted({name for table in presets._TUNED.values() for name in table}))
+def test_tuned_presets_build(name: str) -> None:
+    assert name in environment_names()
+    run = made(env=name)
+    population = run.population()
+    jax.eval_shape(population.init, jax.random.key(0))
+    assert run.num_iterations >= 10
+
+
+@pytest.mark.parametrize(
+    "name", ["MountainCar-v0", "Reacher-misc", "Asterix-MinAtar", "FrozenLake-misc", "brax/reacher"]
+)
+def test_generic_presets_build(name: str) -> None:
+    population = made(env=name).population()
+    jax.eval_shape(population.init, jax.random.key(0))
+    trunk = type(population.algorithm.network.trunk).__name__
+    assert trunk == ("CNN" if name == "Asterix-MinAtar" else "MLP")
+
+
+def test_presets_name_real_fields() -> None:
+    fields = {field.name for field in config.hyperparameters(config.algorithm_class("ppo"))}
+    network = {"trunk", *config.HEADS, *(name for trunk in config.TRUNKS.values() for name in trunk)}
+    for name in presets._TUNED["ppo"]:
+        assert preset("ppo", name).hyperparameters.keys() <= fields
+        assert preset("ppo", name).network.keys() <= network
+    with pytest.raises(InputError, match="unknown algorithm"):
+        preset("pqo", "CartPole-v1")
+
+
+def test_every_environment_option_is_a_flag() -> None:
+    from purerl.environments import environment_options
+
+    for name in ("Acrobot-v1", "FourRooms-misc", "FrozenLake-misc", "brax/ant", "brax/fast"):
+        group = flags.env_group(name, environment_options(name), {})
+        assert {flag.name for flag in group.flags} == {f"env.{option}" for option in environment_options(name)}
+        assert all(flag.description for flag in group.flags)
+
+
+def test_environment_options_reach_the_environment() -> None:
+    run = made("--env.healthy-z-range .3 1 --env.backend spring --env.n-frames 2", env="brax/ant")
+    assert run.env_options == {"healthy_z_range": [0.3, 1.0], "backend": "spring", "n_frames": 2}
+    assert "backend='spring'" in repr(run.population().env)
+
+
+def test_rows_are_cut_back_to_a_checkpoint(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", made())
+    for iteration in (10, 20, 30):
+        run.append([{"iteration": iteration, "env_steps": 0, "member": member, "x": None} for member in range(2)])
+    file = run.path / "metrics.jsonl"
+    with file.open("ab") as damaged:
+        damaged.write(b'{"iteration": 20, "env_st\n\xff\x00')
+    run.truncate(20)
+    assert [json.loads(line)["iteration"] for line in file.read_text().splitlines()] == [10, 10, 20, 20]
+    run.truncate(0)
+    assert file.read_text() == ""
+
+
+def test_new_runs_get_free_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = []
+    for _ in range(3):
+        path = default_path("brax/ant", "ppo", 4)
+        path.mkdir(parents=True)
+        names.append(str(path))
+    assert names == ["runs/brax-ant-ppo-seed4", "runs/brax-ant-ppo-seed4-2", "runs/brax-ant-ppo-seed4-3"]
+
+
+@pytest.mark.parametrize(
+    ("cores", "nproc", "expected"), [(1, None, "1"), (2, None, "1"), (3, None, "1"), (4, None, None), (2, "3", "3")]
+)
+def test_thread_pool(cores: int, nproc: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "usable_cores", lambda: cores)
+    monkeypatch.delitem(sys.modules, "jax")
+    monkeypatch.delenv("NPROC", raising=False)
+    if nproc:
+        monkeypatch.setenv("NPROC", nproc)
+    changed = cpu.choose_thread_pool()
+    assert os.environ.get("NPROC") == expected
+    assert changed == (nproc is None and expected is not None)
+    monkeypatch.delenv("NPROC", raising=False)  # `choose_thread_pool` sets it behind monkeypatch's back
+
+
+def test_the_command_line_chooses_before_jax_is_imported(tmp_path: Path) -> None:
+    code = "import os; from purerl import cpu; cpu.usable_cores = lambda: 2; from purerl.cli import main; "
+    code += "main(['algorithms']); print(os.environ['NPROC'], os.environ['JAX_COMPILATION_CACHE_DIR'])"
+    env = {k: v for k, v in os.environ.items() if k not in ("NPROC", "JAX_COMPILATION_CACHE_DIR")}
+    env["XDG_CACHE_HOME"] = str(tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=env)
+    assert done.stdout.splitlines()[-1] == f"1 {tmp_path / 'purerl' / 'xla'}", done.stderr

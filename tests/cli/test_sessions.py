@@ -1,0 +1,240 @@
+"""Whole runs through real processes: train, be killed, be stopped, resume, evaluate, plot."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from purerl.cli import main
+
+# Small, but with more log points than a process can run through before it is killed.
+TINY = shlex.split(
+    "train ppo CartPole-v1 --seeds 2 --seed 7 --total-steps 19200 --num-envs 2 --rollout-length 16 --num-epochs 1 "
+    "--hidden-sizes 8 --log-every 2 --eval-every 100 --checkpoint-every 50 --eval-episodes 4"
+)
+PYTHON = [sys.executable, "-u", "-m", "purerl"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    assert main([*TINY, "--out", str(path)]) == 0
+    return path
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def interrupt(words: list[str], path: Path, num_rows: int, number: signal.Signals) -> tuple[int, str]:
+    """Start a process, send it a signal once it has logged `num_rows`, and return exit code and output."""
+    process = subprocess.Popen([*PYTHON, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    metrics = path / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if metrics.exists() and metrics.read_bytes().count(b"\n") >= num_rows:
+            process.send_signal(number)
+            break
+        time.sleep(0.005)
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def test_killed_then_stopped_then_finished_is_equal_to_undisturbed(finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    code, output = interrupt([*TINY, "--out", str(path)], path, 130, signal.SIGKILL)
+    assert code == -signal.SIGKILL, output
+    assert not (path / "summary.json").exists()
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 5')  # as if the kill had come in the middle of a write
+
+    resume = ["train", "--resume", str(path)]
+    code, output = interrupt(resume, path, 330, signal.SIGINT)
+    assert code == 130, output
+    assert "rounded" not in output
+    assert "of them done" in output
+    assert f"purerl train --resume {path}" in output.splitlines()[-1]
+    assert "Traceback" not in output
+
+    last = subprocess.run([*PYTHON, *resume], capture_output=True, text=True, timeout=120)
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert last.stderr == ""
+    assert (path / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
+    one, other = (json.loads((p / "summary.json").read_text()) for p in (path, finished))
+    assert one["eval_return"] == other["eval_return"]
+    assert (path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+    again = subprocess.run([*PYTHON, *resume], capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0
+    assert "is finished" in again.stdout
+
+
+def test_files_of_a_run(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert {
+        "algorithm": "ppo",
+        "env": "CartPole-v1",
+        "total_steps": 19200,
+        "seeds": 2,
+        "seed": 7,
+        "eval_episodes": 4,
+    }.items() <= summary.items()
+    for name in ("compile_seconds", "run_seconds", "eval_seconds", "env_steps_per_second"):
+        assert summary[name] > 0
+    assert len(summary["eval_return"]["per_member"]) == 2
+    low, high = summary["eval_return"]["ci95"]
+    assert low <= summary["eval_return"]["mean"] <= high
+    assert {"python", "jax", "purerl", "gymnax"} <= summary["versions"].keys()
+
+    logged = rows(finished)
+    assert len(logged) == 2 * 300
+    assert [row["member"] for row in logged[:4]] == [0, 1, 0, 1]
+    assert all(row["env_steps"] == 32 * row["iteration"] for row in logged)
+    assert len({tuple(row) for row in logged}) == 1  # the same keys in every row
+    assert {"episode_return", "episode_length", "policy_loss", "value_loss", "entropy"} <= logged[0].keys()
+    evaluated = sorted({row["iteration"] for row in logged if row["eval_return"] is not None})
+    assert evaluated == [100, 200, 300, 400, 500, 600]
+    finals = [row["eval_return"] for row in logged[-2:]]
+    assert finals == summary["eval_return"]["per_member"]
+    assert len(list((finished / "checkpoints").iterdir())) >= 1
+
+
+def test_evaluate_repeats_the_final_evaluation(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    assert main(["evaluate", str(finished), "--episodes", "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    summary = json.loads((finished / "summary.json").read_text())
+    members = [line.split() for line in lines if line[:1].isdigit()]
+    assert [float(member[1]) for member in members] == pytest.approx(summary["eval_return"]["per_member"], abs=0.006)
+    assert f"mean {summary['eval_return']['mean']:.2f}" in lines[-1]
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()} == before
+
+    assert main(["evaluate", str(finished), "--episodes", "3", "--stochastic", "--seed", "1"]) == 0
+    assert "sampled actions" in capsys.readouterr().out
+
+
+def test_plot_one_and_several(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (finished / "learning_curve.png").unlink()
+    assert main(["plot", str(finished)]) == 0
+    assert (finished / "learning_curve.png").exists()
+    out = tmp_path / "both.png"
+    assert main(["plot", str(finished), str(finished), "--out", str(out)]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().err == ""
+
+
+def test_existing_runs_are_safe(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / "metrics.jsonl").read_text()
+    assert main([*TINY, "--out", str(finished)]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert (finished / "metrics.jsonl").read_text() == before
+
+
+def test_overwrite_leaves_what_is_not_ours(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    short = [word if word != "19200" else "64" for word in TINY]
+    assert main([*short, "--out", str(path)]) == 0
+    (path / "notes.txt").write_text("mine")
+    (path / "checkpoints" / "stale").mkdir()
+    assert main([*short, "--out", str(path), "--overwrite"]) == 0
+    assert (path / "notes.txt").read_text() == "mine"
+    assert not (path / "checkpoints" / "stale").exists()
+    assert [row["iteration"] for row in rows(path)] == [2, 2]
+
+
+def test_vary_extend_and_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run"
+    words = (
+        "train ppo Pendulum-v1 --no-anneal --seeds 2 --vary learning-rate=1e-3,1e-4 --vary env.params.max_speed=6,8 "
+        "--num-envs 2 --rollout-length 8 --num-minibatches 1 --num-epochs 1 --hidden-sizes 4 --total-steps 30 "
+        "--eval-episodes 2 --env.episode-length 5 --normalize-observations --tensorboard"
+    )
+    assert main([*words.split(), "--out", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert "30 steps were rounded up to whole iterations of 16" in out
+    assert err == ""
+    summary = json.loads((path / "summary.json").read_text())
+    assert summary["members"] == 8
+    assert summary["total_steps"] == 32
+    assert summary["requested_steps"] == 30
+    values = [entry["varied"] for entry in summary["by_value"]]
+    assert values[0] == {"learning_rate": 1e-3, "env.params.max_speed": 6.0}
+    assert values[-1] == {"learning_rate": 1e-4, "env.params.max_speed": 8.0}
+    logged = rows(path)
+    assert [row["varied"]["learning_rate"] for row in logged[:8]] == [1e-3] * 4 + [1e-4] * 4
+    assert [row["learning_rate"] for row in logged[:8]] == pytest.approx([1e-3] * 4 + [1e-4] * 4)
+    assert len(list((path / "tensorboard").rglob("events*"))) == 8
+
+    assert main(["train", "--resume", str(path), "--total-steps", "64"]) == 0
+    assert [row["iteration"] for row in rows(path)[::8]] == [1, 2, 3, 4]
+    assert json.loads((path / "summary.json").read_text())["total_steps"] == 64
+    assert main(["train", "--resume", str(path), "--total-steps", "32"]) == 2
+    assert "already trained" in capsys.readouterr().err
+
+
+def test_resume_that_no_longer_fits(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    config = json.loads((finished / "config.json").read_text())
+    config["network"]["hidden_sizes"] = [16]
+    config["versions"]["jax"] = "0.0.1"
+    (path / "config.json").write_text(json.dumps(config))
+    os.symlink(finished / "checkpoints", path / "checkpoints")
+    assert main(["train", "--resume", str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert "does not fit" in err
+    assert err.count("\n") == 1
+    assert out.count("\n") == 1
+    assert "jax 0.0.1 -> " in out
+
+
+def test_a_run_without_checkpoint_begins_anew(finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    config = json.loads((finished / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "metrics.jsonl").write_text((finished / "metrics.jsonl").read_text()[:5000])
+    assert main(["train", "--resume", str(path)]) == 0
+    assert (path / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
+
+
+def test_evaluations_do_not_change_training(finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    words = [word if word != "100" else "0" for word in TINY]
+    assert main([*words, "--out", str(path)]) == 0
+    for one, other in zip(rows(path), rows(finished), strict=True):
+        assert {k: v for k, v in one.items() if k[:5] != "eval_"} == {
+            k: v for k, v in other.items() if k[:5] != "eval_"
+        }
+
+
+def test_losses_that_are_not_finite_are_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run"
+    words = "train ppo Pendulum-v1 --no-anneal --seeds 1 --vary reward-scale=1,1e30 --num-envs 2 --rollout-length 8"
+    words += " --num-minibatches 1 --num-epochs 1 --hidden-sizes 4 --total-steps 48 --eval-every 0 --eval-episodes 1"
+    assert main([*words.split(), "--env.episode-length", "5", "--no-normalize-rewards", "--out", str(path)]) == 0
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 1
+    assert "member 1" in warnings[0]
+    assert "value_loss" in warnings[0]
+    assert any(row["value_loss"] is None for row in rows(path) if row["member"] == 1)
+    assert all(row["value_loss"] is not None for row in rows(path) if row["member"] == 0)
+
+
+def test_two_processes_cannot_train_in_one_directory(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from purerl.cli.run_directory import RunDirectory
+
+    with RunDirectory.open(finished).locked():
+        assert main(["train", "--resume", str(finished)]) == 2
+        assert "another process" in capsys.readouterr().err
+        assert main([*TINY, "--out", str(finished), "--overwrite"]) == 2
+        assert "another process" in capsys.readouterr().err
+    assert main(["train", "--resume", str(finished)]) == 0

@@ -1,0 +1,131 @@
+"""One function finds every environment, and says what it did not understand."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probes import Counter, Endless
+
+import purerl
+from purerl import InputError
+from purerl.environments import ActionRepeat, TimeLimit, describe, environment_names, environment_options, make
+from purerl.spaces import Box, Discrete
+
+KEY = jax.random.key(0)
+
+
+def run_python(code, cwd):
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(purerl.__file__)), "NPROC": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_simulators_load_when_needed(tmp_path):
+    code = (
+        "import sys, purerl.environments as e\n"
+        "assert not {'gymnax', 'brax', 'mujoco'} & set(sys.modules)\n"
+        "e.make('CartPole-v1')\n"
+        "assert not {'brax', 'mujoco'} & set(sys.modules)\n"
+    )
+    done = run_python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_brax_loads_quietly(tmp_path):
+    """No remarks about packages that nobody asked for, and no log file; halfcheetah's model has a deprecated tag."""
+    done = run_python(
+        "import sys, purerl; purerl.make('brax/halfcheetah')\nassert 'gymnax' not in sys.modules", tmp_path
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_object_passes_through():
+    env = Counter()
+    assert make(env) is env
+    limited = make(env, episode_length=2)
+    assert isinstance(limited, TimeLimit)
+    assert limited.env is env
+    repeated = make(env, episode_length=6, action_repeat=2)
+    assert isinstance(repeated, ActionRepeat)
+    assert repeated.repeats == 2
+
+
+def test_limits_count_inner_steps():
+    env = make(Endless(limit=1000), episode_length=4, action_repeat=2)
+    first = env.step(KEY, env.reset(KEY).state, 0)
+    second = env.step(KEY, first.state, 0)
+    assert (bool(first.truncated), bool(second.truncated), float(second.reward)) == (False, True, 2.0)
+    env = make("Pendulum-v1", episode_length=4, action_repeat=2)
+    first = env.step(KEY, env.reset(KEY).state, jnp.zeros(1))
+    second = env.step(KEY, first.state, jnp.zeros(1))
+    assert (int(first.state.time), bool(first.truncated), bool(second.truncated)) == (2, False, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("CartPole-v1", {"gravity": 9.8, "episode_length": 500, "action_repeat": 1}),
+        ("DeepSea-bsuite", {"size": 8, "randomize_actions": True, "episode_length": 8}),
+        ("DiscountingChain-bsuite", {"reward_timestep": (1, 3, 10, 30, 100), "n_actions": 5}),
+        ("BernoulliBandit-misc", {"episode_length": 100}),
+        ("brax/ant", {"backend": "generalized", "healthy_z_range": (0.2, 1.0), "episode_length": 1000}),
+        ("brax/fast", {"asymmetric_obs": False, "obs_mode": "ndarray", "action_repeat": 1}),
+    ],
+)
+def test_options(name, expected):
+    options = environment_options(name)
+    assert {key: options[key] for key in expected} == expected
+    assert "max_steps_in_episode" not in options
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "DeepSea-bsuite", "DiscountingChain-bsuite", "brax/fast"])
+def test_every_default_is_accepted(name):
+    options = environment_options(name)
+    assert all(np.isscalar(v) or isinstance(v, tuple | None) for v in options.values())
+    make(name, **options)
+
+
+def test_descriptions():
+    assert describe("CartPole-v1")[1:] == (Discrete(2), 500)
+    assert describe("FrozenLake-misc") == (Discrete(16), Discrete(4), 100)
+    assert describe("brax/fast") == (Box((2,)), Box((1,), -1.0, 1.0), 1000)
+
+
+def test_names():
+    names = environment_names()
+    assert {"CartPole-v1", "Breakout-MinAtar", "brax/ant", "brax/fast"} <= set(names)
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        ("CartPole-v2", {}, "unknown environment 'CartPole-v2': did you mean 'CartPole-v1'"),
+        ("ant", {}, "unknown environment 'ant': did you mean 'brax/ant'"),
+        ("brax/aunt", {}, "unknown environment 'brax/aunt': did you mean 'brax/ant'"),
+        ("", {}, "unknown environment ''"),
+        ("CartPole-v1", {"action_repeat": 0}, r"action_repeat must lie in \[1, inf\), got 0"),
+        ("CartPole-v1", {"action_repeat": 1.5}, "action_repeat must be a whole number, got 1.5"),
+        ("CartPole-v1", {"episode_length": -1}, r"episode_length must lie in \[1, inf\), got -1"),
+        ("brax/fast", {"episode_length": 0}, r"episode_length must lie in \[1, inf\), got 0"),
+        (Counter(), {"gravity": 1.0}, "unknown option of an environment object 'gravity'"),
+        (3, {}, "expected an environment's name or a purerl Environment, got int"),
+    ],
+)
+def test_bad_input(given, options, message):
+    with pytest.raises(InputError, match=message) as error:
+        make(given, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_simulator_objects_are_not_environments():
+    import gymnax
+
+    with pytest.raises(InputError, match=r"got CartPole .*register them there"):
+        make(gymnax.make("CartPole-v1")[0])
