@@ -138,6 +138,8 @@ _TUNED: dict[str, dict[str, Preset]] = {
                 "rollout_length": 64,
                 "num_minibatches": 8,
                 "learning_rate": 1e-3,
+                "clip_eps": 0.3,
+                "value_clip_eps": None,
                 "entropy_coef": 0.0,
                 "normalize_observations": True,
                 "normalize_rewards": True,

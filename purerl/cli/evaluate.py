@@ -61,7 +61,7 @@ def command(argv: Sequence[str]) -> int:
         varied = [report.named(config.combinations[member // config.seeds])] if config.vary else []
         numbers = (np.mean(returns), np.std(returns), np.min(returns), np.max(returns))
         length = np.mean(played.episode_length[member])
-        table.add(str(member), *varied, *(f"{number:.2f}" for number in numbers), f"{length:.1f}")
+        table.add(str(member), *varied, *map(report.number, map(float, numbers)), f"{length:.1f}")
     table.show()
     scores = np.mean(played.episode_return, axis=1).reshape(-1, config.seeds)
     print(f"return: {report.statistics(summarize(scores))}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,9 +92,7 @@ def env_group(env: str, options: Mapping[str, Any], preset: Mapping[str, Any]) -
 
 
 def _option(name: str, default: Any) -> Flag:
-    kinds = ((bool, "bool"), (int, "int"), (float, "float"), (str, "str"), (enum.Enum, "str"))
+    kinds = ((bool, "bool"), (int, "int"), (float, "float"), (str, "str"))
     one = default[0] if isinstance(default, tuple) and default else default
     kind = next((kind for type_, kind in kinds if isinstance(one, type_)), "any | None")
-    choices = tuple(str(member.value) for member in type(default)) if isinstance(default, enum.Enum) else ()
-    many = isinstance(default, tuple)
-    return Flag(ENV_PREFIX + name, kind, f"option {name!r}", default, choices=choices, many=many)
+    return Flag(ENV_PREFIX + name, kind, f"option {name!r}", default, many=isinstance(default, tuple))

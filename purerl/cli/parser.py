@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import enum
 import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -197,8 +196,6 @@ def show(value: Any) -> str:
         return "on" if value else "off"
     if isinstance(value, float):
         return f"{value:g}"
-    if isinstance(value, enum.Enum):
-        return str(value.value)
     if isinstance(value, list | tuple):
         return " ".join(show(item) for item in value)
     return str(value)

@@ -64,7 +64,7 @@ def draw(runs: Sequence[RunDirectory], out: Path) -> None:
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
     curves = [
-        (_label(run, config, values, configs), rows)
+        (_label(run, config, values, runs, configs), rows)
         for run, config in zip(runs, configs, strict=True)
         for values, rows in _curves(run, config)
     ]
@@ -95,9 +95,16 @@ def _curves(run: RunDirectory, config: RunConfig) -> Iterator[tuple[dict[str, fl
         yield combination, [row for row in rows if row["member"] // config.seeds == number]
 
 
-def _label(run: RunDirectory, config: RunConfig, values: dict[str, float], configs: Sequence[RunConfig]) -> str:
+def _label(
+    run: RunDirectory,
+    config: RunConfig,
+    values: dict[str, float],
+    runs: Sequence[RunDirectory],
+    configs: Sequence[RunConfig],
+) -> str:
     """What tells a curve from the others."""
-    parts = [run.path.name] if len(configs) > 1 else []
+    unique = len({other.path.name for other in runs}) == len(runs)
+    parts = [] if len(runs) == 1 else [run.path.name if unique else str(run.path)]
     if len({other.title for other in configs}) > 1:
         parts.append(config.title)
     parts += [f"{name.replace('_', '-')}={value:g}" for name, value in values.items()]

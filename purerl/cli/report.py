@@ -88,11 +88,16 @@ def statistics(outcome: Mapping[str, Any]) -> str:
     """Mean, interquartile mean and interval in words."""
     if outcome["mean"] is None:
         return "not finite"
-    text = f"mean {outcome['mean']:.2f}"
+    text = f"mean {number(outcome['mean'])}"
     if outcome["ci95"] is not None:
-        low, high = (f"{bound:.2f}" for bound in outcome["ci95"])
-        text += f", IQM {outcome['iqm']:.2f}, 95 % interval [{low}, {high}]"
+        low, high = map(number, outcome["ci95"])
+        text += f", IQM {number(outcome['iqm'])}, 95 % interval [{low}, {high}]"
     return text
+
+
+def number(value: float) -> str:
+    """A return: two decimals, or three where it is small."""
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
 def named(varied: Mapping[str, float]) -> str:

@@ -1,8 +1,14 @@
 """The files of one run, and the rules that keep them safe.
 
-``config.json``: everything needed to build the run again. ``metrics.jsonl``: one row per log point and member.
-``summary.json``: the outcome, written last. ``timings.json``: seconds spent so far, over all sessions.
-``checkpoints/``: the whole state. ``learning_curve.png``; ``tensorboard/`` if asked for.
+``config.json``: everything needed to build the run again. ``summary.json``: the outcome, written last.
+``timings.json``: seconds spent so far, over all sessions. ``checkpoints/``: the whole state. ``learning_curve.png``;
+``tensorboard/`` if asked for.
+
+``metrics.jsonl``: one row per log point and member, all with the same keys. ``iteration``, ``env_steps`` (of this
+member) and ``member`` say where; ``varied`` holds the member's own values if the run has ``--vary``; then come the
+metrics of the algorithm, means over all iterations since the last log point (``episode_return`` and ``episode_length``
+of the episodes that ended in that time); then ``eval_return`` and ``eval_length``, means over evaluation episodes. Null
+stands for what does not exist: no episode ended, no evaluation was due, or the number is not finite.
 
 JSON files appear complete or not at all. Rows are appended and may end in the middle of a line after a kill; whoever
 resumes cuts the file back to the checkpoint it starts from.

@@ -19,9 +19,10 @@ from purerl.cli.config import RunConfig
 from purerl.cli.progress import LiveDisplay, PlainDisplay, Point, display
 from purerl.cli.run_directory import RunDirectory
 from purerl.errors import InputError
+from purerl.population import Population
 from purerl.rollout import Episodes
 from purerl.statistics import finite
-from purerl.types import PyTree
+from purerl.types import Array, PyTree
 
 EVALUATION_SHARE = 0.05
 """Evaluations along the way may take this share of the time spent training, unless flags set how many there are."""
@@ -116,7 +117,7 @@ class Training:
     def _compile(self) -> tuple[PyTree, evaluation.Evaluator]:
         """The state to start from and the evaluation; the program of the training step is compiled on the way."""
         begun = time.perf_counter()
-        state = jax.jit(self.population.init)(self._key) if self._restored is None else self._restored
+        state = _init(self.population, self._key) if self._restored is None else self._restored
         self._restored = None  # its memory is reused
         evaluator = evaluation.Evaluator(self.population, state, self.config.eval_episodes, explore=False)
         # Zero iterations only compile.
@@ -184,7 +185,8 @@ class _Log:
             values = {name: finite(mean[member]) for name, mean in means.items()}
             looked = {"eval_return": finite(eval_return[member]), "eval_length": finite(eval_length[member])}
             place = {"iteration": progress.iteration, "env_steps": progress.env_steps, "member": member}
-            rows.append({**place, **varied, **values, **looked})
+            ended = {"episodes": int(counts["episode_return"][member])}
+            rows.append({**place, **varied, **ended, **values, **looked})
         self._run.append(rows)
         if self._tensorboard is not None:
             self._tensorboard.write(rows)
@@ -204,6 +206,11 @@ class _Log:
         """Flush what is buffered."""
         if self._tensorboard is not None:
             self._tensorboard.close()
+
+
+@jax.jit
+def _init(population: Population, key: Array) -> PyTree:
+    return population.init(key)
 
 
 def load(run: RunDirectory, iteration: int, shapes: PyTree) -> PyTree:

@@ -66,7 +66,8 @@ class BraxEnvironment:
         """This environment with the floating-point arrays of another ``System`` of the same robot.
 
         For instance ``env.with_sys(env.sys.tree_replace({"link.inertia.mass": 2 * env.sys.link.inertia.mass}))``. The
-        "mjx" backend reads MuJoCo's names (``body_mass``, ``opt.gravity``), the others Brax's (``link``, ``gravity``).
+        "mjx" backend reads MuJoCo's names (``body_mass``, ``opt.gravity``), the others Brax's (``link``, ``gravity``);
+        "spring" and "positional" copy masses into the state at a reset and step with those.
         """
         params = _floats(sys)
         if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, self.params):
@@ -265,7 +266,10 @@ def _floats(system: Any) -> dict[str, Any]:
             node = params
             for parent in parents:
                 node = node.setdefault(parent, {})
-            node[last] = jnp.asarray(leaf, jnp.float32)
+            # MuJoCo ties its arrays to a device. So would be what is computed from them, and the second call of a
+            # compiled function on its own output would compile again.
+            free = leaf if isinstance(leaf, jax.core.Tracer) else np.asarray(leaf)
+            node[last] = jnp.asarray(free, jnp.float32)
     return params
 
 

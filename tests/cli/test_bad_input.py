@@ -79,7 +79,7 @@ CASES = [
     (f"{PPO} --env.backend spring", ["unknown flag '--env.backend'"]),
     (f"{PPO} --env.gravity heavy", ["--env.gravity must be a finite number"]),
     (f"{PPO} --env.episode-length 0", ["episode_length must lie in [1, inf)"]),
-    ("train ppo brax/fast --env.obs-mode picture", ["--env.obs-mode", "'picture'"]),
+    ("train ppo brax/fast --env.obs-mode picture", ["obs", "mode", "ndarray", "'picture'"]),
     ("train ppo brax/inverted_pendulum --env.backend sprnig", ["backend", "spring"]),
     # populations
     (f"{PPO} --vary learning-rate", ["--vary must look like"]),

@@ -174,3 +174,11 @@ def test_the_command_line_chooses_before_jax_is_imported(tmp_path: Path) -> None
     env["XDG_CACHE_HOME"] = str(tmp_path)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=env)
     assert done.stdout.splitlines()[-1] == f"1 {tmp_path / 'purerl' / 'xla'}", done.stderr
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "brax/inverted_pendulum"])
+def test_no_parameter_is_tied_to_a_device(name: str) -> None:
+    # What is computed from one would be too, and training would compile its program a second time.
+    leaves = jax.tree.leaves(made(env=name).population())
+    assert leaves
+    assert not any(isinstance(leaf, jax.Array) and leaf.committed for leaf in leaves)

@@ -8,6 +8,8 @@ import time
 import pytest
 
 from purerl.cli import COMMANDS, main
+from purerl.cli.config import complete_network
+from purerl.presets import preset
 
 FAST = """
 import sys
@@ -48,15 +50,16 @@ def helped(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 def test_help_shows_meaning_default_and_range(capsys: pytest.CaptureFixture[str]) -> None:
     out = helped(capsys, "train", "ppo", "Pendulum-v1")
+    tuned = preset("ppo", "Pendulum-v1")  # its values, not those of the class, are the defaults
+    epochs, width = tuned.hyperparameters["num_epochs"], complete_network(tuned.network, {})["hidden_sizes"][0]
     assert "--gae-lambda FLOAT decay of advantage traces (default 0.95; range [0, 1])" in out
-    assert "--rollout-length INT" in out
-    assert "(default 2048; range [1, inf))" in out  # of the preset, not of the class
+    assert f"--num-epochs INT passes over each batch (default {epochs}; range [1, inf))" in out
     assert "--kl-target FLOAT" in out
     assert "(default none; range (0, inf) or none)" in out
     assert "--normalize-advantage, --no-normalize-advantage" in out
-    assert "--hidden-sizes INT [INT ...] width of each dense layer (default 256 256;" in out
+    assert f"--hidden-sizes INT [INT ...] width of each dense layer (default {width} " in out
     assert "--env.g FLOAT" in out
-    assert "--total-steps INT environment steps per seed, rounded up to whole iterations (default 300000;" in out
+    assert f"rounded up to whole iterations (default {tuned.total_steps}; range [1, inf))" in out
 
 
 def test_every_hyperparameter_is_a_flag_and_explained(capsys: pytest.CaptureFixture[str]) -> None:

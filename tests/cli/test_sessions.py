@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from purerl.cli import main
+from purerl.cli.report import number
 
 # Small, but with more log points than a process can run through before it is killed.
 TINY = shlex.split(
@@ -114,7 +115,7 @@ def test_evaluate_repeats_the_final_evaluation(finished: Path, capsys: pytest.Ca
     summary = json.loads((finished / "summary.json").read_text())
     members = [line.split() for line in lines if line[:1].isdigit()]
     assert [float(member[1]) for member in members] == pytest.approx(summary["eval_return"]["per_member"], abs=0.006)
-    assert f"mean {summary['eval_return']['mean']:.2f}" in lines[-1]
+    assert f"mean {number(summary['eval_return']['mean'])}" in lines[-1]
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()} == before
 
     assert main(["evaluate", str(finished), "--episodes", "3", "--stochastic", "--seed", "1"]) == 0

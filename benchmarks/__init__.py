@@ -1,0 +1,1 @@
+"""Speed of purerl, measured beside its peers in the same run."""

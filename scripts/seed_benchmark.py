@@ -1,0 +1,107 @@
+"""One algorithm on several environments with many seeds: a table with honest statistics and a picture.
+
+Every environment is one run directory, trained from its preset with all seeds in one program. Runs that are finished are
+not repeated and interrupted ones go on, so the command can be given again.
+
+Usage: python scripts/seed_benchmark.py --envs CartPole-v1 Acrobot-v1 --seeds 16 --out runs/benchmark
+"""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+from purerl.cpu import choose_thread_pool
+
+choose_thread_pool()  # before jax is imported; see docs/cpu.md
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+
+from purerl import cli  # noqa: E402
+from purerl.statistics import bootstrap_interval, summarize  # noqa: E402
+
+LAST_EPISODES = 100
+
+
+def train(algorithm: str, env: str, seeds: int, seed: int, out: Path) -> Path:
+    """Train or finish the run of one environment; its directory."""
+    directory = out / f"{algorithm}-{env.replace('/', '-')}"
+    if (directory / "config.json").exists():
+        code = cli.main(["train", "--resume", str(directory)])
+    else:
+        command = ["train", algorithm, env, "--seeds", str(seeds), "--seed", str(seed), "--out", str(directory)]
+        code = cli.main(command)
+    if code:
+        sys.exit(code)
+    return directory
+
+
+def training_returns(rows: list[dict], members: int) -> np.ndarray:
+    """Mean return of each member's last hundred training episodes, give or take those of one log point."""
+    returns = []
+    for member in range(members):
+        total = count = 0.0
+        for row in reversed([row for row in rows if row["member"] == member]):
+            if row["episodes"] and count < LAST_EPISODES:
+                total += row["episode_return"] * row["episodes"]
+                count += row["episodes"]
+        returns.append(total / count if count else math.nan)
+    return np.asarray(returns)
+
+
+def curve(rows: list[dict], members: int) -> tuple[np.ndarray, np.ndarray]:
+    """Environment steps ``[time]`` and training returns ``[members, time]``."""
+    steps = [row["env_steps"] for row in rows if row["member"] == 0]
+    values = [[row["episode_return"] for row in rows if row["member"] == member] for member in range(members)]
+    return np.asarray(steps), np.asarray(values, dtype=float)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algorithm", default="ppo", help="which algorithm (default ppo)")
+    parser.add_argument("--envs", nargs="+", default=["CartPole-v1", "Acrobot-v1"], help="which environments")
+    parser.add_argument("--seeds", type=int, default=8, help="members of each run (default 8)")
+    parser.add_argument("--seed", type=int, default=0, help="of the whole benchmark (default 0)")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="where runs, table and picture go")
+    args = parser.parse_args()
+
+    lines = [
+        "| environment | steps | training return, last 100 episodes | evaluation return | IQM | 95 % interval | each seed |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    figure, axes = plt.subplots(
+        1, len(args.envs), figsize=(4.2 * len(args.envs), 3.4), layout="constrained", squeeze=False
+    )
+    for env, ax in zip(args.envs, axes[0], strict=True):
+        directory = train(args.algorithm, env, args.seeds, args.seed, args.out)
+        summary = json.loads((directory / "summary.json").read_text())
+        rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+        members = summary["members"]
+        scores = summarize(training_returns(rows, members))
+        evaluation = summary["eval_return"]
+        interval = "" if evaluation["ci95"] is None else "{:.1f} to {:.1f}".format(*evaluation["ci95"])
+        lines.append(
+            f"| {env} | {summary['total_steps']:,} | {scores['mean']:.2f} | {evaluation['mean']:.2f} | "
+            f"{evaluation['iqm']:.2f} | {interval} | {', '.join(f'{x:.1f}' for x in evaluation['per_member'])} |"
+        )
+        steps, returns = curve(rows, members)
+        seen = np.isfinite(returns).all(axis=0)
+        ax.plot(steps[seen], returns[:, seen].mean(axis=0), color="#0072B2")
+        band = bootstrap_interval(returns[:, seen])
+        if band is not None:
+            ax.fill_between(steps[seen], *band, color="#0072B2", alpha=0.2, linewidth=0)
+        ax.set_title(f"{args.algorithm} on {env}, {members} seeds", fontsize="medium")
+        ax.set_xlabel("environment steps per seed")
+        ax.grid(alpha=0.25)
+    axes[0][0].set_ylabel("episode return in training")
+    table = "\n".join(lines) + "\n"
+    (args.out / "table.md").write_text(table)
+    figure.savefig(args.out / "curves.png", dpi=150)
+    print(table)
+    print(args.out / "curves.png")
+
+
+if __name__ == "__main__":
+    main()
