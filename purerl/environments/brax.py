@@ -237,7 +237,9 @@ def _probe(name: str, factory: Callable[..., Any], options: Options) -> BraxEnvi
     simulator = _simulator(name, factory, options)
     system = _system(simulator)
     with jax.ensure_compile_time_eval():
-        params = {} if system is None else _floats(system)
+        # MuJoCo ties its arrays to a device. So would be what is computed from them, and the second call of a
+        # compiled function on its own output would compile again. A copy through the host is free of that.
+        params = {} if system is None else jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), _floats(system))
     action_space = Box((int(simulator.action_size),), -1.0, 1.0)
     env = BraxEnvironment(name, factory, options, Box((0,)), action_space, params)
     timestep = jax.eval_shape(lambda env, key: env.reset(key), env, jax.random.key(0))
@@ -266,10 +268,7 @@ def _floats(system: Any) -> dict[str, Any]:
             node = params
             for parent in parents:
                 node = node.setdefault(parent, {})
-            # MuJoCo ties its arrays to a device. So would be what is computed from them, and the second call of a
-            # compiled function on its own output would compile again.
-            free = leaf if isinstance(leaf, jax.core.Tracer) else np.asarray(leaf)
-            node[last] = jnp.asarray(free, jnp.float32)
+            node[last] = jnp.asarray(leaf, jnp.float32)
     return params
 
 

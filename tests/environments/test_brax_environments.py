@@ -125,6 +125,8 @@ def test_random_physics_store_only_what_they_change():
     drawn = jax.jit(lambda env, key: env.reset(key).state.drawn)(env, KEY)
     (mass,) = drawn.values()
     assert list(drawn) == ["params['link']['inertia']['mass']"]
+    # The same when the environment is a constant of the program.
+    assert jax.eval_shape(lambda key: env.reset(key).state.drawn, KEY).keys() == drawn.keys()
     assert np.all(mass != env.env.sys.link.inertia.mass)
 
 
@@ -216,6 +218,15 @@ def test_bad_options(name, options, message):
     with pytest.raises(InputError, match=message) as error:
         make(name, **options)
     assert "\n" not in str(error.value)
+
+
+def test_parameters_are_tied_to_no_device():
+    """What is computed from committed arrays is committed, and the next call of a compiled function would differ."""
+    env = make("brax/inverted_pendulum", backend="spring").env
+    assert not any(leaf.committed for leaf in jax.tree.leaves(env))
+    # Parameters that stay are the very same arrays; `RandomizeParameters` tells by that what was drawn.
+    same = zip(jax.tree.leaves(env), jax.tree.leaves(env.with_sys(env.sys)), strict=True)
+    assert all(before is after for before, after in same)
 
 
 def test_a_system_of_another_robot_is_refused():
