@@ -30,6 +30,10 @@ LENGTH = 128
 ROUNDS = 5
 
 
+def act_randomly(env, key, carry, obs):
+    return env.action_space.sample(key), carry, {}
+
+
 def main() -> None:
     rows = []
     for name, (options, num_envs) in ENVIRONMENTS.items():

@@ -27,7 +27,8 @@ class Population:
     Attributes:
         algorithm: what the members have in common.
         num_members: how many there are, P.
-        varied: dotted field name, such as ``"learning_rate"`` or ``"env.params.gravity"``, to an array ``[P, ...]``.
+        varied: dotted path of a field or dictionary entry to an array ``[P, ...]``: ``"learning_rate"``,
+            ``"env.params.gravity"`` (gymnax), ``"env.env.params.gravity"`` (Brax, inside its time limit).
     """
 
     algorithm: Algorithm
@@ -93,13 +94,17 @@ class Population:
 
 
 def _replace_path(node: Any, path: list[str], value: Any, name: str) -> Any:
-    """A copy of `node` with the field at `path` set; every object on the way checks itself anew."""
+    """A copy of `node` with the field or dictionary entry at `path` set; every object on the way checks itself anew."""
     head, *rest = path
-    fields = {f.name: f for f in dataclasses.fields(node)} if dataclasses.is_dataclass(node) else {}
-    if head not in fields:
-        raise unknown(f"field of {type(node).__name__} in {name!r}:", head, fields)
-    if fields[head].metadata.get("static", False):
+    entries = dict(node) if isinstance(node, Mapping) else {f: getattr(node, f) for f in _fields(node)}
+    if head not in entries:
+        raise unknown(f"entry of {type(node).__name__} in {name!r}:", head, entries)
+    if head in _fields(node) and _fields(node)[head].metadata.get("static", False):
         raise InputError(f"{name!r} shapes the compiled program and cannot vary within one population")
     if rest:
-        value = _replace_path(getattr(node, head), rest, value, name)
-    return struct.replace(node, **{head: value})
+        value = _replace_path(entries[head], rest, value, name)
+    return {**entries, head: value} if isinstance(node, Mapping) else struct.replace(node, **{head: value})
+
+
+def _fields(node: Any) -> dict[str, dataclasses.Field]:
+    return {f.name: f for f in dataclasses.fields(node)} if dataclasses.is_dataclass(node) else {}

@@ -18,6 +18,7 @@ choose_thread_pool()  # before jax is imported; see docs/cpu.md
 
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
+from matplotlib.ticker import EngFormatter  # noqa: E402
 
 from purerl import cli  # noqa: E402
 from purerl.statistics import bootstrap_interval, summarize  # noqa: E402
@@ -39,7 +40,7 @@ def train(algorithm: str, env: str, seeds: int, seed: int, out: Path) -> Path:
 
 
 def training_returns(rows: list[dict], members: int) -> np.ndarray:
-    """Mean return of each member's last hundred training episodes, give or take those of one log point."""
+    """Mean return of each member's last hundred training episodes or a few more: rows are taken whole."""
     returns = []
     for member in range(members):
         total = count = 0.0
@@ -68,7 +69,7 @@ def main() -> None:
     args = parser.parse_args()
 
     lines = [
-        "| environment | steps | training return, last 100 episodes | evaluation return | IQM | 95 % interval | each seed |",
+        "| environment | steps | last 100 training episodes | evaluation | IQM | 95 % interval | evaluation, each seed |",
         "|---|---|---|---|---|---|---|",
     ]
     figure, axes = plt.subplots(
@@ -93,9 +94,10 @@ def main() -> None:
         if band is not None:
             ax.fill_between(steps[seen], *band, color="#0072B2", alpha=0.2, linewidth=0)
         ax.set_title(f"{args.algorithm} on {env}, {members} seeds", fontsize="medium")
-        ax.set_xlabel("environment steps per seed")
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.grid(alpha=0.25)
-    axes[0][0].set_ylabel("episode return in training")
+    figure.supxlabel("environment steps per seed")
+    figure.supylabel("episode return in training")
     table = "\n".join(lines) + "\n"
     (args.out / "table.md").write_text(table)
     figure.savefig(args.out / "curves.png", dpi=150)
