@@ -1,6 +1,6 @@
 """Saving and restoring a whole state with orbax. Knows pytrees, not algorithms.
 
-A checkpoint is a flat mapping from the path of each leaf to its array, so that a state that no longer fits is told apart
+A checkpoint is a flat mapping from the path of each leaf to its array: a state that no longer fits is told apart
 leaf by leaf. A save is complete or absent: a process killed half-way leaves the previous checkpoint as the latest.
 """
 

@@ -1,6 +1,6 @@
 """One algorithm on several environments with many seeds: a table with honest statistics and a picture.
 
-Every environment is one run directory, trained from its preset with all seeds in one program. Runs that are finished are
+Every environment is one run directory, trained from its preset with all seeds in one program. Finished runs are
 not repeated and interrupted ones go on, so the command can be given again.
 
 Usage: python scripts/seed_benchmark.py --envs CartPole-v1 Acrobot-v1 --seeds 16 --out runs/benchmark
@@ -69,7 +69,7 @@ def main() -> None:
     args = parser.parse_args()
 
     lines = [
-        "| environment | steps | last 100 training episodes | evaluation | IQM | 95 % interval | evaluation, each seed |",
+        "| environment | steps | last 100 training episodes | evaluation | IQM | 95 % interval | each seed |",
         "|---|---|---|---|---|---|---|",
     ]
     figure, axes = plt.subplots(
