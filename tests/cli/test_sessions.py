@@ -10,10 +10,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from purerl.cli import main
 from purerl.cli.report import number
+from purerl.cli.run_directory import RunDirectory
+from purerl.cli.training import Training, load
 
 # Small, but with more log points than a process can run through before it is killed.
 TINY = shlex.split(
@@ -33,6 +39,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def final_state(path: Path) -> Any:
+    """Every number of a run's last checkpoint."""
+    run = RunDirectory.open(path)
+    training = Training(run.config())
+    return jax.tree.map(
+        lambda leaf: np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf),
+        load(run, run.config().num_iterations, training.shapes),
+    )
 
 
 def interrupt(words: list[str], path: Path, num_rows: int, number: signal.Signals) -> tuple[int, str]:
@@ -71,11 +87,22 @@ def test_killed_then_stopped_then_finished_is_equal_to_undisturbed(finished: Pat
     assert (path / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
     one, other = (json.loads((p / "summary.json").read_text()) for p in (path, finished))
     assert one["eval_return"] == other["eval_return"]
+    chex.assert_trees_all_equal(final_state(path), final_state(finished))
     assert (path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
     again = subprocess.run([*PYTHON, *resume], capture_output=True, text=True, timeout=120)
     assert again.returncode == 0
     assert "is finished" in again.stdout
+
+
+def test_many_seeds_do_not_hang_at_the_default_thread_pool(tmp_path: Path) -> None:
+    """XLA's default pool can hang on two cores once seeds are vmapped; the command line must choose its own."""
+    words = shlex.split("train ppo CartPole-v1 --seeds 4 --total-steps 10240 --num-envs 64 --rollout-length 32")
+    environment = {name: value for name, value in os.environ.items() if name != "NPROC"}
+    for attempt in range(2):
+        command = [*PYTHON, *words, "--out", str(tmp_path / str(attempt))]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+        assert done.returncode == 0, done.stderr
 
 
 def test_files_of_a_run(finished: Path) -> None:
