@@ -120,9 +120,8 @@ _TUNED: dict[str, dict[str, Preset]] = {
         "brax/fast": Preset(
             hyperparameters={
                 "num_envs": 64,
-                "rollout_length": 16,
-                "num_minibatches": 8,
-                "learning_rate": 3e-3,
+                "rollout_length": 8,
+                "learning_rate": 2e-3,
                 "gamma": 0.95,
                 "entropy_coef": 0.0,
                 "normalize_observations": True,

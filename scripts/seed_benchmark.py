@@ -52,11 +52,45 @@ def training_returns(rows: list[dict], members: int) -> np.ndarray:
     return np.asarray(returns)
 
 
-def curve(rows: list[dict], members: int) -> tuple[np.ndarray, np.ndarray]:
-    """Environment steps ``[time]`` and training returns ``[members, time]``."""
-    steps = [row["env_steps"] for row in rows if row["member"] == 0]
-    values = [[row["episode_return"] for row in rows if row["member"] == member] for member in range(members)]
-    return np.asarray(steps), np.asarray(values, dtype=float)
+def table(runs: list[tuple[dict, list[dict]]]) -> str:
+    """One line of Markdown per run."""
+    lines = [
+        "| environment | steps | last 100 training episodes | evaluation | IQM | 95 % interval | each seed |",
+        "|---|---:|---:|---:|---:|---|---|",
+    ]
+    for summary, rows in runs:
+        training = summarize(training_returns(rows, summary["members"]))
+        evaluation = summary["eval_return"]
+        interval = "" if evaluation["ci95"] is None else "{:.2f} to {:.2f}".format(*evaluation["ci95"])
+        lines.append(
+            f"| {summary['env']} | {summary['total_steps']:,} | {training['mean']:.2f} | {evaluation['mean']:.2f} | "
+            f"{evaluation['iqm']:.2f} | {interval} | {', '.join(f'{x:.1f}' for x in evaluation['per_member'])} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw(runs: list[tuple[dict, list[dict]]], out: Path) -> None:
+    """Training return against environment steps, mean and 95 % interval over seeds, one panel per run."""
+    columns = min(3, len(runs))
+    shape = (-(-len(runs) // columns), columns)
+    figure, axes = plt.subplots(*shape, figsize=(4 * columns, 2.8 * shape[0]), layout="constrained", squeeze=False)
+    for (summary, rows), ax in zip(runs, axes.flat, strict=False):
+        steps = np.asarray([row["env_steps"] for row in rows if row["member"] == 0])
+        returns = [[row["episode_return"] for row in rows if row["member"] == m] for m in range(summary["members"])]
+        returns = np.asarray(returns, dtype=float)
+        seen = np.isfinite(returns).all(axis=0)
+        ax.plot(steps[seen], returns[:, seen].mean(axis=0), color="#0072B2")
+        band = bootstrap_interval(returns[:, seen])
+        if band is not None:
+            ax.fill_between(steps[seen], *band, color="#0072B2", alpha=0.2, linewidth=0)
+        ax.set_title(f"{summary['algorithm']} on {summary['env']}, {summary['members']} seeds", fontsize="medium")
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+        ax.grid(alpha=0.25)
+    for ax in axes.flat[len(runs) :]:
+        ax.set_axis_off()
+    figure.supxlabel("environment steps per seed")
+    figure.supylabel("episode return in training")
+    figure.savefig(out, dpi=150)
 
 
 def main() -> None:
@@ -67,42 +101,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the whole benchmark (default 0)")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="where runs, table and picture go")
     args = parser.parse_args()
-
-    lines = [
-        "| environment | steps | last 100 training episodes | evaluation | IQM | 95 % interval | each seed |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    figure, axes = plt.subplots(
-        1, len(args.envs), figsize=(4.2 * len(args.envs), 3.4), layout="constrained", squeeze=False
-    )
-    for env, ax in zip(args.envs, axes[0], strict=True):
+    runs = []
+    for env in args.envs:
         directory = train(args.algorithm, env, args.seeds, args.seed, args.out)
         summary = json.loads((directory / "summary.json").read_text())
-        rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-        members = summary["members"]
-        scores = summarize(training_returns(rows, members))
-        evaluation = summary["eval_return"]
-        interval = "" if evaluation["ci95"] is None else "{:.1f} to {:.1f}".format(*evaluation["ci95"])
-        lines.append(
-            f"| {env} | {summary['total_steps']:,} | {scores['mean']:.2f} | {evaluation['mean']:.2f} | "
-            f"{evaluation['iqm']:.2f} | {interval} | {', '.join(f'{x:.1f}' for x in evaluation['per_member'])} |"
-        )
-        steps, returns = curve(rows, members)
-        seen = np.isfinite(returns).all(axis=0)
-        ax.plot(steps[seen], returns[:, seen].mean(axis=0), color="#0072B2")
-        band = bootstrap_interval(returns[:, seen])
-        if band is not None:
-            ax.fill_between(steps[seen], *band, color="#0072B2", alpha=0.2, linewidth=0)
-        ax.set_title(f"{args.algorithm} on {env}, {members} seeds", fontsize="medium")
-        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-        ax.grid(alpha=0.25)
-    figure.supxlabel("environment steps per seed")
-    figure.supylabel("episode return in training")
-    table = "\n".join(lines) + "\n"
-    (args.out / "table.md").write_text(table)
-    figure.savefig(args.out / "curves.png", dpi=150)
-    print(table)
-    print(args.out / "curves.png")
+        runs.append((summary, [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]))
+    lines = table(runs)
+    (args.out / "table.md").write_text(lines)
+    draw(runs, args.out / "curves.png")
+    print(lines, args.out / "curves.png", sep="\n")
 
 
 if __name__ == "__main__":
