@@ -5,11 +5,11 @@
 ``tensorboard/`` if asked for.
 
 ``metrics.jsonl``: one row per log point and member, all with the same keys. ``iteration``, ``env_steps`` (of this
-member) and ``member`` say where; ``varied`` holds the member's own values if the run has ``--vary``; ``episodes`` counts
-those that ended since the last log point; then come the metrics of the algorithm, means over all iterations in that time
-(``episode_return`` and ``episode_length`` over those episodes); then ``eval_return`` and ``eval_length``, means over
-evaluation episodes. Null stands for what does not exist: no episode ended, no evaluation was due, or the number is not
-finite.
+member) and ``member`` say where; ``varied`` holds the member's own values if the run has ``--vary``; ``episodes``
+counts those that ended since the last log point; then come the metrics of the algorithm, means over all iterations in
+that time (``episode_return`` and ``episode_length`` over those episodes); then ``eval_return`` and ``eval_length``,
+means over evaluation episodes. Null stands for what does not exist: no episode ended, no evaluation was due, or the
+number is not finite.
 
 JSON files appear complete or not at all. Rows are appended and may end in the middle of a line after a kill; whoever
 resumes cuts the file back to the checkpoint it starts from.
