@@ -138,7 +138,7 @@ _TUNED: dict[str, dict[str, Preset]] = {
                 "rollout_length": 64,
                 "num_minibatches": 8,
                 "learning_rate": 1e-3,
-                "gae_lambda": 0.98,
+                "gae_lambda": 0.995,
                 "clip_eps": 0.3,
                 "value_clip_eps": None,
                 "entropy_coef": 0.0,

@@ -1,5 +1,7 @@
 """What every algorithm owes: one row in `ALGORITHMS` each."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -185,6 +187,20 @@ def test_training_is_a_pure_function_too(name):
     state, metrics = jax.jit(lambda key: purerl.train(algorithm, key, 3))(jax.random.key(5))
     assert int(state.iteration) == 3
     assert metrics["episode_length"].count.shape == (3,)
+
+
+@every_algorithm
+def test_training_can_be_vmapped_and_differentiated(name):
+    algorithm = tiny(name)
+
+    def final_weight(learning_rate, key):
+        state, _ = purerl.train(dataclasses.replace(algorithm, learning_rate=learning_rate), key, 2)
+        return jax.tree.leaves(state.params)[0].sum()
+
+    rates = jnp.float32([1e-3, 2e-3])
+    slopes = jax.jit(jax.vmap(jax.grad(final_weight)))(rates, jax.random.split(jax.random.key(0), 2))
+    assert np.isfinite(slopes).all()
+    assert (slopes != 0).all()
 
 
 # Known answers
