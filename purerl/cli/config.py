@@ -52,7 +52,8 @@ class RunConfig:
         log_every: iterations per row of metrics.
         eval_every: iterations between evaluations along the way, 0 for none; a multiple of `log_every`.
         eval_budgeted: leave an evaluation out where it would take more than its share of the run's time.
-        eval_episodes: per member, at the end.
+        eval_episodes: per member, at the end; None for as many as usual or as there is time for.
+        eval_batch: episodes played side by side, per member.
         checkpoint_every: iterations between checkpoints; a multiple of `log_every`.
         tensorboard: whether to write TensorBoard files too.
         versions: of the programs that started the run.
@@ -73,7 +74,8 @@ class RunConfig:
     log_every: int
     eval_every: int
     eval_budgeted: bool
-    eval_episodes: int
+    eval_episodes: int | None
+    eval_batch: int
     checkpoint_every: int
     tensorboard: bool
     versions: dict[str, str]

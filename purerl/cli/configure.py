@@ -77,7 +77,8 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         log_every=0,
         eval_every=0,
         eval_budgeted="eval_every" not in given,
-        eval_episodes=given.get("eval_episodes", 128),
+        eval_episodes=given.get("eval_episodes"),
+        eval_batch=0,
         checkpoint_every=0,
         tensorboard=given.get("tensorboard", False),
         versions=versions(),
@@ -86,7 +87,13 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
     log_every, eval_every, checkpoint_every = intervals(
         config.num_iterations, given.get("log_every"), given.get("eval_every"), given.get("checkpoint_every")
     )
-    config = dataclasses.replace(config, log_every=log_every, eval_every=eval_every, checkpoint_every=checkpoint_every)
+    config = dataclasses.replace(
+        config,
+        log_every=log_every,
+        eval_every=eval_every,
+        eval_batch=eval_batch(config.total_steps, {**options, **config.env_options}["episode_length"]),
+        checkpoint_every=checkpoint_every,
+    )
     path = Path(given["out"]) if "out" in given else default_path(env, algorithm, seed)
     return config, path, given.get("overwrite", False)
 
@@ -129,6 +136,11 @@ def intervals(
             raise InputError(f"{flag} must be a multiple of --log-every, here {log}, got {value}")
     milestone = log * max(1, num_iterations // log // MILESTONES)
     return log, milestone if evaluate is None else evaluate, milestone if checkpoint is None else checkpoint
+
+
+def eval_batch(total_steps: int, time_limit: int | None) -> int:
+    """Episodes to evaluate side by side: 4 to 32, few where whole episodes are a large part of the run."""
+    return 32 if time_limit is None else max(4, min(32, total_steps // (50 * time_limit)))
 
 
 def _of(group: Group, given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

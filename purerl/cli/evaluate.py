@@ -49,8 +49,8 @@ def command(argv: Sequence[str]) -> int:
     explore = given.get("stochastic", False)
     training = Training(config)
     state = load(run, newest, training.shapes)
-    evaluator = evaluation.Evaluator(training.population, state, episodes, explore=explore)
-    played = evaluator(state, evaluation.final(given.get("seed", config.seed)))
+    evaluator = evaluation.Evaluator(training.population, state, config.eval_batch, explore=explore)
+    played = evaluator(state, evaluation.final(given.get("seed", config.seed)), episodes)
 
     steps = newest * training.population.steps_per_iteration
     actions = "sampled" if explore else "most likely"

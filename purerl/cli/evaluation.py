@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from functools import partial
 
@@ -12,9 +13,6 @@ import numpy as np
 from purerl import rollout
 from purerl.population import Population
 from purerl.types import Array, PyTree
-
-BATCH = 32
-"""Episodes played side by side per member; more come in further batches."""
 
 # Member i trains with fold_in(key(seed), i). These are no member's number, so evaluation shares no randomness with
 # training, and looking more often changes nothing.
@@ -39,35 +37,30 @@ class Evaluator:
         run_seconds: spent evaluating so far.
     """
 
-    def __init__(self, population: Population, state: PyTree, num_episodes: int, *, explore: bool) -> None:
-        """Compile for `population` and states like `state`, in batches for `num_episodes` per member."""
+    def __init__(self, population: Population, state: PyTree, batch: int, *, explore: bool) -> None:
+        """Compile for `population` and states like `state`, `batch` episodes per member at a time."""
         self._population = population
-        self._num_episodes = num_episodes
-        self._batch = min(num_episodes, BATCH)
+        self._batch = batch
         begun = time.perf_counter()
-        program = partial(_evaluate, num_episodes=self._batch, explore=explore)
+        program = partial(_evaluate, num_episodes=batch, explore=explore)
         self._program = jax.jit(program).lower(population, state, jax.random.key(0)).compile()
         self.compile_seconds = time.perf_counter() - begun
         self.run_seconds = 0.0
         self.last_seconds = 0.0
 
-    def __call__(self, state: PyTree, key: Array, num_episodes: int | None = None) -> rollout.Episodes:
-        """Play `num_episodes` per member, by default all that this was made for: ``[members, num_episodes]``."""
-        wanted = num_episodes or self._num_episodes
+    def __call__(self, state: PyTree, key: Array, num_episodes: int, seconds: float = math.inf) -> rollout.Episodes:
+        """Play `num_episodes` per member, ``[members, num_episodes]``; if `seconds` are few, fewer whole batches."""
         begun = time.perf_counter()
-        batches = [
-            jax.device_get(self._program(self._population, state, jax.random.fold_in(key, batch)))
-            for batch in range(-(-wanted // self._batch))
-        ]
-        self.last_seconds = time.perf_counter() - begun
+        batches: list[rollout.Episodes] = []
+        while len(batches) * self._batch < num_episodes:
+            batch_key = jax.random.fold_in(key, len(batches))
+            batches.append(jax.device_get(self._program(self._population, state, batch_key)))
+            self.last_seconds = time.perf_counter() - begun
+            if self.last_seconds * (len(batches) + 1) > seconds * len(batches):
+                break
         self.run_seconds += self.last_seconds
         # Episodes are chosen by number, before any is played: short ones have no better chance.
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1)[:, :wanted], *batches)
-
-    @property
-    def batch(self) -> int:
-        """The least that can be played at the cost of one batch."""
-        return self._batch
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1)[:, :num_episodes], *batches)
 
 
 def _evaluate(

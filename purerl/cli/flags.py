@@ -29,7 +29,13 @@ RUN = Group(
         Flag("out", "str", "directory of the run (default a new one under runs/)", metavar="DIR"),
         Flag("overwrite", "bool", "replace the run in that directory"),
         Flag("resume", "str", "continue the run in DIR from its newest checkpoint", metavar="DIR"),
-        Flag("eval_episodes", "int", "episodes of the final evaluation, per member", 128, "[1, inf)"),
+        Flag(
+            "eval_episodes",
+            "int",
+            "episodes of the final evaluation, per member (default 128, fewer where evaluations would take more than "
+            "5 % of the time)",
+            within="[1, inf)",
+        ),
         Flag(
             "eval_every",
             "int",

@@ -52,7 +52,7 @@ def summary(config: RunConfig, seconds: Mapping[str, float], episodes: Episodes)
         "members": config.num_members,
         **{name: round(value, 3) for name, value in seconds.items()},
         "env_steps_per_second": round(config.total_steps * config.num_members / max(seconds["run_seconds"], 1e-9), 1),
-        "eval_episodes": config.eval_episodes,
+        "eval_episodes": episodes.episode_return.shape[1],
         "eval_return": summarize(returns),
         "eval_length": summarize(lengths),
         "eval_unfinished": int(np.sum(~episodes.finished)),

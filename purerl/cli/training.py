@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -25,7 +26,10 @@ from purerl.statistics import finite
 from purerl.types import Array, PyTree
 
 EVALUATION_SHARE = 0.05
-"""Evaluations along the way may take this share of the time spent training, unless flags set how many there are."""
+"""Of the time spent training, for all evaluations unless flags set how many there are; half of it for the last one."""
+
+FINAL_EPISODES = 128
+"""Per member, if that share allows."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect."""
@@ -119,7 +123,7 @@ class Training:
         begun = time.perf_counter()
         state = _init(self.population, self._key) if self._restored is None else self._restored
         self._restored = None  # its memory is reused
-        evaluator = evaluation.Evaluator(self.population, state, self.config.eval_episodes, explore=False)
+        evaluator = evaluation.Evaluator(self.population, state, self.config.eval_batch, explore=False)
         # Zero iterations only compile.
         state, _ = jax.block_until_ready(runner.advance(self.population, state, jnp.int32(0)))
         self._session["compile_seconds"] = time.perf_counter() - begun
@@ -129,15 +133,17 @@ class Training:
         """The final evaluation at the end; before, a small one every so often, if time allows."""
         config = self.config
         if iteration == config.num_iterations:
-            episodes = evaluator(state, evaluation.final(config.seed))
+            budget = EVALUATION_SHARE * self._seconds["run_seconds"] - self._seconds["eval_seconds"]
+            wanted, seconds = config.eval_episodes or FINAL_EPISODES, math.inf if config.eval_episodes else budget
+            episodes = evaluator(state, evaluation.final(config.seed), wanted, seconds)
         elif config.eval_every == 0 or iteration % config.eval_every:
             return None
         else:
             seconds = self._seconds
             next_cost = seconds["eval_seconds"] + evaluator.last_seconds
-            if config.eval_budgeted and next_cost > EVALUATION_SHARE * seconds["run_seconds"]:
+            if config.eval_budgeted and next_cost > EVALUATION_SHARE / 2 * seconds["run_seconds"]:
                 return None
-            episodes = evaluator(state, evaluation.along_the_way(config.seed), evaluator.batch)
+            episodes = evaluator(state, evaluation.along_the_way(config.seed), config.eval_batch)
         self._session["eval_seconds"] = evaluator.run_seconds
         return episodes
 

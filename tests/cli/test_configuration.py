@@ -11,9 +11,12 @@ from pathlib import Path
 import jax
 import pytest
 
+import purerl
 from purerl import cpu, presets
 from purerl.cli import config, configure, flags, parser
 from purerl.cli.config import RunConfig
+from purerl.cli.configure import eval_batch
+from purerl.cli.evaluation import Evaluator
 from purerl.cli.run_directory import RunDirectory, default_path
 from purerl.environments import environment_names
 from purerl.errors import InputError
@@ -182,3 +185,24 @@ def test_no_parameter_is_tied_to_a_device(name: str) -> None:
     leaves = jax.tree.leaves(made(env=name).population())
     assert leaves
     assert not any(isinstance(leaf, jax.Array) and leaf.committed for leaf in leaves)
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "time_limit", "batch"), [(500_000, 500, 20), (160_000, 1000, 4), (10**9, 500, 32), (1000, None, 32)]
+)
+def test_evaluations_are_small_where_episodes_are_a_large_part_of_the_run(
+    total_steps: int, time_limit: int | None, batch: int
+) -> None:
+    assert eval_batch(total_steps, time_limit) == batch
+
+
+def test_an_evaluation_without_time_plays_one_batch_of_the_same_episodes() -> None:
+    agent = purerl.PPO(env=purerl.make("CartPole-v1"), network=purerl.ActorCritic(trunk=purerl.MLP((8,))))
+    population = purerl.Population(agent, 2)
+    state = population.init(jax.random.key(0))
+    evaluator = Evaluator(population, state, 4, explore=False)
+    hurried = evaluator(state, jax.random.key(1), 10, seconds=0.0)
+    patient = evaluator(state, jax.random.key(1), 10)
+    assert hurried.episode_return.shape == (2, 4)
+    assert patient.episode_return.shape == (2, 10)
+    assert (patient.episode_return[:, :4] == hurried.episode_return).all()
