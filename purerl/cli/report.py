@@ -78,7 +78,7 @@ def finished(run: RunDirectory) -> str:
         lines.append(f"  {named(row['varied'])}: {statistics(row['eval_return'])}")
     lines += [
         f"learning curve: {run.curve}",
-        f"next: purerl evaluate {run.path} --episodes {outcome['eval_episodes']}",
+        f"next: purerl evaluate {run.path} --episodes 128",
         f"      purerl plot {run.path}",
     ]
     return "\n".join(lines)
