@@ -26,15 +26,15 @@ from purerl.statistics import bootstrap_interval, summarize  # noqa: E402
 LAST_EPISODES = 100
 
 
-def train(algorithm: str, env: str, seeds: int, seed: int, out: Path) -> Path:
+def train(env: str, args: argparse.Namespace) -> Path:
     """Train or finish the run of one environment; its directory."""
-    directory = out / f"{algorithm}-{env.replace('/', '-')}"
+    directory = args.out / f"{args.algorithm}-{env.replace('/', '-')}"
+    command = ["train", args.algorithm, env, "--out", directory, "--seeds", args.seeds, "--seed", args.seed]
+    if args.total_steps is not None:
+        command += ["--total-steps", args.total_steps]
     if (directory / "config.json").exists():
-        code = cli.main(["train", "--resume", str(directory)])
-    else:
-        command = ["train", algorithm, env, "--seeds", str(seeds), "--seed", str(seed), "--out", str(directory)]
-        code = cli.main(command)
-    if code:
+        command = ["train", "--resume", directory]
+    if code := cli.main([str(word) for word in command]):
         sys.exit(code)
     return directory
 
@@ -99,11 +99,12 @@ def main() -> None:
     parser.add_argument("--envs", nargs="+", default=["CartPole-v1", "Acrobot-v1"], help="which environments")
     parser.add_argument("--seeds", type=int, default=8, help="members of each run (default 8)")
     parser.add_argument("--seed", type=int, default=0, help="of the whole benchmark (default 0)")
+    parser.add_argument("--total-steps", type=int, help="environment steps per seed (default: that of each preset)")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="where runs, table and picture go")
     args = parser.parse_args()
     runs = []
     for env in args.envs:
-        directory = train(args.algorithm, env, args.seeds, args.seed, args.out)
+        directory = train(env, args)
         summary = json.loads((directory / "summary.json").read_text())
         runs.append((summary, [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]))
     lines = table(runs)

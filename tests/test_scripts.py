@@ -1,0 +1,34 @@
+"""The programs beside the package run as printed in the documentation, on small budgets."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*words: str) -> str:
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_seed_benchmark_draws_a_table_and_a_picture_and_does_not_repeat_itself(tmp_path: Path):
+    command = ["scripts/seed_benchmark.py", "--envs", "CartPole-v1", "Catch-bsuite", "--seeds", "2"]
+    command += ["--total-steps", "8192", "--out", str(tmp_path)]
+    table = run(*command)
+    assert "| CartPole-v1 | 8,192 |" in table
+    assert (tmp_path / "table.md").read_text() in table
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    again = run(*command)
+    assert again.count("is finished") == 2
+    assert (tmp_path / "table.md").read_text() in again
+
+
+def test_the_worker_of_the_speed_benchmark_reports_what_it_measured():
+    words = ["benchmarks/workers/purerl_ppo.py", "--num-envs", "4", "--iterations", "2"]
+    report = json.loads(run(*words).splitlines()[-1])
+    assert report["env_steps"] == 2 * 4 * 128
+    assert 0 < report["run_seconds"] < report["compile_seconds"]
+    assert report["peak_megabytes"] < 4000
