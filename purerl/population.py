@@ -51,10 +51,13 @@ class Population:
         Members are ordered with the seeds innermost: the first `num_seeds` members share the first combination.
         """
         combinations = list(itertools.product(*values.values()))
-        varied = {
-            name: np.repeat(np.asarray([c[i] for c in combinations], np.float32), num_seeds)
-            for i, name in enumerate(values)
-        }
+        varied = {}
+        for i, name in enumerate(values):
+            column = np.asarray([combination[i] for combination in combinations], np.float64)
+            whole = _is_whole(_at_path(algorithm, name.split("."), name))
+            if whole and np.any(column != np.round(column)):
+                raise InputError(f"varied {name!r} must be whole numbers, got {', '.join(map(str, values[name]))}")
+            varied[name] = np.repeat(column.astype(np.int32 if whole else np.float32), num_seeds)
         return cls(algorithm, num_seeds * len(combinations), varied)
 
     @property
@@ -93,18 +96,32 @@ class Population:
         return member
 
 
-def _replace_path(node: Any, path: list[str], value: Any, name: str) -> Any:
-    """A copy of `node` with the field or dictionary entry at `path` set; every object on the way checks itself anew."""
+def _is_whole(value: Any) -> bool:
+    return value is not None and jnp.issubdtype(jnp.result_type(value), jnp.integer)
+
+
+def _at_path(node: Any, path: list[str], name: str) -> Any:
+    """What is at `path` in `node`, a field or a dictionary entry on each level."""
     head, *rest = path
-    entries = dict(node) if isinstance(node, Mapping) else {f: getattr(node, f) for f in _fields(node)}
-    if head not in entries:
-        raise unknown(f"entry of {type(node).__name__} in {name!r}:", head, entries)
-    if head in _fields(node) and _fields(node)[head].metadata.get("static", False):
-        raise InputError(f"{name!r} shapes the compiled program and cannot vary within one population")
+    entry = _entries(node, head, name)[head]
+    return _at_path(entry, rest, name) if rest else entry
+
+
+def _replace_path(node: Any, path: list[str], value: Any, name: str) -> Any:
+    """A copy of `node` with what is at `path` replaced; every object on the way checks itself anew."""
+    head, *rest = path
+    entries = _entries(node, head, name)
     if rest:
         value = _replace_path(entries[head], rest, value, name)
     return {**entries, head: value} if isinstance(node, Mapping) else struct.replace(node, **{head: value})
 
 
-def _fields(node: Any) -> dict[str, dataclasses.Field]:
-    return {f.name: f for f in dataclasses.fields(node)} if dataclasses.is_dataclass(node) else {}
+def _entries(node: Any, wanted: str, name: str) -> dict[str, Any]:
+    """Fields or dictionary entries of `node`; `InputError` unless `wanted` is one that may vary."""
+    fields = {f.name: f for f in dataclasses.fields(node)} if dataclasses.is_dataclass(node) else {}
+    entries = dict(node) if isinstance(node, Mapping) else {field: getattr(node, field) for field in fields}
+    if wanted not in entries:
+        raise unknown(f"entry of {type(node).__name__} in {name!r}:", wanted, entries)
+    if wanted in fields and fields[wanted].metadata.get("static", False):
+        raise InputError(f"{name!r} shapes the compiled program and cannot vary within one population")
+    return entries

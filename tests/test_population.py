@@ -61,6 +61,14 @@ def test_grid_has_every_combination_for_every_seed():
     assert len(set(rows)) == 6
 
 
+def test_grid_keeps_whole_numbers_whole():
+    population = Population.grid(ppo(Endless()), num_seeds=1, values={"env.limit": [2, 4], "kl_target": [0.01, 0.02]})
+    assert population.varied["env.limit"].dtype == np.int32
+    assert population.varied["kl_target"].dtype == np.float32
+    with pytest.raises(InputError, match="whole numbers"):
+        Population.grid(ppo(Endless()), num_seeds=1, values={"env.limit": [2.5, 4]})
+
+
 def test_evaluation_of_all_members_at_once():
     population = Population(ppo(ObsReward()), 3)
     state = run(population).state
