@@ -167,6 +167,30 @@ def test_evaluation_does_not_perturb_training(name):
 
 
 @every_algorithm
+def test_a_policy_passes_through_jit_without_compiling_again(name):
+    @jax.jit
+    def act(policy, key, obs):
+        return policy.act(key, policy.carry, obs)[0]
+
+    for explore in (True, False):
+        programs = []
+        for seed, gravity in ((0, 9.8), (1, 20.0)):
+            algorithm = ALGORITHMS[name][0](purerl.make("CartPole-v1", gravity=gravity))
+            policy = algorithm.policy(algorithm.init(jax.random.key(seed)), explore=explore)
+            act(policy, jax.random.key(seed), jnp.zeros(4))
+            programs.append(act._cache_size())
+        assert programs[0] == programs[1]
+
+
+@every_algorithm
+def test_policies_of_a_population_keep_what_their_members_vary(name):
+    population = Population(tiny(name), 2, {"env.params.gravity": np.float32([9.8, 20.0])})
+    policies = population.policy(population.init(jax.random.key(0)), explore=False)
+    actions = jax.vmap(lambda policy: policy.act(jax.random.key(1), policy.carry, jnp.zeros(4))[0])(policies)
+    assert actions.shape == (2,)
+
+
+@every_algorithm
 def test_compiled_code_never_calls_back_into_python(name):
     algorithm = tiny(name)
     program = str(jax.make_jaxpr(algorithm.step)(jax.eval_shape(algorithm.init, jax.random.key(0))))

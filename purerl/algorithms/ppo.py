@@ -157,8 +157,9 @@ class PPO:
 
     def policy(self, state: PPOState, *, explore: bool) -> Policy:
         """Sample actions (``explore=True``) or take the most likely ones, in the environment's own units."""
-        act = self._sample if explore else self._most_likely
-        return Policy(Partial(act, state.params, state.obs_stats))
+        act = PPO._sample if explore else PPO._most_likely
+        # Not a bound method: that would hide the leaves of `self` where JAX does not see them.
+        return Policy(Partial(act, self, state.params, state.obs_stats))
 
     def step(self, state: PPOState) -> tuple[PPOState, Metrics]:
         """Collect, estimate, update."""
