@@ -13,7 +13,7 @@ from test_contract import NETWORK, bits, last, ppo
 
 import purerl
 from purerl import PPO, ActorCritic, InputError, LinearDecay, iterate
-from purerl.algorithms.ppo import Batch
+from purerl.algorithms.ppo import Batch, shuffled_indices
 
 
 def run(algorithm, iterations, seed=0):
@@ -45,6 +45,29 @@ def test_first_ratio_is_one_for_discrete_actions():
 def test_the_first_ratio_check_can_fail():
     algorithm = ppo(purerl.make("CartPole-v1"), num_epochs=2, num_minibatches=1, learning_rate=0.1)
     assert run(algorithm, 3).metrics["approx_kl"].value > 1e-4
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100, 512, 1000, 2**15])
+def test_shuffled_indices_hold_every_index_once(size):
+    for seed in range(3):
+        order = shuffled_indices(jax.random.key(seed), size)
+        np.testing.assert_array_equal(np.sort(order), np.arange(size))
+
+
+def test_every_index_is_equally_likely_in_every_minibatch_and_beside_every_other():
+    num_shuffles, size, num_minibatches = 4000, 16, 4
+    keys = jax.random.split(jax.random.key(0), num_shuffles)
+    order = np.asarray(jax.vmap(lambda key: shuffled_indices(key, size))(keys))
+    minibatch = np.argsort(order, axis=1) // (size // num_minibatches)  # of each index, in each shuffle
+    share = (minibatch[..., None] == np.arange(num_minibatches)).mean(axis=0)
+    np.testing.assert_allclose(share, 1 / num_minibatches, atol=4 * np.sqrt(0.25 * 0.75 / num_shuffles))
+    together = (minibatch[:, :, None] == minibatch[:, None, :]).mean(axis=0)[~np.eye(size, dtype=bool)]
+    np.testing.assert_allclose(together, 3 / 15, atol=4.5 * np.sqrt(0.2 * 0.8 / num_shuffles))
+
+
+def test_shuffles_differ():
+    orders = {tuple(np.asarray(shuffled_indices(jax.random.key(seed), 8))) for seed in range(200)}
+    assert len(orders) > 190
 
 
 def test_zero_learning_rate_leaves_parameters_unchanged():
