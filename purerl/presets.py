@@ -134,12 +134,12 @@ _TUNED: dict[str, dict[str, Preset]] = {
         # Once nearly every step is a success, standardising advantages would blow up what is left of them: noise.
         "brax/inverted_pendulum": Preset(
             hyperparameters={
-                "num_envs": 64,
+                "num_envs": 256,
                 "rollout_length": 64,
-                "num_minibatches": 8,
+                "num_epochs": 8,
+                "num_minibatches": 16,
                 "learning_rate": 1e-3,
-                "gae_lambda": 0.995,
-                "clip_eps": 0.3,
+                "gae_lambda": 0.98,
                 "value_clip_eps": None,
                 "entropy_coef": 0.0,
                 "normalize_advantage": False,
