@@ -202,7 +202,13 @@ def test_keys_are_used_once(name):
     algorithm = tiny(name)
     with jax.debug_key_reuse(True):
         state = jax.jit(algorithm.init)(jax.random.key(0))
-        jax.jit(algorithm.step)(state)
+        state, _ = jax.jit(algorithm.step)(state)
+    assert int(state.iteration) == 1
+
+
+def test_a_key_used_twice_would_be_noticed():
+    with jax.debug_key_reuse(True), pytest.raises(jax.errors.KeyReuseError):
+        jax.jit(lambda key: jax.random.normal(key) + jax.random.uniform(key))(jax.random.key(0))
 
 
 @every_algorithm
