@@ -14,26 +14,14 @@ import platform
 import statistics
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
+from benchmarks.peers import peer_python
 from purerl.cpu import choose_thread_pool, usable_cores
 
 HERE = Path(__file__).parent
-PEER = HERE.parent / ".cache" / "peers" / "rejax"
 # (environments, iterations of 128 steps, seeds)
 JOBS = [(4, 400, 1), (256, 20, 1), (2048, 3, 1), (4, 100, 8)]
-
-
-def peer_python() -> Path:
-    """The interpreter of rejax's environment, made if absent."""
-    python = PEER / "bin" / "python"
-    if not python.exists():
-        print(f"installing rejax into {PEER}", flush=True)
-        venv.create(PEER, with_pip=True)
-        packages = ["rejax==0.1.3", "gymnax==0.0.9", "six", f"jax=={importlib.metadata.version('jax')}"]
-        subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
-    return python
 
 
 def measure(python: Path, worker: str, num_envs: int, iterations: int, seeds: int) -> dict:
@@ -48,7 +36,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="runs of each job (default 5); medians are reported")
     args = parser.parse_args()
     choose_thread_pool()  # for both: the workers inherit it
-    pythons = {"purerl": Path(sys.executable), "rejax": peer_python()}
+    pythons = {"purerl": Path(sys.executable), "rejax": peer_python("rejax")}
     rows = []
     for num_envs, iterations, seeds in JOBS:
         runs = {name: [] for name in pythons}

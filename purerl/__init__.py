@@ -9,28 +9,47 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from purerl.algorithms.ddpg import DDPG
+    from purerl.algorithms.discrete_sac import DiscreteSAC
+    from purerl.algorithms.dqn import DQN
     from purerl.algorithms.ppo import PPO
+    from purerl.algorithms.sac import SAC
+    from purerl.algorithms.td3 import TD3
     from purerl.environments import make
     from purerl.errors import InputError
     from purerl.networks import CNN, MLP, ActorCritic
     from purerl.population import Population
+    from purerl.q_networks import DeterministicActorCritic, DiscreteSoftActorCritic, QNetwork, SoftActorCritic
     from purerl.rollout import evaluate
     from purerl.runner import Progress, iterate, train
     from purerl.schedules import LinearDecay
     from purerl.types import Algorithm, Environment, Policy, TimeStep, Transition
+    from purerl.value_heads import C51, ExpectedValue, QuantileRegression
 
 _HOME = {
+    "C51": "value_heads",
     "CNN": "networks",
+    "DDPG": "algorithms.ddpg",
+    "DQN": "algorithms.dqn",
     "MLP": "networks",
     "PPO": "algorithms.ppo",
+    "SAC": "algorithms.sac",
+    "TD3": "algorithms.td3",
     "ActorCritic": "networks",
     "Algorithm": "types",
+    "DeterministicActorCritic": "q_networks",
+    "DiscreteSAC": "algorithms.discrete_sac",
+    "DiscreteSoftActorCritic": "q_networks",
     "Environment": "types",
+    "ExpectedValue": "value_heads",
     "InputError": "errors",
     "LinearDecay": "schedules",
     "Policy": "types",
     "Population": "population",
     "Progress": "runner",
+    "QNetwork": "q_networks",
+    "QuantileRegression": "value_heads",
+    "SoftActorCritic": "q_networks",
     "TimeStep": "types",
     "Transition": "types",
     "evaluate": "rollout",
@@ -40,17 +59,29 @@ _HOME = {
 }
 
 __all__ = [
+    "C51",
     "CNN",
+    "DDPG",
+    "DQN",
     "MLP",
     "PPO",
+    "SAC",
+    "TD3",
     "ActorCritic",
     "Algorithm",
+    "DeterministicActorCritic",
+    "DiscreteSAC",
+    "DiscreteSoftActorCritic",
     "Environment",
+    "ExpectedValue",
     "InputError",
     "LinearDecay",
     "Policy",
     "Population",
     "Progress",
+    "QNetwork",
+    "QuantileRegression",
+    "SoftActorCritic",
     "TimeStep",
     "Transition",
     "__version__",

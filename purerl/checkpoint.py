@@ -7,6 +7,9 @@ leaf by leaf. A save is complete or absent: a process killed half-way leaves the
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import jax
@@ -19,18 +22,85 @@ from purerl.types import PyTree
 KEEP = 2
 """How many of the newest checkpoints stay on disk."""
 
+PIECE_BYTES = 2 * 2**20
+"""Large arrays are compressed in pieces of at least this size: in parallel, and without a copy of the whole."""
+
 
 def save(directory: str | Path, iteration: int, state: PyTree) -> None:
     """Write `state` as the checkpoint of `iteration` and drop all but the `KEEP` newest.
 
     Returns when the files are complete; `state` may be donated afterwards.
-    """
-    arrays = {name: np.asarray(_data(leaf)) for name, leaf in _named_leaves(state) if leaf.size}
-    with _manager(directory, create=True) as manager:
-        import orbax.checkpoint as ocp
 
-        manager.save(iteration, args=ocp.args.StandardSave(arrays), force=True)
-        manager.wait_until_finished()
+    Raises:
+        InputError: if it cannot be written, be it that the disk is full or that this checkpoint exists already.
+    """
+    _write(directory, iteration, jax.device_get(_arrays(state)))
+
+
+class Checkpointer:
+    """Saves while training goes on.
+
+    `save` returns once it has copied the state, and a thread writes the copy::
+
+        with Checkpointer(directory) as checkpointer:
+            for progress in iterate(algorithm, state, num_iterations, every):
+                checkpointer.save(progress.iteration, progress.state)
+
+    Leaving the block waits until the files are complete. One save is under way at a time, so host memory holds at most
+    one copy of the state, besides the state itself if that is in host memory too.
+
+    A save that fails is told by whichever call comes next; earlier checkpoints stay as they are.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self._directory = directory
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._saving: Future[None] | None = None
+
+    def save(self, iteration: int, state: PyTree, then: Callable[[], None] = lambda: None) -> None:
+        """Begin to write `state` as the checkpoint of `iteration`, after the save before is complete.
+
+        `state` may be donated as soon as this returns.
+
+        Args:
+            iteration: which checkpoint this is.
+            state: what to save.
+            then: called by the thread when the files are complete.
+
+        Raises:
+            InputError: if the save before failed.
+        """
+        self.wait()
+        self._saving = self._thread.submit(_write, self._directory, iteration, _copies(state), then)
+
+    def wait(self) -> None:
+        """Return when the files of the last save are complete.
+
+        Raises:
+            InputError: if it failed.
+        """
+        if self._saving is None:
+            return
+        wait([self._saving])  # Ctrl-C may interrupt this; whoever calls next goes on waiting
+        saving, self._saving = self._saving, None
+        saving.result()
+
+    def close(self) -> None:
+        """Wait for the last save and end the thread.
+
+        Raises:
+            InputError: if the save failed.
+        """
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def latest(directory: str | Path) -> int | None:
@@ -61,9 +131,59 @@ def restore(directory: str | Path, iteration: int, template: PyTree) -> PyTree:
             raise InputError(f"no checkpoint of iteration {iteration} in {directory}: there are {manager.all_steps()}")
         saved = manager.item_metadata(iteration)
         _check_fit(directory, {name: (tuple(meta.shape), meta.dtype) for name, meta in saved.items()}, shapes)
-        arrays = manager.restore(iteration, args=ocp.args.StandardRestore(shapes))
-    leaves = [_like(leaf, arrays[name]) if leaf.size else jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in named]
+        kinds = dict.fromkeys(shapes, ocp.RestoreArgs(restore_type=np.ndarray))
+        arrays = manager.restore(iteration, args=ocp.args.PyTreeRestore(shapes, restore_args=kinds))
+    # Each array is let go as soon as it is on the device.
+    leaves = [_like(leaf, arrays.pop(name)) if leaf.size else jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in named]
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def _write(
+    directory: str | Path, iteration: int, arrays: dict[str, np.ndarray], then: Callable[[], None] = lambda: None
+) -> None:
+    try:
+        with _manager(directory, create=True) as manager:
+            import orbax.checkpoint as ocp
+
+            pieces = {name: ocp.SaveArgs(chunk_byte_size=_piece_bytes(array)) for name, array in arrays.items()}
+            manager.save(iteration, args=ocp.args.PyTreeSave(arrays, save_args=pieces), force=True)
+            manager.wait_until_finished()
+    except Exception as error:
+        # A full disk and the like surface from deep inside the storage library, as all kinds of exceptions, with all
+        # that was going on before the cause.
+        reason = ": ".join(" ".join(str(error).split()).split(": ")[-2:])
+        raise InputError(f"cannot write the checkpoint of iteration {iteration} to {directory}: {reason}") from error
+    then()
+
+
+def _piece_bytes(array: np.ndarray) -> int:
+    """How large pieces to ask orbax for.
+
+    It takes the next smaller divisor of whichever axis is the longest, until pieces are as small as asked for. Where a
+    length is prime it would end at single rows, a million of them. So ask for what the longest axis alone can give; an
+    array whose longest axis does not divide is stored whole.
+    """
+    *_, second, length = sorted((1, 1, *array.shape))
+    row_bytes = array.nbytes // length
+    small = [n for n in range(1, math.isqrt(length) + 1) if length % n == 0]
+    fitting = [n for n in (*small, *(length // n for n in small)) if n >= second and n * row_bytes >= PIECE_BYTES]
+    return min(fitting, default=length) * row_bytes
+
+
+def _arrays(state: PyTree) -> dict[str, jax.Array]:
+    return {name: _data(leaf) for name, leaf in _named_leaves(state) if leaf.size}
+
+
+def _copies(state: PyTree) -> dict[str, np.ndarray]:
+    """The arrays of `state` in host memory that nothing else uses."""
+    arrays = _arrays(state)
+    # All transfers from an accelerator start at once. On the CPU there is none: NumPy looks at the device's own memory.
+    host = jax.device_get(arrays)
+    return {name: array.copy() if _in_host_memory(arrays[name]) else array for name, array in host.items()}
+
+
+def _in_host_memory(leaf: jax.Array) -> bool:
+    return not isinstance(leaf, jax.Array) or any(device.platform == "cpu" for device in leaf.devices())
 
 
 def _check_fit(directory: str | Path, saved: dict, wanted: dict) -> None:
@@ -96,15 +216,20 @@ def _data(leaf: jax.Array) -> jax.Array:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
-def _like(leaf: jax.Array, array: jax.Array) -> jax.Array:
-    array = jnp.asarray(array)
-    return jax.random.wrap_key_data(array) if _is_key(leaf) else array
+def _like(leaf: jax.Array, array: np.ndarray) -> jax.Array:
+    on_device = jax.device_put(array)  # jnp.asarray would copy twice
+    return jax.random.wrap_key_data(on_device) if _is_key(leaf) else on_device
 
 
 def _manager(directory: str | Path, create: bool = False):
     import orbax.checkpoint as ocp
 
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every file at INFO and WARNING
-    options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, create=create, enable_async_checkpointing=False)
-    handler = ocp.StandardCheckpointHandler()
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax narrates every file, and each error twice
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=KEEP, create=create, cleanup_tmp_directories=create, enable_async_checkpointing=False
+    )
+    # Orbax would copy all arrays once more, lest they change during the save.
+    numpy = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, numpy))
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
     return ocp.CheckpointManager(Path(directory).absolute(), item_handlers=handler, options=options)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purerl import struct
 from purerl.distributions import Categorical, Distribution, Gaussian, TanhGaussian
 from purerl.errors import InputError
 from purerl.spaces import Box, Discrete, Space
@@ -47,8 +48,8 @@ class MLP(nn.Module):
         activation: follows every layer.
     """
 
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    activation: Callable[[Array], Array] = nn.tanh
+    hidden_sizes: tuple[int, ...] = struct.field(default=(64, 64), help="width of each dense layer", within="[1, inf)")
+    activation: Callable[[Array], Array] = struct.field(default=nn.tanh, help="after each layer")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_sizes", _sizes("hidden_sizes", self.hidden_sizes))
@@ -70,10 +71,12 @@ class CNN(nn.Module):
         activation: follows every layer.
     """
 
-    channels: tuple[int, ...] = (16,)
-    kernel: tuple[int, int] = (3, 3)
-    hidden_sizes: tuple[int, ...] = (128,)
-    activation: Callable[[Array], Array] = nn.relu
+    channels: tuple[int, ...] = struct.field(default=(16,), help="of each convolution", within="[1, inf)")
+    kernel: tuple[int, int] = struct.field(
+        default=(3, 3), help="height and width of every convolution", within="[1, inf)"
+    )
+    hidden_sizes: tuple[int, ...] = struct.field(default=(128,), help="width of each dense layer", within="[1, inf)")
+    activation: Callable[[Array], Array] = struct.field(default=nn.relu, help="after each layer")
 
     def __post_init__(self) -> None:
         for name in ("channels", "kernel", "hidden_sizes"):
@@ -117,11 +120,12 @@ class ActorCritic(nn.Module):
     """
 
     trunk: nn.Module = MLP()
-    shared: bool = False
-    squash: bool = False
+    shared: bool = struct.field(default=False, help="policy and value share one trunk")
+    squash: bool = struct.field(default=False, help="send continuous actions through tanh")
     action_space: Space | None = None
 
     def __post_init__(self) -> None:
+        struct.check_fields(self)
         if not isinstance(self.trunk, nn.Module):
             raise InputError(f"trunk must be a flax module such as MLP() or CNN(), got {self.trunk!r}")
         if isinstance(self.action_space, Box) and len(self.action_space.shape) != 1:

@@ -21,8 +21,9 @@ class Population:
     """Members that differ by seed, and by any numeric hyper-parameter or physics parameter, trained in one program.
 
     Only what differs is stored once per member; the rest is shared, which keeps the arithmetic of large shared
-    parameters (a robot's model) unbatched. Member `i` draws its randomness from ``fold_in(key, i)``: it learns the
-    same whether it has 7 companions or 63.
+    parameters (a robot's model) unbatched. So it is with the state: leaves have a leading ``[P]``, but for those that
+    are declared shared (`iteration`, the place where a replay is written next). Member `i` draws its randomness from
+    ``fold_in(key, i)``: it learns the same whether it has 7 companions or 63.
 
     Attributes:
         algorithm: what the members have in common.
@@ -70,23 +71,46 @@ class Population:
         """Environment steps of one iteration, per member."""
         return self.algorithm.steps_per_iteration
 
+    @property
+    def warmup_iterations(self) -> int:
+        """Iterations that `init` does."""
+        return self.algorithm.warmup_iterations
+
     def init(self, key: Array) -> PyTree:
-        """The members' states, ``[P]``."""
+        """The members' states, ``[P]`` but for what they share."""
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(self.num_members))
-        return self.map(lambda member, key: member.init(key), keys)
+        state = self.map(lambda member, key: member.init(key), keys)
+        return jax.tree.map(
+            lambda leaf, axis: leaf if axis == 0 else leaf[0], state, struct.member_axes(state, shared=-1)
+        )
 
     def step(self, state: PyTree) -> tuple[PyTree, Metrics]:
         """One iteration of every member."""
-        return self.map(lambda member, state: member.step(state), state)
+        return self.map(lambda member, state: member.step(state), state, out_axes=(struct.member_axes(state), 0))
 
     def policy(self, state: PyTree, *, explore: bool) -> Policy:
         """The members' policies, ``[P]``; use them inside `jax.vmap` or `map`."""
         return self.map(lambda member, state: member.policy(state, explore=explore), state)
 
-    def map(self, function: Callable[..., Any], *args: PyTree) -> PyTree:
-        """``function(member, *args)`` for every member, where `args` have a leading ``[P]``."""
-        return jax.vmap(lambda varied, args: function(self._member(varied), *args), axis_size=self.num_members)(
-            dict(self.varied), args
+    def map(self, function: Callable[..., Any], *args: PyTree, out_axes: PyTree = 0) -> PyTree:
+        """``function(member, *args)`` for every member; `args` and result have a leading ``[P]``, states as in `init`.
+
+        Args:
+            function: of one member and its own part of each argument.
+            args: states, keys or anything else.
+            out_axes: as `jax.vmap` takes it.
+        """
+        return jax.vmap(
+            lambda varied, args: function(self._member(varied), *args),
+            in_axes=(0, struct.member_axes(args)),
+            out_axes=out_axes,
+            axis_size=self.num_members,
+        )(dict(self.varied), args)
+
+    def member_state(self, state: PyTree, index: int) -> PyTree:
+        """The state of one member alone."""
+        return jax.tree.map(
+            lambda leaf, axis: leaf[index] if axis == 0 else leaf, state, struct.member_axes(state, shared=-1)
         )
 
     def _member(self, varied: Mapping[str, Array | np.ndarray]) -> Any:

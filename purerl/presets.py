@@ -7,9 +7,12 @@ A preset says what differs from an algorithm's own defaults. ``preset("ppo", "Ca
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from purerl.errors import unknown
+
+if TYPE_CHECKING:
+    from purerl.types import Environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,18 +21,39 @@ class Preset:
 
     Attributes:
         hyperparameters: fields of the algorithm that differ from its defaults.
-        network: ``trunk`` (``"mlp"`` or ``"cnn"``), ``hidden_sizes``, ``channels``, ``kernel``, ``activation``,
-            ``shared`` and ``squash``, as far as they differ from the network's defaults.
+        shares: such fields that are a number of environment steps, as a share of the run's total steps.
+        network: what differs from the algorithm's default network: kinds of its parts (``trunk`` is ``"mlp"`` or
+            ``"cnn"``, ``head`` is ``"mean"``, ``"c51"`` or ``"quantile"``), and fields of parts and network.
         env: options of the environment that differ from its defaults.
         total_steps: environment steps of one run, per member.
         anneal: whether the learning rate falls linearly to 0 over the run.
     """
 
     hyperparameters: dict[str, Any] = dataclasses.field(default_factory=dict)
+    shares: dict[str, float] = dataclasses.field(default_factory=dict)
     network: dict[str, Any] = dataclasses.field(default_factory=dict)
     env: dict[str, Any] = dataclasses.field(default_factory=dict)
     total_steps: int = 500_000
     anneal: bool = True
+
+    def extended(self, **changes: Any) -> Preset:
+        """A copy with some attributes changed; what is a mapping gets new or other entries."""
+        merged = {
+            name: {**getattr(self, name), **value} if isinstance(value, dict) else value
+            for name, value in changes.items()
+        }
+        return dataclasses.replace(self, **merged)
+
+
+def base(algorithm: str) -> Preset:
+    """What every preset of `algorithm` starts from.
+
+    Raises:
+        InputError: if there is no such algorithm.
+    """
+    if algorithm not in _BASE:
+        raise unknown("algorithm", algorithm, _BASE)
+    return _BASE[algorithm]
 
 
 def preset(algorithm: str, env: str) -> Preset:
@@ -42,20 +66,55 @@ def preset(algorithm: str, env: str) -> Preset:
     Raises:
         InputError: if either is unknown.
     """
-    if algorithm not in _TUNED:
-        raise unknown("algorithm", algorithm, _TUNED)
+    base(algorithm)
     if env in _TUNED[algorithm]:
         return _TUNED[algorithm][env]
-    return _GENERIC[algorithm](env)
-
-
-def _generic_ppo(env: str) -> Preset:
-    """By kind of spaces, following Huang et al. 2022 ("The 37 implementation details of PPO")."""
     import purerl
+
+    return _GENERIC[algorithm](purerl.make(env))
+
+
+_PPO = Preset()
+
+_DQN = Preset(shares={"epsilon_steps": 0.5, "priority_correction_steps": 1.0}, anneal=False)
+
+# Hessel et al. 2018, table 1: noisy layers explore in place of epsilon.
+_RAINBOW = Preset(
+    hyperparameters={
+        "double": True,
+        "n_step": 3,
+        "priority_exponent": 0.5,
+        "initial_epsilon": 0.0,
+        "final_epsilon": 0.0,
+    },
+    shares={"priority_correction_steps": 1.0},
+    network={"dueling": True, "noisy": True, "head": "c51"},
+    anneal=False,
+)
+
+_OFF_POLICY = Preset(anneal=False)
+
+_BASE = {
+    "ppo": _PPO,
+    "dqn": _DQN,
+    "rainbow": _RAINBOW,
+    "ddpg": _OFF_POLICY,
+    "td3": _OFF_POLICY,
+    "sac": _OFF_POLICY,
+    "discrete_sac": _OFF_POLICY,
+}
+"""What belongs to the name of an algorithm; its other presets differ from that."""
+
+
+def _is_image(env: Environment) -> bool:
+    return len(env.observation_space.shape) == 3
+
+
+def _generic_ppo(env: Environment) -> Preset:
+    """Following Huang et al. 2022 ("The 37 implementation details of PPO")."""
     from purerl.spaces import Box
 
-    made = purerl.make(env)
-    if isinstance(made.action_space, Box):
+    if isinstance(env.action_space, Box):
         return Preset(
             hyperparameters={
                 "num_envs": 16,
@@ -69,7 +128,7 @@ def _generic_ppo(env: str) -> Preset:
             },
             total_steps=1_000_000,
         )
-    image = len(made.observation_space.shape) == 3
+    image = _is_image(env)
     return Preset(
         hyperparameters={"num_envs": 64 if image else 8, "num_minibatches": 8 if image else 4, "learning_rate": 5e-4},
         network={"trunk": "cnn"} if image else {},
@@ -77,7 +136,75 @@ def _generic_ppo(env: str) -> Preset:
     )
 
 
-_GENERIC = {"ppo": _generic_ppo}
+def _generic_rainbow(env: Environment) -> Preset:
+    if _is_image(env):
+        return _RAINBOW_ON_IMAGES
+    # Wide enough for 100 steps of a reward of 1 in either direction.
+    return _RAINBOW.extended(
+        hyperparameters={"max_grad_norm": 10.0}, network={"num_atoms": 101, "v_min": -100.0, "v_max": 100.0}
+    )
+
+
+# After Young & Tian 2019 ("MinAtar"), with one update for every four steps.
+_IMAGES = {
+    "num_envs": 16,
+    "rollout_length": 4,
+    "num_updates": 16,
+    "batch_size": 64,
+    "buffer_size": 102_400,
+    "warmup_steps": 5_120,
+    "learning_rate": 2.5e-4,
+}
+
+_DQN_ON_IMAGES = _DQN.extended(
+    hyperparameters={**_IMAGES, "target_period": 250},
+    shares={"epsilon_steps": 0.1},
+    network={"trunk": "cnn"},
+    total_steps=1_000_000,
+)
+
+_RAINBOW_ON_IMAGES = _RAINBOW.extended(
+    hyperparameters={**_IMAGES, "target_period": 250, "max_grad_norm": 10.0},
+    network={"trunk": "cnn", "num_atoms": 51, "v_min": -10.0, "v_max": 10.0},
+    total_steps=1_000_000,
+)
+
+
+_CONTINUOUS = _OFF_POLICY.extended(
+    hyperparameters={"learning_rate": 3e-4, "buffer_size": 200_000, "warmup_steps": 5_000}, total_steps=200_000
+)
+
+_DISCRETE_SAC = _OFF_POLICY.extended(
+    hyperparameters={
+        "num_envs": 4,
+        "rollout_length": 4,
+        "num_updates": 4,
+        "batch_size": 128,
+        "buffer_size": 50_000,
+        "warmup_steps": 1_600,
+        "learning_rate": 5e-4,
+    },
+    total_steps=200_000,
+)
+
+_DISCRETE_SAC_ON_IMAGES = _OFF_POLICY.extended(hyperparameters=_IMAGES, network={"trunk": "cnn"}, total_steps=1_000_000)
+
+_GENERIC = {
+    "ppo": _generic_ppo,
+    "dqn": lambda env: _DQN_ON_IMAGES if _is_image(env) else _DQN.extended(hyperparameters={"max_grad_norm": 10.0}),
+    "rainbow": _generic_rainbow,
+    "ddpg": lambda env: _CONTINUOUS,
+    "td3": lambda env: _CONTINUOUS,
+    "sac": lambda env: _CONTINUOUS,
+    "discrete_sac": lambda env: _DISCRETE_SAC_ON_IMAGES if _is_image(env) else _DISCRETE_SAC,
+}
+"""Settings by kind of spaces. An algorithm that is not for these spaces says so itself."""
+
+_DETERMINISTIC_PENDULUM = _OFF_POLICY.extended(
+    hyperparameters={"gamma": 0.98, "buffer_size": 200_000, "warmup_steps": 10_000},
+    network={"hidden_sizes": (400, 300)},
+    total_steps=20_000,
+)
 
 _TUNED: dict[str, dict[str, Preset]] = {
     "ppo": {
@@ -166,6 +293,41 @@ _TUNED: dict[str, dict[str, Preset]] = {
             total_steps=25_000_000,
             anneal=False,
         ),
-    }
+    },
+    "dqn": {
+        # CleanRL's dqn_jax.py, which is also this algorithm's default but for the loss.
+        "CartPole-v1": _DQN.extended(network={"huber_delta": None}),
+        "Breakout-MinAtar": _DQN_ON_IMAGES,
+    },
+    "rainbow": {
+        # A reward of 1 per step is worth at most 1 / (1 - gamma) = 100.
+        "CartPole-v1": _RAINBOW.extended(network={"num_atoms": 101, "v_min": 0.0, "v_max": 100.0}),
+        "Breakout-MinAtar": _RAINBOW_ON_IMAGES,
+    },
+    # RL Baselines3 Zoo.
+    "ddpg": {"Pendulum-v1": _DETERMINISTIC_PENDULUM},
+    "td3": {"Pendulum-v1": _DETERMINISTIC_PENDULUM},
+    "sac": {
+        # RL Baselines3 Zoo.
+        "Pendulum-v1": _OFF_POLICY.extended(
+            hyperparameters={"buffer_size": 50_000, "warmup_steps": 100}, total_steps=20_000
+        ),
+        # Brax's own test; it has no warm-up, the replay needs two rows.
+        "brax/fast": _OFF_POLICY.extended(
+            hyperparameters={
+                "num_envs": 64,
+                "num_updates": 64,
+                "batch_size": 64,
+                "buffer_size": 32_768,
+                "warmup_steps": 128,
+                "learning_rate": 3e-4,
+                "reward_scale": 10.0,
+                "normalize_observations": True,
+            },
+            env={"episode_length": 128},
+            total_steps=32_768,
+        ),
+    },
+    "discrete_sac": {"CartPole-v1": _DISCRETE_SAC},
 }
 """Tuned settings by algorithm and environment."""

@@ -22,16 +22,19 @@ from purerl.errors import InputError
 T = TypeVar("T")
 
 
-def field(*, default: Any = dataclasses.MISSING, static: bool = False, help: str = "", within: str = "") -> Any:
+def field(
+    *, default: Any = dataclasses.MISSING, static: bool = False, shared: bool = False, help: str = "", within: str = ""
+) -> Any:
     """Declare a field of a `dataclass`.
 
     Args:
         default: value when the caller gives none; required if left out.
         static: part of the pytree's structure (hashed, fixed when compiled) and not a leaf.
+        shared: of a state, the same for all members of a population, which stores it once (see `member_axes`).
         help: one sentence for people.
         within: the interval of allowed numbers in the usual notation, such as ``"[0, 1]"`` or ``"(0, inf)"``.
     """
-    metadata = {"static": static, "help": help, "within": within}
+    metadata = {"static": static, "shared": shared, "help": help, "within": within}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -63,6 +66,32 @@ def dataclass(cls: type[T]) -> type[T]:
 def replace(node: T, **changes: Any) -> T:
     """A copy of the dataclass `node` with some fields changed, checked like a new one."""
     return dataclasses.replace(node, **changes)  # type: ignore[type-var]
+
+
+def member_axes(tree: Any, axis: int | None = 0, shared: int | None = None) -> Any:
+    """Where each leaf of a population's `tree` keeps its members, as `jax.vmap` takes it.
+
+    Args:
+        tree: a state, or anything with states in it.
+        axis: for leaves with one value per member.
+        shared: for leaves within fields that are declared shared.
+    """
+
+    def is_struct(node: Any) -> bool:
+        return dataclasses.is_dataclass(node) and not isinstance(node, type)
+
+    def axes(node: Any) -> Any:
+        if not is_struct(node):
+            return axis
+        copy = object.__new__(type(node))
+        for f in dataclasses.fields(node):
+            value = getattr(node, f.name)
+            if not f.metadata.get("static", False):
+                value = member_axes(value, shared if f.metadata.get("shared", False) else axis, shared)
+            copy.__dict__[f.name] = value
+        return copy
+
+    return jax.tree.map(axes, tree, is_leaf=is_struct)
 
 
 def check_fields(node: Any) -> None:

@@ -159,8 +159,13 @@ class Algorithm(Protocol):
         """Environment steps that one `step` takes."""
         ...
 
+    @property
+    def warmup_iterations(self) -> int:
+        """Iterations that `init` does without learning, to fill a replay; the state it returns counts them."""
+        ...
+
     def init(self, key: Array) -> PyTree:
-        """The state before the first iteration; it is also the checkpoint."""
+        """The state before learning begins; it is also the checkpoint."""
         ...
 
     def step(self, state: PyTree) -> tuple[PyTree, Metrics]:

@@ -23,7 +23,9 @@ def _timestep(state, obs, reward=0.0, terminated=False, truncated=False):
 
 @struct.dataclass
 class Probe:
-    """Common spaces; not an environment."""
+    """Common spaces; not an environment. Two actions, or everything between them."""
+
+    continuous: bool = struct.field(default=False, static=True)
 
     @property
     def observation_space(self):
@@ -31,7 +33,11 @@ class Probe:
 
     @property
     def action_space(self):
-        return Discrete(2)
+        return Box((1,), -1.0, 1.0) if self.continuous else Discrete(2)
+
+    def signed(self, action):
+        """-1 for the one, 1 for the other."""
+        return action[0] if self.continuous else 2.0 * action - 1.0
 
 
 @struct.dataclass
@@ -59,14 +65,14 @@ class Delay(Probe):
 
 @struct.dataclass
 class ActionTimesObs(Probe):
-    """One step; the reward is +1 if the action tells the sign of the observation, else -1."""
+    """One step; the reward is the product of the action (-1 to 1) and the observation (+-1)."""
 
     def reset(self, key):
         obs = 2.0 * jax.random.bernoulli(key).astype(jnp.float32) - 1.0
         return _timestep(obs, obs)
 
     def step(self, key, state, action):
-        return _timestep(state, state, reward=state * (2.0 * action - 1.0), terminated=True)
+        return _timestep(state, state, reward=state * self.signed(action), terminated=True)
 
 
 @struct.dataclass

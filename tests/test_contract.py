@@ -1,8 +1,11 @@
 """What every algorithm owes: one row in `ALGORITHMS` each."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +13,52 @@ import pytest
 from probes import ActionTimesObs, Delay, Endless, ObsReward, Target
 
 import purerl
-from purerl import MLP, PPO, ActorCritic, Population, checkpoint, iterate, runner
+from purerl import (
+    DDPG,
+    DQN,
+    MLP,
+    PPO,
+    SAC,
+    TD3,
+    ActorCritic,
+    DeterministicActorCritic,
+    DiscreteSAC,
+    DiscreteSoftActorCritic,
+    Population,
+    QNetwork,
+    SoftActorCritic,
+    checkpoint,
+    iterate,
+    runner,
+)
+from purerl.spaces import Discrete
 
 NETWORK = ActorCritic(trunk=MLP((16,)))
+TINY = MLP((16,), nn.relu)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What the contract needs to know of an algorithm.
+
+    Attributes:
+        make: on an environment, tiny, with changed hyper-parameters.
+        on_probe: what is changed to learn a probe quickly.
+        value: of an observation, given algorithm and state.
+        params: those that the policy depends on, of a state.
+        discrete: whether it takes discrete actions; if not, continuous ones.
+    """
+
+    make: Callable[..., Any]
+    on_probe: dict[str, Any]
+    value: Callable[[Any, Any, Any], Any]
+    params: Callable[[Any], Any]
+    discrete: bool = True
+
+    @property
+    def env(self):
+        """Name, options and the name of a physics parameter of a real task."""
+        return ("CartPole-v1", {}, "gravity") if self.discrete else ("Pendulum-v1", {"episode_length": 20}, "g")
 
 
 def ppo(env, **changes):
@@ -29,42 +75,124 @@ def ppo(env, **changes):
     return PPO(env=env, **(tiny | changes))
 
 
-def ppo_probe(env, **changes):
-    return ppo(
-        env,
-        num_envs=16,
-        num_epochs=4,
-        learning_rate=5e-3,
-        entropy_coef=0.0,
-        value_clip_eps=None,
-        normalize_observations=False,
-        normalize_rewards=False,
-        **changes,
-    )
+def off_policy(algorithm, network, **tiny):
+    shape = {"num_envs": 4, "rollout_length": 8, "num_updates": 2, "batch_size": 16}
+    memory = {"buffer_size": 320, "warmup_steps": 64, "learning_rate": 1e-3, "normalize_observations": True}
+    return lambda env, **changes: algorithm(env=env, network=network, **(shape | memory | tiny | changes))
+
+
+ON_PROBE = {
+    "rollout_length": 1,
+    "num_updates": 8,
+    "batch_size": 32,
+    "learning_rate": 5e-3,
+    "normalize_observations": False,
+    "tau": 0.1,
+}
+NO_ENTROPY = {"initial_temperature": 1e-4, "temperature_learning_rate": 0.0}
+
+
+def network_of(algorithm):
+    return algorithm.network.clone(action_space=algorithm.env.action_space)
 
 
 def ppo_value(algorithm, state, obs):
-    obs = jnp.full((1,), obs, jnp.float32)
-    network = algorithm.network.clone(action_space=algorithm.env.action_space)
-    return float(network.apply(state.params, obs, method="critic"))
+    return network_of(algorithm).apply(state.params, obs, method="critic")
 
 
-# name -> (on a real task, on a probe, value of an observation)
-ALGORITHMS = {"ppo": (ppo, ppo_probe, ppo_value)}
+def dqn_value(algorithm, state, obs):
+    return algorithm.network.head.value(network_of(algorithm).apply(state.params, obs)).max()
+
+
+def action_value(algorithm, state, obs):
+    action = network_of(algorithm).apply(state.actor_params, obs, method="actor")
+    action = action if isinstance(action, jax.Array) else action.action(action.mode())
+    return network_of(algorithm).apply(state.critic_params, obs, action, method="critic").min()
+
+
+def discrete_sac_value(algorithm, state, obs):
+    return network_of(algorithm).apply(state.critic_params, obs, method="critic").min(axis=0).max()
+
+
+def actor_params(state):
+    return state.actor_params
+
+
+def dqn(**pieces):
+    """With any of its pieces: those of the network, and hyper-parameters."""
+    network = QNetwork(TINY, **{name: pieces.pop(name) for name in ("head", "dueling", "noisy") if name in pieces})
+    make = off_policy(DQN, network, **pieces)
+    on_probe = ON_PROBE | {"target_period": 1, "epsilon_steps": 300.0, "final_epsilon": 0.05}
+    return Row(make, on_probe, dqn_value, lambda state: state.params)
+
+
+# One row per algorithm; DQN is several, as its pieces meet in no other place.
+ALGORITHMS = {
+    "ppo": Row(
+        ppo,
+        {
+            "num_envs": 16,
+            "num_epochs": 4,
+            "learning_rate": 5e-3,
+            "entropy_coef": 0.0,
+            "value_clip_eps": None,
+            "normalize_observations": False,
+            "normalize_rewards": False,
+        },
+        ppo_value,
+        lambda state: state.params,
+    ),
+    "dqn": dqn(),
+    "rainbow": dqn(
+        head=purerl.C51(51, -2.0, 12.0),
+        dueling=True,
+        noisy=True,
+        double=True,
+        n_step=3,
+        priority_exponent=0.5,
+        initial_epsilon=0.1,
+    ),
+    "ddpg": Row(
+        off_policy(DDPG, DeterministicActorCritic(TINY), noise_std=0.3, noise_decay=0.5),
+        ON_PROBE,
+        action_value,
+        actor_params,
+        discrete=False,
+    ),
+    "td3": Row(
+        off_policy(TD3, DeterministicActorCritic(TINY, 2)),
+        ON_PROBE,
+        action_value,
+        actor_params,
+        discrete=False,
+    ),
+    "sac": Row(
+        off_policy(SAC, SoftActorCritic(TINY)), ON_PROBE | NO_ENTROPY, action_value, actor_params, discrete=False
+    ),
+    "discrete_sac": Row(
+        off_policy(DiscreteSAC, DiscreteSoftActorCritic(TINY)), ON_PROBE | NO_ENTROPY, discrete_sac_value, actor_params
+    ),
+}
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 
 
-def tiny(name, env="CartPole-v1"):
-    return ALGORITHMS[name][0](purerl.make(env))
+def tiny(name, **changes):
+    env, options, _ = ALGORITHMS[name].env
+    return ALGORITHMS[name].make(purerl.make(env, **options), **changes)
 
 
-def trained(name, env, iterations, **changes):
-    _, make, value = ALGORITHMS[name]
-    algorithm = make(env, **changes)
-    state = algorithm.init(jax.random.key(1))
-    for progress in iterate(algorithm, state, iterations, every=iterations):
-        state = progress.state
-    return algorithm, state, value
+def trained(name, probe, iterations, **changes):
+    """After so many iterations of learning, and a function that tells the value of an observation."""
+    row = ALGORITHMS[name]
+    algorithm = row.make(probe, **(row.on_probe | changes))
+    state = learn(algorithm, 1, iterations)
+    return algorithm, state, lambda obs: float(row.value(algorithm, state, jnp.full((1,), obs, jnp.float32)))
+
+
+def learn(algorithm, seed, iterations, every=None):
+    """The state after `iterations` beyond the warm-up."""
+    total = algorithm.warmup_iterations + iterations
+    return last(iterate(algorithm, algorithm.init(jax.random.key(seed)), total, every=every or total)).state
 
 
 def bits(tree):
@@ -89,9 +217,14 @@ def test_state_keeps_its_types(name):
 
 
 @every_algorithm
-@pytest.mark.parametrize("env", ["Pendulum-v1", "FrozenLake-misc", "Breakout-MinAtar"])
+@pytest.mark.parametrize("env", ["Pendulum-v1", "MountainCarContinuous-v0", "FrozenLake-misc", "Breakout-MinAtar"])
 def test_traces_on_other_kinds_of_spaces(name, env):
-    algorithm = tiny(name, env)
+    env = purerl.make(env)
+    if name != "ppo" and ALGORITHMS[name].discrete != isinstance(env.action_space, Discrete):
+        with pytest.raises(purerl.InputError, match="needs .* actions, got .*: use "):
+            ALGORITHMS[name].make(env)
+        return
+    algorithm = ALGORITHMS[name].make(env)
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
     chex.assert_trees_all_equal_shapes_and_dtypes(state, jax.eval_shape(algorithm.step, state)[0])
 
@@ -101,7 +234,7 @@ def test_metrics_are_finite_means_with_constant_names(name):
     algorithm = tiny(name)
     state = algorithm.init(jax.random.key(0))
     names = set(jax.eval_shape(algorithm.step, state)[1])
-    progress = last(iterate(algorithm, state, 8, every=4))
+    progress = last(iterate(algorithm, state, 16, every=8))
     assert set(progress.metrics) == names
     for metric, mean in progress.metrics.items():
         assert mean.count > 0, metric
@@ -114,9 +247,9 @@ def test_a_population_may_vary_every_numeric_leaf(name):
     leaves = [n for n in vars(algorithm) if isinstance(getattr(algorithm, n), float)]
     assert leaves
     varied = {n: np.float32([0.5, 0.6]) * getattr(algorithm, n) for n in leaves}
-    varied["env.params.gravity"] = np.float32([9.8, 20.0])
+    varied[f"env.params.{ALGORITHMS[name].env[2]}"] = np.float32([9.8, 20.0])
     population = Population(algorithm, 2, varied)
-    progress = last(iterate(population, population.init(jax.random.key(0)), 2, every=2))
+    progress = last(iterate(population, population.init(jax.random.key(0)), 4, every=4))
     for metric, mean in progress.metrics.items():
         assert mean.total.shape == (2,), metric
 
@@ -124,17 +257,16 @@ def test_a_population_may_vary_every_numeric_leaf(name):
 @every_algorithm
 def test_new_hyper_parameters_do_not_compile_again(name):
     algorithm = tiny(name)
-    last(iterate(algorithm, algorithm.init(jax.random.key(0)), 1))
+    learn(algorithm, 0, 1)
     programs = runner.advance._cache_size()
-    changed = ALGORITHMS[name][0](purerl.make("CartPole-v1"), learning_rate=5e-4, gamma=0.9)
-    last(iterate(changed, changed.init(jax.random.key(1)), 5, every=2))
+    learn(tiny(name, learning_rate=5e-4, gamma=0.9), 1, 5, every=2)
     assert runner.advance._cache_size() == programs
 
 
 @every_algorithm
 def test_results_do_not_depend_on_the_chunk_length(name):
     algorithm = tiny(name)
-    one, three = (last(iterate(algorithm, algorithm.init(jax.random.key(2)), 7, every=n)).state for n in (1, 3))
+    one, three = (learn(algorithm, 2, 6, every=n) for n in (1, 3))
     chex.assert_trees_all_equal(bits(one), bits(three))
 
 
@@ -158,7 +290,7 @@ def test_evaluation_does_not_perturb_training(name):
     )
 
     def run(evaluating):
-        for progress in iterate(algorithm, algorithm.init(jax.random.key(4)), 3):
+        for progress in iterate(algorithm, algorithm.init(jax.random.key(4)), 5):
             if evaluating:
                 assert assess(progress.state, jax.random.key(99)).finished.all()
         return bits(progress.state)
@@ -174,20 +306,23 @@ def test_a_policy_passes_through_jit_without_compiling_again(name):
 
     for explore in (True, False):
         programs = []
+        env, options, physics = ALGORITHMS[name].env
         for seed, gravity in ((0, 9.8), (1, 20.0)):
-            algorithm = ALGORITHMS[name][0](purerl.make("CartPole-v1", gravity=gravity))
+            algorithm = ALGORITHMS[name].make(purerl.make(env, **options, **{physics: gravity}))
             policy = algorithm.policy(algorithm.init(jax.random.key(seed)), explore=explore)
-            act(policy, jax.random.key(seed), jnp.zeros(4))
+            act(policy, jax.random.key(seed), jnp.zeros(algorithm.env.observation_space.shape))
             programs.append(act._cache_size())
         assert programs[0] == programs[1]
 
 
 @every_algorithm
 def test_policies_of_a_population_keep_what_their_members_vary(name):
-    population = Population(tiny(name), 2, {"env.params.gravity": np.float32([9.8, 20.0])})
+    physics = f"env.params.{ALGORITHMS[name].env[2]}"
+    population = Population(tiny(name), 2, {physics: np.float32([9.8, 20.0])})
     policies = population.policy(population.init(jax.random.key(0)), explore=False)
-    actions = jax.vmap(lambda policy: policy.act(jax.random.key(1), policy.carry, jnp.zeros(4))[0])(policies)
-    assert actions.shape == (2,)
+    obs = jnp.zeros(population.env.observation_space.shape)
+    actions = jax.vmap(lambda policy: policy.act(jax.random.key(1), policy.carry, obs)[0])(policies)
+    assert actions.shape == (2, *population.env.action_space.shape)
 
 
 @every_algorithm
@@ -203,7 +338,7 @@ def test_keys_are_used_once(name):
     with jax.debug_key_reuse(True):
         state = jax.jit(algorithm.init)(jax.random.key(0))
         state, _ = jax.jit(algorithm.step)(state)
-    assert int(state.iteration) == 1
+    assert int(state.iteration) == algorithm.warmup_iterations + 1
 
 
 def test_a_key_used_twice_would_be_noticed():
@@ -215,7 +350,7 @@ def test_a_key_used_twice_would_be_noticed():
 def test_training_is_a_pure_function_too(name):
     algorithm = tiny(name)
     state, metrics = jax.jit(lambda key: purerl.train(algorithm, key, 3))(jax.random.key(5))
-    assert int(state.iteration) == 3
+    assert int(state.iteration) == algorithm.warmup_iterations + 3
     assert metrics["episode_length"].count.shape == (3,)
 
 
@@ -225,7 +360,7 @@ def test_training_can_be_vmapped_and_differentiated(name):
 
     def final_weight(learning_rate, key):
         state, _ = purerl.train(dataclasses.replace(algorithm, learning_rate=learning_rate), key, 2)
-        return jax.tree.leaves(state.params)[0].sum()
+        return jax.tree.leaves(ALGORITHMS[name].params(state))[0].sum()
 
     rates = jnp.float32([1e-3, 2e-3])
     slopes = jax.jit(jax.vmap(jax.grad(final_weight)))(rates, jax.random.split(jax.random.key(0), 2))
@@ -236,40 +371,49 @@ def test_training_can_be_vmapped_and_differentiated(name):
 # Known answers
 
 
+def probe(kind, name, **options):
+    return kind(continuous=not ALGORITHMS[name].discrete, **options)
+
+
 @every_algorithm
 def test_value_depends_on_the_observation(name):
-    algorithm, state, value = trained(name, ObsReward(), 150)
-    np.testing.assert_allclose([value(algorithm, state, 1.0), value(algorithm, state, -1.0)], [1.0, -1.0], atol=0.05)
+    _, _, value = trained(name, probe(ObsReward, name), 150)
+    np.testing.assert_allclose([value(1.0), value(-1.0)], [1.0, -1.0], atol=0.05)
 
 
 @every_algorithm
 def test_value_is_discounted(name):
-    algorithm, state, value = trained(name, Delay(), 150, gamma=0.7)
-    np.testing.assert_allclose([value(algorithm, state, 0.0), value(algorithm, state, 1.0)], [0.7, 1.0], atol=0.05)
+    _, _, value = trained(name, probe(Delay, name), 150, gamma=0.7)
+    np.testing.assert_allclose([value(0.0), value(1.0)], [0.7, 1.0], atol=0.05)
 
 
 @every_algorithm
 def test_a_time_limit_is_not_the_end_of_the_task(name):
-    algorithm, state, value = trained(name, Endless(limit=3), 300, gamma=0.9)
+    _, _, value = trained(name, probe(Endless, name, limit=3), 300, gamma=0.9)
     # Treating the limit as terminal would give (1 - 0.9**3) / (1 - 0.9) = 2.71 at most.
-    np.testing.assert_allclose(value(algorithm, state, 1.0), 10.0, rtol=0.05)
+    np.testing.assert_allclose(value(1.0), 10.0, rtol=0.05)
 
 
 @every_algorithm
 def test_the_right_action_depends_on_the_observation(name):
-    algorithm, state, _ = trained(name, ActionTimesObs(), 100)
-    for explore, bar in ((False, 1.0), (True, 0.9)):
+    algorithm, state, _ = trained(name, probe(ActionTimesObs, name), 150)
+    for explore, bar in ((False, 0.97), (True, 0.8)):
         episodes = purerl.evaluate(
             algorithm.env, algorithm.policy(state, explore=explore), jax.random.key(7), num_episodes=64
         )
         assert np.mean(episodes.episode_return) >= bar
 
 
-@every_algorithm
-@pytest.mark.parametrize("squash", [False, True])
-def test_continuous_actions_arrive_in_the_environments_units(name, squash):
-    network = ActorCritic(trunk=MLP((16,)), squash=squash)
-    algorithm, state, _ = trained(name, Target(), 300, network=network)
+@pytest.mark.parametrize("name", [name for name, row in ALGORITHMS.items() if name == "ppo" or not row.discrete])
+def test_continuous_actions_arrive_in_the_environments_units(name):
+    algorithm, state, _ = trained(name, Target(), 300)
+    act = algorithm.policy(state, explore=False).act
+    actions = [act(jax.random.key(0), (), jnp.full((1,), obs))[0][0] for obs in (-1.0, 1.0)]
+    np.testing.assert_allclose(actions, [-1.0, 1.0], atol=0.15)
+
+
+def test_squashed_actions_arrive_in_the_environments_units():
+    algorithm, state, _ = trained("ppo", Target(), 300, network=ActorCritic(trunk=MLP((16,)), squash=True))
     act = algorithm.policy(state, explore=False).act
     actions = [act(jax.random.key(0), (), jnp.full((1,), obs))[0][0] for obs in (-1.0, 1.0)]
     np.testing.assert_allclose(actions, [-1.0, 1.0], atol=0.15)

@@ -44,7 +44,7 @@ class PPOState:
     """
 
     key: Array
-    iteration: Array
+    iteration: Array = struct.field(shared=True)
     rollout: rollout.RolloutState
     params: PyTree
     opt_state: PyTree
@@ -136,6 +136,11 @@ class PPO:
     def steps_per_iteration(self) -> int:
         """Environment steps of one iteration."""
         return self.num_envs * self.rollout_length
+
+    @property
+    def warmup_iterations(self) -> int:
+        """None: there is no replay to fill."""
+        return 0
 
     def init(self, key: Array) -> PPOState:
         """Fresh environments, networks and statistics."""

@@ -19,7 +19,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "command", "play complete episodes with the agents of a run"),
     "plot": ("plot", "command", "draw the learning curves of runs"),
     "envs": ("listing", "environments", "list environments with their spaces"),
-    "algorithms": ("listing", "algorithms", "list algorithms with their hyper-parameters"),
+    "algorithms": ("listing", "algorithms", "list algorithms, or all about one"),
 }
 """Command to its module, function and meaning."""
 

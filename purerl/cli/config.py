@@ -6,9 +6,9 @@ import dataclasses
 import importlib.metadata
 import itertools
 import platform
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from purerl.cli.network import build_network
 from purerl.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -17,19 +17,17 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Of config.json; raised when older files can no longer be read."""
 
-ALGORITHMS = {"ppo": "PPO"}
-"""Name on the command line to public name in `purerl`. The only look-up of an algorithm by name."""
-
-ACTIVATIONS = ("elu", "gelu", "relu", "silu", "tanh")
-
-TRUNKS = {
-    "mlp": {"hidden_sizes": (64, 64), "activation": "tanh"},
-    "cnn": {"channels": (16,), "kernel": (3, 3), "hidden_sizes": (128,), "activation": "relu"},
+ALGORITHMS = {
+    "ppo": "PPO",
+    "dqn": "DQN",
+    "rainbow": "DQN",
+    "ddpg": "DDPG",
+    "td3": "TD3",
+    "sac": "SAC",
+    "discrete_sac": "DiscreteSAC",
 }
-"""Parameters of each kind of trunk with their defaults."""
-
-HEADS = {"shared": False, "squash": False}
-"""Parameters of the network that do not depend on the trunk, with their defaults."""
+"""Name on the command line to public name in `purerl`; names that share a class have presets of their own. The only
+look-up of an algorithm by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +39,7 @@ class RunConfig:
         env: name for `purerl.make`.
         env_options: its options, all of them.
         hyperparameters: fields of the algorithm, all that have a plain value.
-        network: ``trunk`` and the parameters of trunk and heads.
+        network: kinds of its parts and all parameters (see `complete_network`).
         vary: dotted field name to the values that members try, beside their seeds.
         anneal: whether the learning rate falls linearly to 0 over `total_steps`.
         seed: of the whole run.
@@ -134,7 +132,7 @@ class RunConfig:
         if self.anneal:
             values["schedule"] = purerl.LinearDecay(float(self.total_steps))
         env = purerl.make(self.env, **self.env_options)
-        member = algorithm(env=env, network=build_network(self.network), **values)
+        member = algorithm(env=env, network=build_network(algorithm, self.network), **values)
         return purerl.Population.grid(member, self.seeds, self.vary)
 
 
@@ -145,54 +143,6 @@ def algorithm_class(name: str) -> Any:
     if name not in ALGORITHMS:
         raise unknown("algorithm", name, ALGORITHMS)
     return getattr(purerl, ALGORITHMS[name])
-
-
-def hyperparameters(algorithm: Any) -> list[dataclasses.Field]:
-    """The fields of an algorithm's class that are numbers or switches, and so can be flags."""
-    return [field for field in dataclasses.fields(algorithm) if kind_of(field) is not None]
-
-
-def kind_of(field: dataclasses.Field) -> str | None:
-    """``int``, ``float`` or ``bool``, possibly with ``" | None"``; None for fields that hold anything else."""
-    annotation = field.type.__name__ if isinstance(field.type, type) else str(field.type)
-    return annotation if annotation.removesuffix(" | None") in ("int", "float", "bool") else None
-
-
-def complete_network(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters of the network, from a preset and what was `given` instead.
-
-    The preset's trunk parameters count only for the preset's own kind of trunk.
-
-    Raises:
-        InputError: if a parameter was given that this kind of trunk does not have.
-    """
-    trunk = given.get("trunk", preset.get("trunk", "mlp"))
-    known = {**TRUNKS[trunk], **HEADS}
-    for name in given:
-        if name != "trunk" and name not in known:
-            raise InputError(
-                f"--{name.replace('_', '-')} is not for --trunk {trunk}, which has " + ", ".join(TRUNKS[trunk])
-            )
-    usable = {
-        name: value
-        for name, value in preset.items()
-        if name in HEADS or (name in known and trunk == preset.get("trunk", "mlp"))
-    }
-    return {"trunk": trunk, **known, **usable, **given}
-
-
-def build_network(network: Mapping[str, Any]) -> Any:
-    """The flax module that `complete_network` describes."""
-    import flax.linen as nn
-
-    from purerl.networks import CNN, MLP, ActorCritic
-
-    activation = getattr(nn, network["activation"])
-    if network["trunk"] == "cnn":
-        trunk = CNN(network["channels"], network["kernel"], network["hidden_sizes"], activation)
-    else:
-        trunk = MLP(network["hidden_sizes"], activation)
-    return ActorCritic(trunk=trunk, shared=network["shared"], squash=network["squash"])
 
 
 def versions() -> dict[str, str]:

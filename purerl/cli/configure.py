@@ -6,13 +6,19 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from purerl.cli import flags
-from purerl.cli.config import RunConfig, algorithm_class, complete_network, hyperparameters, kind_of, versions
+from purerl.cli.config import RunConfig, algorithm_class, versions
+from purerl.cli.fields import hyperparameters, kind_of
+from purerl.cli.network import complete_network
 from purerl.cli.parser import Flag, Group, parse
 from purerl.cli.run_directory import default_path
 from purerl.errors import InputError, unknown
+from purerl.presets import base, preset
+
+if TYPE_CHECKING:
+    from purerl.population import Population
 
 USAGE = "purerl train ALGORITHM ENVIRONMENT [flags]\n       purerl train --resume DIR [--total-steps INT]"
 
@@ -27,8 +33,9 @@ def show_help(algorithm: str | None) -> None:
     if algorithm is None:
         about += "\nName an algorithm and an environment to see their flags too: purerl train ppo CartPole-v1 --help"
     else:
-        groups.append(flags.hyperparameter_group(algorithm, algorithm_class(algorithm), {}))
-        groups.append(flags.network_group(complete_network({}, {})))
+        algorithm_type, start = algorithm_class(algorithm), base(algorithm)
+        groups.append(flags.hyperparameter_group(algorithm, algorithm_type, start))
+        groups.append(flags.network_group(algorithm_type, start))
         about += f"\nName an environment to see the defaults tuned for it: purerl train {algorithm} CartPole-v1 --help"
     parse(USAGE, about, groups, ["--help"])
 
@@ -49,24 +56,24 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
     """
     algorithm_type = algorithm_class(algorithm)
     from purerl.environments import environment_options
-    from purerl.presets import preset
 
     options = environment_options(env)
     start = preset(algorithm, env)
-    tunable = flags.hyperparameter_group(algorithm, algorithm_type, start.hyperparameters)
-    network = flags.network_group(complete_network(start.network, {}))
+    tunable = flags.hyperparameter_group(algorithm, algorithm_type, start)
+    network = flags.network_group(algorithm_type, start)
     simulator = flags.env_group(env, options, start.env)
     run = flags.with_defaults(flags.RUN, {"total_steps": start.total_steps, "anneal": start.anneal})
     about = f"Train {algorithm} on {env}. The defaults are those tuned for this pair, if there are any."
     given, _ = parse(USAGE, about, [run, tunable, network, simulator], words)
 
     requested, seed = given.get("total_steps", start.total_steps), given.get("seed", 0)
+    defaults = {flag.name: flag.default for flag in tunable.flags} | _shares(algorithm_type, start.shares, requested)
     draft = RunConfig(
         algorithm=algorithm,
         env=env,
         env_options={**start.env, **_of(simulator, given, flags.ENV_PREFIX)},
-        hyperparameters={flag.name: given.get(flag.name, flag.default) for flag in tunable.flags},
-        network=complete_network(start.network, _of(network, given)),
+        hyperparameters=defaults | _of(tunable, given),
+        network=complete_network(algorithm_type, start.network, _of(network, given)),
         vary=_vary(given.get("vary", []), algorithm_type, given),
         anneal=given.get("anneal", start.anneal),
         seed=seed,
@@ -83,9 +90,13 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         tensorboard=given.get("tensorboard", False),
         versions=versions(),
     )
-    config = with_total_steps(draft, requested)
+    population = draft.population()
+    config = with_total_steps(draft, population, requested)
     log_every, eval_every, checkpoint_every = intervals(
-        config.num_iterations, given.get("log_every"), given.get("eval_every"), given.get("checkpoint_every")
+        config.num_iterations - population.warmup_iterations,
+        given.get("log_every"),
+        given.get("eval_every"),
+        given.get("checkpoint_every"),
     )
     config = dataclasses.replace(
         config,
@@ -98,16 +109,21 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
     return config, path, given.get("overwrite", False)
 
 
-def with_total_steps(config: RunConfig, requested: int) -> RunConfig:
-    """`config` with another length, rounded up to whole iterations.
+def with_total_steps(config: RunConfig, population: Population, requested: int) -> RunConfig:
+    """`config`, whose population is `population`, with another length, rounded up to whole iterations.
 
     Raises:
-        InputError: if that is less than one iteration, or the algorithm itself is not allowed.
+        InputError: if that leaves no iteration to learn in, or is more than can be counted.
     """
-    per_iteration = config.population().steps_per_iteration
+    per_iteration = population.steps_per_iteration
     if requested < per_iteration:
         raise InputError(f"--total-steps must be at least one iteration of {per_iteration:,} steps, got {requested:,}")
     num_iterations = -(-requested // per_iteration)
+    if num_iterations <= population.warmup_iterations:
+        warmup = population.warmup_iterations * per_iteration
+        raise InputError(
+            f"--total-steps must be more than the random warm-up, warmup_steps = {warmup:,}, got {requested:,}"
+        )
     if num_iterations >= 2**31:
         raise InputError(f"--total-steps must be less than {2**31 * per_iteration:,}, got {requested:,}")
     return dataclasses.replace(
@@ -121,7 +137,7 @@ def with_total_steps(config: RunConfig, requested: int) -> RunConfig:
 def intervals(
     num_iterations: int, log: int | None, evaluate: int | None, checkpoint: int | None
 ) -> tuple[int, int, int]:
-    """Iterations between log points, evaluations and checkpoints; None asks for a default.
+    """Iterations between log points, evaluations and checkpoints of `num_iterations`; None asks for a default.
 
     Raises:
         InputError: if evaluations or checkpoints would not fall on log points.
@@ -141,6 +157,13 @@ def intervals(
 def eval_batch(total_steps: int, time_limit: int | None) -> int:
     """Episodes to evaluate side by side: 4 to 32, few where whole episodes are a large part of the run."""
     return 32 if time_limit is None else max(4, min(32, total_steps // (50 * time_limit)))
+
+
+def _shares(algorithm: Any, shares: Mapping[str, float], total_steps: int) -> dict[str, float]:
+    """Hyper-parameters that are a share of the run, in environment steps."""
+    whole = {field.name for field in hyperparameters(algorithm) if "int" in (kind_of(field) or "")}
+    steps = {name: share * total_steps for name, share in shares.items()}
+    return {name: max(1, round(value)) if name in whole else value for name, value in steps.items()}
 
 
 def _of(group: Group, given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,7 +15,7 @@ FLAGS = Group(
     "flags",
     [
         Flag("episodes", "int", "complete episodes per member", 128, "[1, inf)"),
-        Flag("stochastic", "bool", "sample actions as in training, instead of taking the most likely ones"),
+        Flag("stochastic", "bool", "explore as in training: actions sampled, noisy or epsilon-greedy"),
         Flag(
             "seed",
             "int",
@@ -53,8 +53,8 @@ def command(argv: Sequence[str]) -> int:
     played = evaluator(state, evaluation.final(given.get("seed", config.seed)), episodes)
 
     steps = newest * training.population.steps_per_iteration
-    actions = "sampled" if explore else "most likely"
-    print(f"{config.title} after {steps:,} steps, {episodes} episodes per member, {actions} actions")
+    how = "exploring as in training" if explore else "without exploring"
+    print(f"{config.title} after {steps:,} steps, {episodes} episodes per member, {how}")
     varied = ["varied"] if config.vary else []
     table = Table(["member", *varied, "return", "deviation", "lowest", "highest", "length"])
     for member, returns in enumerate(played.episode_return):

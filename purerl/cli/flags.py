@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from purerl.cli.config import ACTIVATIONS, HEADS, TRUNKS, hyperparameters, kind_of
+from purerl.cli.fields import annotation_of, hyperparameters, kind_of
+from purerl.cli.network import ACTIVATIONS, KINDS, complete_network, default_network, parameters, part_class
 from purerl.cli.parser import Flag, Group
+from purerl.presets import Preset
 
 ENV_PREFIX = "env."
 
@@ -57,39 +59,50 @@ def with_defaults(group: Group, defaults: Mapping[str, Any]) -> Group:
     )
 
 
-def hyperparameter_group(name: str, algorithm: Any, preset: Mapping[str, Any]) -> Group:
-    """One flag per number or switch among the fields of the class `algorithm`."""
+def hyperparameter_group(name: str, algorithm: Any, preset: Preset) -> Group:
+    """One flag per number or switch among the fields of the class `algorithm`, with the defaults of a preset."""
+    defaults = {name: f"{100 * share:g} % of --total-steps" for name, share in preset.shares.items()}
+    defaults |= preset.hyperparameters
     return Group(
         f"hyper-parameters of {name}",
-        [
-            Flag(
-                field.name,
-                kind_of(field) or "",
-                field.metadata["help"],
-                default=preset.get(field.name, field.default),
-                within=field.metadata["within"],
-            )
-            for field in hyperparameters(algorithm)
-        ],
+        [_of_field(field, defaults.get(field.name, field.default)) for field in hyperparameters(algorithm)],
     )
 
 
-def network_group(network: Mapping[str, Any]) -> Group:
-    """Flags of the network; `network` has the defaults to show (see `config.complete_network`)."""
-    shown = {**TRUNKS["cnn"], **TRUNKS["mlp"], **HEADS, **network}
-    positive = "[1, inf)"
-    return Group(
-        "network",
-        [
-            Flag("trunk", "str", "kind of trunk", shown["trunk"], choices=tuple(TRUNKS)),
-            Flag("hidden_sizes", "int", "width of each dense layer", shown["hidden_sizes"], positive, many=True),
-            Flag("channels", "int", "of each convolution of a cnn", shown["channels"], positive, many=True),
-            Flag("kernel", "int", "height and width of the convolutions", shown["kernel"], positive, many=True),
-            Flag("activation", "str", "after each layer", shown["activation"], choices=ACTIVATIONS),
-            Flag("shared", "bool", "policy and value share one trunk", shown["shared"]),
-            Flag("squash", "bool", "send continuous actions through tanh", shown["squash"]),
-        ],
-    )
+def network_group(algorithm: Any, preset: Preset) -> Group:
+    """Flags of the network that the class `algorithm` uses, with the defaults of a preset."""
+    module, defaults = default_network(algorithm), complete_network(algorithm, preset.network, {})
+    group = []
+    for part in [field.name for field in dataclasses.fields(module) if field.name in KINDS]:
+        group.append(Flag(part, "str", f"kind of {part}", defaults[part], choices=tuple(KINDS[part])))
+        group += _part_flags(part, defaults)
+    return Group("network", group + [_of_field(field, defaults[field.name]) for field in parameters(module)])
+
+
+def _part_flags(part: str, defaults: Mapping[str, Any]) -> list[Flag]:
+    """One flag for each parameter of any kind of `part`; several kinds may share one."""
+    fields: dict[str, dataclasses.Field] = {}
+    owners: dict[str, list[str]] = {}
+    for kind in KINDS[part]:
+        for field in parameters(part_class(part, kind)):
+            fields.setdefault(field.name, field)
+            owners.setdefault(field.name, []).append(kind)
+    flags = []
+    for name, field in fields.items():
+        flag = _of_field(field, defaults.get(name, field.default))
+        if len(owners[name]) < len(KINDS[part]):
+            flag = dataclasses.replace(flag, help=f"with --{part} {' or '.join(owners[name])}: {flag.help}")
+        flags.append(flag)
+    return flags
+
+
+def _of_field(field: dataclasses.Field, default: Any) -> Flag:
+    """The flag that sets a field of an algorithm or a network."""
+    annotation, meaning, within = annotation_of(field), field.metadata["help"], field.metadata["within"]
+    if annotation.startswith("Callable"):
+        return Flag(field.name, "str", meaning, default, choices=ACTIVATIONS)
+    many = annotation.startswith("tuple")
+    return Flag(field.name, "int" if many else kind_of(field) or "", meaning, default, within, many=many)
 
 
 def env_group(env: str, options: Mapping[str, Any], preset: Mapping[str, Any]) -> Group:

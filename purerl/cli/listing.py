@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from purerl.cli.config import ALGORITHMS, algorithm_class
-from purerl.cli.flags import hyperparameter_group
+from purerl.cli.flags import hyperparameter_group, network_group
 from purerl.cli.parser import parse, show
 from purerl.errors import unknown
+from purerl.presets import base
+
+OVERVIEW = {
+    "ppo": ("discrete, continuous", "small clipped policy updates from fresh rollouts (Schulman et al. 2017)"),
+    "dqn": ("discrete", "Q-learning from replay against a slow target network (Mnih et al. 2015)"),
+    "rainbow": ("discrete", "dqn with the six improvements of Hessel et al. 2018"),
+    "ddpg": ("continuous", "deterministic policy gradient from replay (Lillicrap et al. 2016)"),
+    "td3": ("continuous", "ddpg with twin critics, smoothed targets and a delayed policy (Fujimoto et al. 2018)"),
+    "sac": ("continuous", "entropy-regularised actor and twin critics from replay (Haarnoja et al. 2018)"),
+    "discrete_sac": ("discrete", "sac with exact expectations over actions (Christodoulou 2019)"),
+}
+"""Name of an algorithm to the action spaces that it is for and what it is."""
 
 
 def environments(argv: Sequence[str]) -> int:
@@ -35,22 +47,40 @@ def environments(argv: Sequence[str]) -> int:
 
 def algorithms(argv: Sequence[str]) -> int:
     """Run ``purerl algorithms`` with the words after it; returns the exit code."""
-    about = "List algorithms with their hyper-parameters, defaults, ranges and meaning."
+    about = "List algorithms; of those NAMEd, all hyper-parameters with defaults, ranges and meaning."
     _, words = parse("purerl algorithms [NAME ...]", about, [], argv, positional="NAME")
-    from purerl.cli.tables import Table
-
     for word in words:
         if word not in ALGORITHMS:
             raise unknown("algorithm", word, ALGORITHMS)
-    for name in words or ALGORITHMS:
-        algorithm = algorithm_class(name)
-        meaning = algorithm.__doc__.split(". ")[0].removesuffix(".")
-        print(f"{name}: {meaning}")
-        table = Table(["flag", "default", "range", "meaning"])
-        for flag in hyperparameter_group(name, algorithm, {}).flags:
-            words_allowed = "on, off" if flag.kind == "bool" else flag.within
-            optional = " or none" if "None" in flag.kind else ""
-            table.add(flag.flag, show(flag.default), words_allowed + optional, flag.help)
-        table.show()
-    print("Defaults tuned for an environment: purerl train ALGORITHM ENVIRONMENT --help")
+    for name in words:
+        _show_details(name)
+    if words:
+        print("Defaults tuned for an environment: purerl train ALGORITHM ENVIRONMENT --help")
+    else:
+        _show_overview()
     return 0
+
+
+def _show_overview() -> None:
+    from purerl.cli.tables import Table
+
+    table = Table(["algorithm", "actions", "meaning"])
+    for name in ALGORITHMS:
+        table.add(name, *OVERVIEW[name])
+    table.show()
+    print("Hyper-parameters and network of one: purerl algorithms NAME")
+
+
+def _show_details(name: str) -> None:
+    from purerl.cli.tables import Table
+
+    actions, meaning = OVERVIEW[name]
+    print(f"{name}: {meaning}; {actions} actions")
+    algorithm, start = algorithm_class(name), base(name)
+    for group in (hyperparameter_group(name, algorithm, start), network_group(algorithm, start)):
+        table = Table([group.title, "default", "range", "meaning"])
+        for flag in group.flags:
+            allowed = "on, off" if flag.kind == "bool" else ", ".join(flag.choices) or flag.within
+            optional = " or none" if "None" in flag.kind else ""
+            table.add(flag.flag, show(flag.default), allowed + optional, flag.help)
+        table.show()

@@ -14,16 +14,16 @@ from purerl.rollout import Episodes
 from purerl.statistics import summarize
 
 
-def headline(config: RunConfig, run: RunDirectory, done_steps: int) -> str:
-    """What is about to happen."""
+def headline(config: RunConfig, run: RunDirectory, done_steps: int, *, resumed: bool) -> str:
+    """What is about to happen; `done_steps` were taken in earlier sessions, or are a fresh run's random warm-up."""
     seeds = f"{config.seeds} seed{'s' if config.seeds > 1 else ''}"
     varied = "".join(f" x {len(values)} values of {name}" for name, values in config.vary.items())
     rounded = ""
-    if not done_steps and config.requested_steps != config.total_steps:
+    if not resumed and config.requested_steps != config.total_steps:
         per_iteration = config.total_steps // config.num_iterations
         rounded = f"\n{config.requested_steps:,} steps were rounded up to whole iterations of {per_iteration:,}"
-    resumed = f", {done_steps:,} of them done" if done_steps else ""
-    return f"{config.title}: {seeds}{varied}, {config.total_steps:,} steps each{resumed} -> {run.path}{rounded}"
+    begun = f", {done_steps:,} of them {'done' if resumed else 'at random'}" if done_steps else ""
+    return f"{config.title}: {seeds}{varied}, {config.total_steps:,} steps each{begun} -> {run.path}{rounded}"
 
 
 def stopped(run: RunDirectory, env_steps: int) -> str:
@@ -37,8 +37,9 @@ def nonfinite(members: Sequence[int], names: Sequence[str], env_steps: int) -> s
     return f"warning: not finite at {env_steps:,} steps: {', '.join(names)} of {who}{', '.join(map(str, members))}"
 
 
-def summary(config: RunConfig, seconds: Mapping[str, float], episodes: Episodes) -> dict[str, Any]:
+def summary(config: RunConfig, warmup_steps: int, seconds: Mapping[str, float], episodes: Episodes) -> dict[str, Any]:
     """The content of ``summary.json``; `episodes` are those of the final evaluation, ``[members, episodes]``."""
+    trained_steps = (config.total_steps - warmup_steps) * config.num_members
     returns = np.mean(episodes.episode_return, axis=1).reshape(-1, config.seeds)
     lengths = np.mean(episodes.episode_length, axis=1).reshape(-1, config.seeds)
     result: dict[str, Any] = {
@@ -51,7 +52,7 @@ def summary(config: RunConfig, seconds: Mapping[str, float], episodes: Episodes)
         "seeds": config.seeds,
         "members": config.num_members,
         **{name: round(value, 3) for name, value in seconds.items()},
-        "env_steps_per_second": round(config.total_steps * config.num_members / max(seconds["run_seconds"], 1e-9), 1),
+        "env_steps_per_second": round(trained_steps / max(seconds["run_seconds"], 1e-9), 1),
         "eval_episodes": episodes.episode_return.shape[1],
         "eval_return": summarize(returns),
         "eval_length": summarize(lengths),

@@ -23,9 +23,8 @@ class TensorBoard:
         from tensorboardX import SummaryWriter
 
         # On resuming, hide what a killed process logged beyond its last checkpoint.
-        purge = done_steps + 1 if done_steps else None
         self._writers = [
-            SummaryWriter(str(path / f"member-{member}"), purge_step=purge) for member in range(num_members)
+            SummaryWriter(str(path / f"member-{member}"), purge_step=done_steps + 1) for member in range(num_members)
         ]
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:

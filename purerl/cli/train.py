@@ -90,7 +90,7 @@ def _extended(config: RunConfig, total_steps: int) -> RunConfig:
     Raises:
         InputError: if that would change what was trained already.
     """
-    extended = with_total_steps(config, total_steps)
+    extended = with_total_steps(config, config.population(), total_steps)
     if extended.num_iterations != config.num_iterations and config.anneal:
         raise InputError(
             f"--total-steps cannot change from {config.total_steps:,}: the learning rate is annealed over the "

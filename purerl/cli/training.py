@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purerl import checkpoint, runner
+from purerl import checkpoint, memory, runner
 from purerl.cli import evaluation, plot, report, tensorboard
 from purerl.cli.config import RunConfig
 from purerl.cli.progress import LiveDisplay, PlainDisplay, Point, display
@@ -34,7 +35,7 @@ FINAL_EPISODES = 128
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect."""
 
-TIMINGS = ("compile_seconds", "run_seconds", "eval_seconds", "checkpoint_seconds")
+TIMINGS = ("compile_seconds", "init_seconds", "run_seconds", "eval_seconds", "checkpoint_seconds")
 
 
 class Training:
@@ -52,8 +53,10 @@ class Training:
         self._key = jax.random.key(config.seed)
         # Runs the code of environment and network abstractly: what does not fit shows before anything compiles.
         self.shapes = jax.eval_shape(self.population.init, self._key)
+        members = f"{config.num_members} agent{'s' if config.num_members > 1 else ''}"
+        memory.check_fits(memory.num_bytes(self.shapes), f"the state of {members}", self._smaller)
         self._restored: PyTree | None = None
-        self._done = 0
+        self._done = self.population.warmup_iterations
         self._earlier = dict.fromkeys(TIMINGS, 0.0)
         self._session = dict.fromkeys(TIMINGS, 0.0)
 
@@ -84,15 +87,18 @@ class Training:
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            raise InputError("out of memory: try fewer --seeds, a smaller --num-envs or --rollout-length") from error
+            raise InputError(f"out of memory: make {self._smaller} smaller") from error
 
     def _run(self, run: RunDirectory) -> int:
         config, done_steps = self.config, self._done * self.population.steps_per_iteration
-        print(report.headline(config, run, done_steps), flush=True)
+        print(report.headline(config, run, done_steps, resumed=self._restored is not None), flush=True)
         log = _Log(config, run, done_steps)
-        with display(config.total_steps, done_steps) as screen, _stop_requests() as stop:
-            screen.phase("compiling")
-            state, evaluator = self._compile()
+        with (
+            display(config.total_steps, done_steps) as screen,
+            _stop_requests() as stop,
+            checkpoint.Checkpointer(run.checkpoints) as checkpointer,
+        ):
+            state, evaluator = self._compile(screen)
             screen.training()
             compile_seconds = self._session["compile_seconds"]
             iteration = self._done
@@ -103,9 +109,10 @@ class Training:
                 self._session["compile_seconds"] = compile_seconds + progress.compile_seconds
                 episodes = self._evaluate(evaluator, state, iteration)
                 log.write(screen, progress, episodes)
-                if iteration % config.checkpoint_every == 0 or iteration == config.num_iterations or stop.is_set():
-                    self._save(run, iteration, state)
-                if stop.is_set() and iteration < config.num_iterations:
+                last = iteration == config.num_iterations or stop.is_set()
+                if last or iteration % config.checkpoint_every == 0:
+                    self._save(checkpointer, run, iteration, state, wait=last)
+                if last and iteration < config.num_iterations:
                     log.close()
                     screen.message(report.stopped(run, progress.env_steps))
                     return INTERRUPTED
@@ -113,21 +120,43 @@ class Training:
                 episodes = self._evaluate(evaluator, state, iteration)
         log.close()
         assert episodes is not None
-        run.write_summary(report.summary(config, self._seconds, episodes))
+        warmup_steps = self.population.warmup_iterations * self.population.steps_per_iteration
+        run.write_summary(report.summary(config, warmup_steps, self._seconds, episodes))
         plot.draw([run], run.curve)
         print(report.finished(run))
         return 0
 
-    def _compile(self) -> tuple[PyTree, evaluation.Evaluator]:
+    @property
+    def _smaller(self) -> str:
+        """The flags that memory hangs on."""
+        *names, last = ["--seeds", "--num-envs", "--rollout-length"] + (
+            ["--buffer-size"] if "buffer_size" in self.config.hyperparameters else []
+        )
+        return f"{', '.join(names)} or {last}"
+
+    def _compile(self, screen: LiveDisplay | PlainDisplay) -> tuple[PyTree, evaluation.Evaluator]:
         """The state to start from and the evaluation; the program of the training step is compiled on the way."""
+        screen.phase("compiling")
         begun = time.perf_counter()
-        state = _init(self.population, self._key) if self._restored is None else self._restored
+        state = self._initial(screen) if self._restored is None else self._restored
         self._restored = None  # its memory is reused
         evaluator = evaluation.Evaluator(self.population, state, self.config.eval_batch, explore=False)
         # Zero iterations only compile.
         state, _ = jax.block_until_ready(runner.advance(self.population, state, jnp.int32(0)))
-        self._session["compile_seconds"] = time.perf_counter() - begun
+        self._session["compile_seconds"] = time.perf_counter() - begun - self._session["init_seconds"]
         return state, evaluator
+
+    def _initial(self, screen: LiveDisplay | PlainDisplay) -> PyTree:
+        """A fresh state, after the random warm-up if the algorithm has one."""
+        program = _init.lower(self.population, self._key).compile()
+        if self.population.warmup_iterations:
+            screen.phase("warming up")
+        begun = time.perf_counter()
+        state = jax.block_until_ready(program(self.population, self._key))
+        self._session["init_seconds"] = time.perf_counter() - begun
+        if self.population.warmup_iterations:
+            screen.phase("compiling")
+        return state
 
     def _evaluate(self, evaluator: evaluation.Evaluator, state: PyTree, iteration: int) -> Episodes | None:
         """The final evaluation at the end; before, a small one every so often, if time allows."""
@@ -147,11 +176,15 @@ class Training:
         self._session["eval_seconds"] = evaluator.run_seconds
         return episodes
 
-    def _save(self, run: RunDirectory, iteration: int, state: PyTree) -> None:
+    def _save(
+        self, checkpointer: checkpoint.Checkpointer, run: RunDirectory, iteration: int, state: PyTree, wait: bool
+    ) -> None:
         begun = time.perf_counter()
-        checkpoint.save(run.checkpoints, iteration, state)
+        # The timings follow once the checkpoint is complete: a process killed before resumes with both of the last one.
+        checkpointer.save(iteration, state, then=partial(run.write_timings, self._seconds))
+        if wait:
+            checkpointer.wait()
         self._session["checkpoint_seconds"] += time.perf_counter() - begun
-        run.write_timings(self._seconds)
 
     @property
     def _seconds(self) -> dict[str, float]:

@@ -12,6 +12,7 @@ from purerl.cli import configure, main
 from purerl.cli.run_directory import RunDirectory
 
 PPO = "train ppo CartPole-v1"
+DQN = "train dqn CartPole-v1"
 
 # What is typed, and words that the error must contain. {tmp} is a directory with the files made below.
 CASES = [
@@ -21,6 +22,8 @@ CASES = [
     ("train", ["name an algorithm"]),
     ("train --seeds 8", ["name an algorithm"]),
     ("train pppo CartPole-v1", ["unknown algorithm 'pppo'", "'ppo'"]),
+    ("train rainbo CartPole-v1", ["unknown algorithm 'rainbo'", "'rainbow'"]),
+    ("train sac-discrete CartPole-v1", ["unknown algorithm", "'discrete_sac'"]),
     ("train CartPole-v1 ppo", ["unknown algorithm 'CartPole-v1'"]),
     ("train ppo", ["name an environment"]),
     ("train ppo --seeds 8", ["name an environment"]),
@@ -75,6 +78,48 @@ CASES = [
     (f"{PPO} --trunk cnn", ["CNN needs observations [height, width, channels]"]),
     ("train ppo Breakout-MinAtar --trunk cnn --kernel 3", ["kernel must be a height and a width"]),
     (f"{PPO} --squash", ["squash is for continuous actions"]),
+    (f"{PPO} --dueling", ["unknown flag '--dueling'"]),
+    (f"{PPO} --head c51", ["unknown flag '--head'"]),
+    (f"{DQN} --shared", ["unknown flag '--shared'"]),
+    (f"{DQN} --duelling", ["unknown flag '--duelling'", "'--dueling'"]),
+    (f"{DQN} --head c52", ["unknown --head value 'c52'", "'c51'"]),
+    (f"{DQN} --num-atoms 51", ["--num-atoms is not for --head mean, which has --huber-delta"]),
+    (f"{DQN} --head c51 --num-quantiles 9", ["--num-quantiles is not for --head c51", "--v-min"]),
+    ("train rainbow CartPole-v1 --huber-delta 1", ["--huber-delta is not for --head c51"]),
+    (f"{DQN} --head c51 --num-atoms 1", ["--num-atoms must lie in [2, inf)", "got 1"]),
+    (f"{DQN} --head c51 --v-min 5 --v-max -5", ["v_min must be less than v_max", "5.0", "-5.0"]),
+    (f"{DQN} --head c51 --v-max inf", ["--v-max must be a finite number"]),
+    (f"{DQN} --head quantile --huber-kappa 0", ["--huber-kappa must lie in (0, inf)"]),
+    (f"{DQN} --huber-delta -1", ["--huber-delta must lie in (0, inf)"]),
+    (f"{DQN} --channels 16", ["--channels is not for --trunk mlp"]),
+    ("train td3 Pendulum-v1 --num-critics 0", ["--num-critics must lie in [1, inf)"]),
+    # learning from a replay
+    (f"{DQN} --total-steps 10000", ["--total-steps", "warmup_steps = 10,000", "got 10,000"]),
+    (f"{DQN} --total-steps 400", ["--total-steps", "warmup_steps = 10,000", "got 400"]),
+    ("train sac Pendulum-v1 --warmup-steps 20000", ["--total-steps", "warmup_steps = 20,000"]),
+    (f"{DQN} --warmup-steps 15", ["warmup_steps must be a multiple of", "10", "the nearest is 20"]),
+    (f"{DQN} --warmup-steps 0", ["--warmup-steps must lie in [1, inf)"]),
+    (f"{DQN} --buffer-size 10001", ["10,001", "the nearest is 10,000 or 10,010"]),
+    (f"{DQN} --buffer-size 3e9", ["--buffer-size must lie in [1, 2147483647]"]),
+    (f"{DQN} --batch-size 0", ["--batch-size must lie in [1, inf)"]),
+    (f"{DQN} --n-step 0.5", ["--n-step must be a whole number"]),
+    (f"{DQN} --tau 0", ["--tau must lie in (0, 1]"]),
+    (f"{DQN} --target-period 0", ["--target-period must lie in [1, inf)"]),
+    (f"{DQN} --initial-epsilon 1.1", ["--initial-epsilon must lie in [0, 1]"]),
+    (f"{DQN} --epsilon-steps 0", ["--epsilon-steps must lie in [1, inf)"]),
+    (f"{DQN} --priority-exponent -1", ["--priority-exponent must lie in [0, inf)"]),
+    (f"{DQN} --gae-lambda 0.9", ["unknown flag '--gae-lambda'"]),
+    (f"{DQN} --vary n-step=1,3", ["n-step", "cannot differ"]),
+    (f"{DQN} --vary final-epsilon=0.1,2", ["--vary final-epsilon must lie in [0, 1]"]),
+    ("train td3 Pendulum-v1 --noise-std -0.1", ["--noise-std must lie in [0, inf)"]),
+    ("train sac Pendulum-v1 --target-entropy nan", ["--target-entropy must be a finite number"]),
+    # algorithms on spaces that they are not for
+    ("train dqn Pendulum-v1", ["needs discrete actions", "Box", "sac"]),
+    ("train rainbow brax/fast", ["needs discrete actions"]),
+    ("train discrete_sac Pendulum-v1", ["discrete_sac needs discrete actions"]),
+    ("train sac CartPole-v1", ["sac needs bounded continuous actions", "Discrete(2)", "discrete_sac"]),
+    ("train td3 Breakout-MinAtar", ["td3 needs bounded continuous actions"]),
+    ("train ddpg MountainCar-v0", ["ddpg needs bounded continuous actions"]),
     # environments
     (f"{PPO} --env.backend spring", ["unknown flag '--env.backend'"]),
     (f"{PPO} --env.gravity heavy", ["--env.gravity must be a finite number"]),

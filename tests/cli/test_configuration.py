@@ -12,19 +12,22 @@ import jax
 import pytest
 
 import purerl
-from purerl import cpu, presets
-from purerl.cli import config, configure, flags, parser
-from purerl.cli.config import RunConfig
+from purerl import cpu, memory, presets
+from purerl.cli import configure, flags, parser
+from purerl.cli.config import ALGORITHMS, RunConfig, algorithm_class
 from purerl.cli.configure import eval_batch
 from purerl.cli.evaluation import Evaluator
+from purerl.cli.fields import hyperparameters
+from purerl.cli.network import build_network, complete_network, default_network
 from purerl.cli.run_directory import RunDirectory, default_path
+from purerl.cli.training import Training
 from purerl.environments import environment_names
 from purerl.errors import InputError
 from purerl.presets import preset
 
 
-def made(typed: str = "", env: str = "CartPole-v1") -> RunConfig:
-    return configure.configure("ppo", env, shlex.split(typed))[0]
+def made(typed: str = "", env: str = "CartPole-v1", algorithm: str = "ppo") -> RunConfig:
+    return configure.configure(algorithm, env, shlex.split(typed))[0]
 
 
 def test_a_configuration_survives_json() -> None:
@@ -82,39 +85,143 @@ def test_values_are_parsed_as_their_kind() -> None:
     assert [free.parse(text) for text in ("none", "3", "0.5", "spring", "nan")] == [None, 3, 0.5, "spring", "nan"]
 
 
-def test_trunk_parameters_follow_the_trunk() -> None:
-    given = config.complete_network({"hidden_sizes": (8,), "shared": True}, {"trunk": "cnn"})
-    assert given == {"trunk": "cnn", **config.TRUNKS["cnn"], "shared": True, "squash": False}
-    assert config.complete_network({"hidden_sizes": (8,)}, {})["hidden_sizes"] == (8,)
+def test_parameters_follow_the_kind_of_their_part() -> None:
+    dqn = algorithm_class("dqn")
+    assert complete_network(dqn, {}, {}) == {
+        "trunk": "mlp",
+        "hidden_sizes": (120, 84),
+        "activation": "relu",
+        "head": "mean",
+        "huber_delta": 1.0,
+        "dueling": False,
+        "noisy": False,
+    }
+    # A preset's parameters of a trunk count for its own kind of trunk only.
+    preset = {"hidden_sizes": (8,), "noisy": True, "head": "c51", "num_atoms": 7}
+    chosen = complete_network(dqn, preset, {"trunk": "cnn"})
+    cnn = purerl.CNN()
+    assert (chosen["channels"], chosen["hidden_sizes"]) == (cnn.channels, cnn.hidden_sizes)
+    assert (chosen["noisy"], chosen["num_atoms"]) == (True, 7)
+    assert complete_network(dqn, preset, {})["hidden_sizes"] == (8,)
+    assert "num_atoms" not in complete_network(dqn, preset, {"head": "quantile"})
 
 
-@pytest.mark.parametrize("name", sorted({name for table in presets._TUNED.values() for name in table}))
-def test_tuned_presets_build(name: str) -> None:
-    assert name in environment_names()
-    run = made(env=name)
-    population = run.population()
-    jax.eval_shape(population.init, jax.random.key(0))
-    assert run.num_iterations >= 10
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_default_networks_survive_plain_data(name: str) -> None:
+    algorithm = algorithm_class(name)
+    plain = json.loads(json.dumps(complete_network(algorithm, {}, {})))
+    assert build_network(algorithm, plain) == default_network(algorithm)
+    assert build_network(algorithm, {}) == default_network(algorithm)  # as an older run that knows less
 
 
 @pytest.mark.parametrize(
-    "name", ["MountainCar-v0", "Reacher-misc", "Asterix-MinAtar", "FrozenLake-misc", "brax/reacher"]
+    "head", ["--huber-delta 2", "--head c51 --num-atoms 7 --v-min -3 --v-max 5", "--head quantile"]
 )
-def test_generic_presets_build(name: str) -> None:
-    population = made(env=name).population()
+def test_networks_survive_plain_data(head: str) -> None:
+    run = made(f"{head} --trunk cnn --channels 4 5 --kernel 2 3 --dueling --activation elu", "Breakout-MinAtar", "dqn")
+    network = run.population().algorithm.network
+    assert network.trunk == purerl.CNN((4, 5), (2, 3), activation=jax.nn.elu)
+    assert network.dueling
+    again = RunConfig.from_json(json.loads(json.dumps(run.to_json(), allow_nan=False)))
+    assert again.population().algorithm.network == network
+    if "c51" in head:
+        assert (network.head.num_atoms, network.head.v_min, network.head.v_max) == (7, -3.0, 5.0)
+
+
+def test_what_a_network_does_not_have_is_named() -> None:
+    for data, words in (
+        ({"trunk": "rnn"}, "unknown --trunk value 'rnn'"),
+        ({"duelling": True}, "'dueling'"),
+        ({"num_atoms": 7}, "--num-atoms is not for --head mean, which has --huber-delta"),
+        ({"activation": "rellu"}, "'relu'"),
+    ):
+        with pytest.raises(InputError, match=words):
+            build_network(algorithm_class("dqn"), data)
+
+
+TUNED = [(algorithm, env) for algorithm, table in presets._TUNED.items() for env in table]
+
+
+@pytest.mark.parametrize(("algorithm", "env"), TUNED)
+def test_tuned_presets_build(algorithm: str, env: str) -> None:
+    assert env in environment_names()
+    run = made(env=env, algorithm=algorithm)
+    population = run.population()
+    jax.eval_shape(population.init, jax.random.key(0))
+    assert run.num_iterations >= 10 + population.warmup_iterations
+
+
+GENERIC = [
+    *(("ppo", env) for env in ("MountainCar-v0", "Reacher-misc", "Asterix-MinAtar", "FrozenLake-misc", "brax/reacher")),
+    *((name, env) for name in ("dqn", "rainbow", "discrete_sac") for env in ("MountainCar-v0", "Asterix-MinAtar")),
+    *((name, env) for name in ("ddpg", "td3", "sac") for env in ("Reacher-misc", "brax/reacher")),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "env"), GENERIC)
+def test_generic_presets_build(algorithm: str, env: str) -> None:
+    population = made(env=env, algorithm=algorithm).population()
     jax.eval_shape(population.init, jax.random.key(0))
     trunk = type(population.algorithm.network.trunk).__name__
-    assert trunk == ("CNN" if name == "Asterix-MinAtar" else "MLP")
+    assert trunk == ("CNN" if env == "Asterix-MinAtar" else "MLP")
 
 
 def test_presets_name_real_fields() -> None:
-    fields = {field.name for field in config.hyperparameters(config.algorithm_class("ppo"))}
-    network = {"trunk", *config.HEADS, *(name for trunk in config.TRUNKS.values() for name in trunk)}
-    for name in presets._TUNED["ppo"]:
-        assert preset("ppo", name).hyperparameters.keys() <= fields
-        assert preset("ppo", name).network.keys() <= network
+    for algorithm, env in TUNED:
+        settings = preset(algorithm, env)
+        fields = {field.name for field in hyperparameters(algorithm_class(algorithm))}
+        assert settings.hyperparameters.keys() | settings.shares.keys() <= fields
+        known = complete_network(algorithm_class(algorithm), settings.network, {})
+        assert settings.network.keys() <= known.keys()
     with pytest.raises(InputError, match="unknown algorithm"):
         preset("pqo", "CartPole-v1")
+
+
+def test_a_preset_is_extended_entry_by_entry() -> None:
+    start = presets.Preset({"gamma": 0.9, "n_step": 3}, network={"noisy": True}, anneal=False)
+    longer = start.extended(hyperparameters={"gamma": 0.8}, network={"trunk": "cnn"}, total_steps=7)
+    assert longer == presets.Preset(
+        {"gamma": 0.8, "n_step": 3}, network={"noisy": True, "trunk": "cnn"}, total_steps=7, anneal=False
+    )
+
+
+def test_rainbow_is_dqn_with_presets_of_its_own() -> None:
+    rainbow, dqn = (made(algorithm=name).population().algorithm for name in ("rainbow", "dqn"))
+    assert type(rainbow) is type(dqn) is purerl.DQN
+    assert rainbow.double
+    assert rainbow.network.noisy
+    assert rainbow.priority_exponent is not None
+    assert not dqn.double
+
+
+def test_shares_of_the_run_become_numbers() -> None:
+    short = made("--total-steps 40000", algorithm="dqn")
+    assert short.hyperparameters["epsilon_steps"] == 20_000
+    assert made("--total-steps 40000 --epsilon-steps 300", algorithm="dqn").hyperparameters["epsilon_steps"] == 300
+    longer = configure.with_total_steps(short, short.population(), 80_000)
+    assert longer.hyperparameters == short.hyperparameters
+    assert longer.total_steps == 80_000
+    assert float(longer.population().algorithm.epsilon_steps) == 20_000
+
+
+def test_a_warm_up_is_no_training() -> None:
+    run = made("--warmup-steps 10000 --total-steps 11000", algorithm="dqn")
+    assert run.num_iterations == 1100
+    assert run.log_every == 2  # 50 rows in the 100 iterations that are left
+    assert run.checkpoint_every == run.eval_every == 10
+    with pytest.raises(InputError, match=r"warmup_steps = 10,000, got 10,000"):
+        made("--warmup-steps 10000 --total-steps 10000", algorithm="dqn")
+    assert made("--warmup-steps 10000 --total-steps 10001", algorithm="dqn").num_iterations == 1001
+
+
+def test_a_population_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, many = (made(f"--seeds {seeds} --buffer-size 100000", algorithm="dqn") for seeds in (1, 8))
+    needed = memory.num_bytes(Training(one).shapes)
+    assert needed > 100_000 * 4 * 4
+    monkeypatch.setattr(memory, "device_bytes", lambda: 2 * needed)
+    Training(one)
+    with pytest.raises(InputError, match=r"the state of 8 agents needs .* --rollout-length or --buffer-size smaller"):
+        Training(many)
 
 
 def test_every_environment_option_is_a_flag() -> None:
@@ -172,7 +279,7 @@ def test_thread_pool(cores: int, nproc: str | None, expected: str | None, monkey
 
 def test_the_command_line_chooses_before_jax_is_imported(tmp_path: Path) -> None:
     code = "import os; from purerl import cpu; cpu.usable_cores = lambda: 2; from purerl.cli import main; "
-    code += "main(['algorithms']); print(os.environ['NPROC'], os.environ['JAX_COMPILATION_CACHE_DIR'])"
+    code += "main(['algorithms', 'ppo']); print(os.environ['NPROC'], os.environ['JAX_COMPILATION_CACHE_DIR'])"
     env = {k: v for k, v in os.environ.items() if k not in ("NPROC", "JAX_COMPILATION_CACHE_DIR")}
     env["XDG_CACHE_HOME"] = str(tmp_path)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=env)

@@ -8,7 +8,10 @@ import time
 import pytest
 
 from purerl.cli import COMMANDS, main
-from purerl.cli.config import complete_network
+from purerl.cli.config import ALGORITHMS, algorithm_class
+from purerl.cli.listing import OVERVIEW
+from purerl.cli.network import KINDS, complete_network, default_network, parameters, part_class
+from purerl.errors import InputError
 from purerl.presets import preset
 
 FAST = """
@@ -23,9 +26,12 @@ assert not heavy, heavy
 """
 
 
-@pytest.mark.parametrize("typed", ["--help", "", "--version", "train --help", "plot --help", "evaluate --help"])
+@pytest.mark.parametrize(
+    "typed", ["--help", "", "--version", "train --help", "plot --help", "evaluate --help", "algorithms"]
+)
 def test_help_is_immediate_and_imports_nothing_heavy(typed: str) -> None:
-    code = FAST.replace(', "numpy"', "") if typed == "plot --help" else FAST  # drawing imports it at the top
+    # Drawing imports numpy at the top, and tables are made by rich.
+    code = FAST.replace({"plot --help": ', "numpy"', "algorithms": ', "rich"'}.get(typed, "none"), "")
     begun = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code, *typed.split()], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -51,7 +57,8 @@ def helped(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_help_shows_meaning_default_and_range(capsys: pytest.CaptureFixture[str]) -> None:
     out = helped(capsys, "train", "ppo", "Pendulum-v1")
     tuned = preset("ppo", "Pendulum-v1")  # its values, not those of the class, are the defaults
-    epochs, width = tuned.hyperparameters["num_epochs"], complete_network(tuned.network, {})["hidden_sizes"][0]
+    ppo_network = complete_network(algorithm_class("ppo"), tuned.network, {})
+    epochs, width = tuned.hyperparameters["num_epochs"], ppo_network["hidden_sizes"][0]
     assert "--gae-lambda FLOAT decay of advantage traces (default 0.95; range [0, 1])" in out
     assert f"--num-epochs INT passes over each batch (default {epochs}; range [1, inf))" in out
     assert "--kl-target FLOAT" in out
@@ -62,19 +69,60 @@ def test_help_shows_meaning_default_and_range(capsys: pytest.CaptureFixture[str]
     assert f"rounded up to whole iterations (default {tuned.total_steps}; range [1, inf))" in out
 
 
-def test_every_hyperparameter_is_a_flag_and_explained(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_shares_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    out = helped(capsys, "train", "dqn", "CartPole-v1")
+    assert "falling linearly (default 50 % of --total-steps; range [1, inf))" in out
+
+
+def test_help_says_which_kind_a_parameter_belongs_to(capsys: pytest.CaptureFixture[str]) -> None:
+    out = helped(capsys, "train", "dqn", "CartPole-v1")
+    assert "--head {mean,c51,quantile} kind of head (default mean)" in out
+    assert "with --head c51: returns that get a probability (default 51; range" in out
+    assert "--hidden-sizes INT [INT ...] width of each dense layer (default 120 84;" in out
+    assert "--kernel INT [INT ...] with --trunk cnn: height and width of every convolution (default 3 3;" in out
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_parameter_is_a_flag_and_explained(algorithm: str, capsys: pytest.CaptureFixture[str]) -> None:
     import dataclasses
 
-    import purerl
-
-    names = [f.name for f in dataclasses.fields(purerl.PPO) if f.name not in ("env", "network", "schedule")]
-    out = helped(capsys, "train", "ppo")
-    main(["algorithms"])
+    made = algorithm_class(algorithm)
+    network = default_network(made)
+    parts = [f.name for f in dataclasses.fields(network) if f.name in KINDS]
+    names = [f.name for f in dataclasses.fields(made) if f.name not in ("env", "network", "schedule")]
+    names += [f.name for f in dataclasses.fields(network) if f.name not in (*parts, "action_space", "parent", "name")]
+    names += {f.name for part in parts for kind in KINDS[part] for f in dataclasses.fields(part_class(part, kind))} - {
+        "parent",
+        "name",
+    }
+    out = helped(capsys, "train", algorithm)
+    assert main(["algorithms", algorithm]) == 0
     table = capsys.readouterr().out
-    for name in names:
+    for name in [*names, *parts]:
         assert f"--{name.replace('_', '-')}" in out
         (line,) = [line for line in table.splitlines() if line.split()[0] == f"--{name.replace('_', '-')}"]
-        assert len(line.split()) > 5
+        assert len(line.split()) >= 5
+    # Whatever is a parameter says what it means.
+    assert all(f.metadata["help"] for f in parameters(network))
+
+
+def test_the_overview_has_a_line_for_each_algorithm(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["algorithms"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == list(ALGORITHMS)
+    assert len(lines) == len(ALGORITHMS) + 2
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_overview_names_the_right_action_spaces(algorithm: str) -> None:
+    import purerl
+
+    for space, env in (("discrete", "CartPole-v1"), ("continuous", "Pendulum-v1")):
+        if space in OVERVIEW[algorithm][0]:
+            algorithm_class(algorithm)(env=purerl.make(env))
+        else:
+            with pytest.raises(InputError, match="actions"):
+                algorithm_class(algorithm)(env=purerl.make(env))
 
 
 def test_envs_lists_spaces_and_limits(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +135,7 @@ def test_envs_lists_spaces_and_limits(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_reader_that_stops_early_is_no_error() -> None:
-    command = f"{sys.executable} -m purerl algorithms | head -1"
+    command = f"{sys.executable} -m purerl algorithms ppo | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, env=dict(os.environ))
     assert done.stderr == ""
     assert done.stdout.startswith("ppo")

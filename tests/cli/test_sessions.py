@@ -1,8 +1,10 @@
 """Whole runs through real processes: train, be killed, be stopped, resume, evaluate, plot."""
 
+import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,10 +23,16 @@ from purerl.cli.report import number
 from purerl.cli.run_directory import RunDirectory
 from purerl.cli.training import Training, load
 
-# Small, but with more log points than a process can run through before it is killed.
-TINY = shlex.split(
-    "train ppo CartPole-v1 --seeds 2 --seed 7 --total-steps 19200 --num-envs 2 --rollout-length 16 --num-epochs 1 "
-    "--hidden-sizes 8 --log-every 2 --eval-every 100 --checkpoint-every 50 --eval-episodes 4"
+# Small, but with more log points than a process can run through before it is killed: 300, of two iterations each.
+COMMON = (
+    "--seeds 2 --seed 7 --num-envs 2 --hidden-sizes 8 --log-every 2 --eval-every 100 --checkpoint-every 50 "
+    "--eval-episodes 4"
+)
+TINY = shlex.split(f"train ppo CartPole-v1 --total-steps 19200 --rollout-length 16 --num-epochs 1 {COMMON}")
+# The first 100 iterations are its warm-up, and the replay is overwritten several times.
+TINY_DQN = shlex.split(
+    "train dqn CartPole-v1 --total-steps 5600 --rollout-length 4 --warmup-steps 800 --buffer-size 800 --batch-size 4 "
+    f"--priority-exponent 0.5 --n-step 3 --noisy --target-period 7 --tau 0.5 {COMMON}"
 )
 PYTHON = [sys.executable, "-u", "-m", "purerl"]
 
@@ -34,6 +42,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbed."""
     path = tmp_path_factory.mktemp("runs") / "whole"
     assert main([*TINY, "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished_dqn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a warm-up and a replay."""
+    path = tmp_path_factory.mktemp("runs") / "dqn"
+    with (path.parent / "dqn.txt").open("w") as output, contextlib.redirect_stdout(output):
+        assert main([*TINY_DQN, "--out", str(path)]) == 0
     return path
 
 
@@ -65,9 +82,12 @@ def interrupt(words: list[str], path: Path, num_rows: int, number: signal.Signal
     return process.returncode, output
 
 
-def test_killed_then_stopped_then_finished_is_equal_to_undisturbed(finished: Path, tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    code, output = interrupt([*TINY, "--out", str(path)], path, 130, signal.SIGKILL)
+@pytest.mark.parametrize(("words", "whole"), [(TINY, "finished"), (TINY_DQN, "finished_dqn")], ids=["ppo", "dqn"])
+def test_killed_then_stopped_then_finished_is_equal_to_undisturbed(
+    words: list[str], whole: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    path, finished = tmp_path / "run", request.getfixturevalue(whole)
+    code, output = interrupt([*words, "--out", str(path)], path, 130, signal.SIGKILL)
     assert code == -signal.SIGKILL, output
     assert not (path / "summary.json").exists()
     with (path / "metrics.jsonl").open("a") as file:
@@ -135,6 +155,40 @@ def test_files_of_a_run(finished: Path) -> None:
     assert len(list((finished / "checkpoints").iterdir())) >= 1
 
 
+def test_a_warm_up_counts_as_steps_but_not_as_training(finished_dqn: Path) -> None:
+    output = finished_dqn.with_suffix(".txt").read_text()
+    lines = output.splitlines()
+    assert "5,600 steps each, 800 of them at random" in lines[0]
+    assert lines[1:4] == ["compiling", "warming up", "compiling"]
+    assert lines[4].startswith("816/5,600 steps")
+
+    summary = json.loads((finished_dqn / "summary.json").read_text())
+    assert (summary["total_steps"], summary["iterations"]) == (5600, 700)
+    rate = (5600 - 800) * 2 / summary["run_seconds"]
+    assert summary["env_steps_per_second"] == pytest.approx(rate, rel=0.05)
+    assert summary["init_seconds"] > 0
+    shown = next(line for line in reversed(lines) if line.startswith("5,600/5,600")).split()[2]
+    factor = {"k": 1e3, "M": 1e6}.get(shown[-1], 1)
+    assert float(shown.rstrip("kM")) * factor == pytest.approx(rate, rel=0.05)
+
+    logged = rows(finished_dqn)
+    assert [row["env_steps"] for row in logged[::2]] == list(range(816, 5601, 16))
+    assert all(row["env_steps"] == 8 * row["iteration"] for row in logged)
+    assert {"loss", "q_value", "epsilon", "episode_return"} <= logged[0].keys()
+
+
+def test_extending_keeps_what_was_a_share_of_the_run(finished_dqn: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(finished_dqn, path)
+    before = json.loads((path / "config.json").read_text())
+    assert before["hyperparameters"]["epsilon_steps"] == 2800
+    assert main(["train", "--resume", str(path), "--total-steps", "5616"]) == 0
+    after = json.loads((path / "config.json").read_text())
+    assert after["total_steps"] == 5616
+    assert after["hyperparameters"] == before["hyperparameters"]
+    assert rows(path)[-1]["iteration"] == 702
+
+
 def test_evaluate_repeats_the_final_evaluation(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
     assert main(["evaluate", str(finished), "--episodes", "4"]) == 0
@@ -146,7 +200,7 @@ def test_evaluate_repeats_the_final_evaluation(finished: Path, capsys: pytest.Ca
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()} == before
 
     assert main(["evaluate", str(finished), "--episodes", "3", "--stochastic", "--seed", "1"]) == 0
-    assert "sampled actions" in capsys.readouterr().out
+    assert "exploring as in training" in capsys.readouterr().out
 
 
 def test_plot_one_and_several(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

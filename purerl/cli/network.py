@@ -1,0 +1,138 @@
+"""The network of a run as plain data, and the flax module that it describes.
+
+A network has parts that come in several kinds (a trunk; for action values a head too), and numbers and switches of its
+own. The fields of these classes say what can be set, what it means and which values are allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from purerl.cli.fields import annotation_of, kind_of
+from purerl.errors import InputError, unknown
+
+KINDS = {
+    "trunk": {"mlp": "networks.MLP", "cnn": "networks.CNN"},
+    "head": {
+        "mean": "value_heads.ExpectedValue",
+        "c51": "value_heads.C51",
+        "quantile": "value_heads.QuantileRegression",
+    },
+}
+"""Part of a network to its kinds: name on the command line and class in `purerl`."""
+
+ACTIVATIONS = ("elu", "gelu", "relu", "silu", "tanh")
+
+
+def default_network(algorithm: Any) -> Any:
+    """The module that the class `algorithm` uses when it is given none."""
+    return next(field.default for field in dataclasses.fields(algorithm) if field.name == "network")
+
+
+def parameters(module: Any) -> list[dataclasses.Field]:
+    """The fields of a network or part that plain data can set: numbers, switches, sizes and activations."""
+    return [
+        field
+        for field in dataclasses.fields(module)
+        if kind_of(field) or annotation_of(field).startswith(("tuple[int", "Callable"))
+    ]
+
+
+def part_class(part: str, kind: str) -> Any:
+    """The class behind a name in `KINDS`.
+
+    Raises:
+        InputError: if there is no such kind.
+    """
+    if kind not in KINDS[part]:
+        raise unknown(f"--{part} value", kind, KINDS[part])
+    module, name = KINDS[part][kind].split(".")
+    return getattr(importlib.import_module(f"purerl.{module}"), name)
+
+
+def complete_network(algorithm: Any, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """All parameters of a network: the algorithm's defaults, a preset's instead, and what was `given` instead of those.
+
+    Defaults and preset parameters of a part count only for their own kind of it.
+
+    Raises:
+        InputError: if something was given that this network, or this kind of part, does not have.
+    """
+    default = default_network(algorithm)
+    known: dict[str, Any] = {}
+    for field in dataclasses.fields(default):
+        if field.name in KINDS:
+            known |= _complete_part(field.name, getattr(default, field.name), preset, given)
+    own = _values(default)
+    known |= {name: preset.get(name, value) for name, value in own.items()}
+    for name in given:
+        if name not in known:
+            raise _misplaced(name, known)
+    return {**known, **given}
+
+
+def build_network(algorithm: Any, network: Mapping[str, Any]) -> Any:
+    """The module that `network` describes; what it leaves out has the algorithm's defaults.
+
+    Raises:
+        InputError: if it has something that the algorithm's network does not have, or a value is not allowed.
+    """
+    default = default_network(algorithm)
+    values = complete_network(algorithm, {}, network)
+    built = {field.name: values[field.name] for field in parameters(default)}
+    for field in dataclasses.fields(default):
+        if field.name in KINDS:
+            cls = part_class(field.name, values[field.name])
+            built[field.name] = cls(**{p.name: _real(p, values[p.name]) for p in parameters(cls)})
+    return type(default)(**built)
+
+
+def _complete_part(part: str, default: Any, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    usual = next(kind for kind in KINDS[part] if part_class(part, kind) is type(default))
+    preferred = preset.get(part, usual)
+    kind = given.get(part, preferred)
+    cls = part_class(part, kind)
+    values = _values(default if kind == usual else cls())
+    if kind == preferred:
+        values |= {name: preset[name] for name in values if name in preset}
+    return {part: kind, **values}
+
+
+def _values(module: Any) -> dict[str, Any]:
+    """Field name to plain value."""
+    return {field.name: _plain(field, getattr(module, field.name)) for field in parameters(module)}
+
+
+def _plain(field: dataclasses.Field, value: Any) -> Any:
+    if annotation_of(field).startswith("Callable"):
+        import flax.linen as nn
+
+        return next(name for name in ACTIVATIONS if getattr(nn, name) is value)
+    return value
+
+
+def _real(field: dataclasses.Field, value: Any) -> Any:
+    if annotation_of(field).startswith("Callable"):
+        import flax.linen as nn
+
+        if value not in ACTIVATIONS:
+            raise unknown(f"{field.name} value", value, ACTIVATIONS)
+        return getattr(nn, value)
+    return value
+
+
+def _misplaced(name: str, known: Mapping[str, Any]) -> InputError:
+    """For a parameter that the network lacks: it may belong to another kind of part."""
+    for part in KINDS.keys() & known.keys():
+        if any(name == field.name for kind in KINDS[part] for field in parameters(part_class(part, kind))):
+            kind = known[part]
+            own = ", ".join(_flag(field.name) for field in parameters(part_class(part, kind)))
+            return InputError(f"{_flag(name)} is not for --{part} {kind}, which has {own or 'no parameters'}")
+    return unknown("parameter of the network", name, known)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

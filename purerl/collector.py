@@ -1,0 +1,87 @@
+"""What off-policy algorithms learn from: environments in flight, a replay of the past, statistics of observations."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from purerl import normalize, rollout, struct
+from purerl.networks import encode
+from purerl.replay import PrioritizedReplay, Replay
+from purerl.types import Array, Environment, Metrics, Policy, PyTree
+
+
+@struct.dataclass
+class CollectorState:
+    """What has been lived through.
+
+    Attributes:
+        rollout: the environments in flight, ``[num_envs]``.
+        replay: past steps and, where they matter, their priorities; the state of `Collector.replay`.
+        obs_stats: of the observations; None unless they are normalised.
+    """
+
+    rollout: rollout.RolloutState
+    replay: PyTree
+    obs_stats: normalize.RunningStatistics | None
+
+
+@struct.dataclass
+class Collector:
+    """Acts in the environments and remembers.
+
+    Attributes:
+        env: one of them.
+        replay: where steps go; it says how many environments there are and how long a rollout is.
+        steps_per_reset: see `rollout.collect`.
+        normalize_observations: whether to keep statistics of them.
+    """
+
+    env: Environment
+    replay: Replay | PrioritizedReplay
+    steps_per_reset: int = struct.field(static=True)
+    normalize_observations: bool = struct.field(static=True)
+
+    def init(self, key: Array, random: Policy, action: PyTree, num_rollouts: int) -> CollectorState:
+        """Start the environments and remember `num_rollouts` rollouts of the policy `random`.
+
+        Args:
+            key: randomness.
+            random: how to act meanwhile.
+            action: one action, as the replay shall hold it.
+            num_rollouts: how many.
+        """
+        reset_key, warmup_key = jax.random.split(key)
+        timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.replay.ring.num_envs))
+        space = self.env.observation_space
+        state = CollectorState(
+            rollout=jax.vmap(lambda timestep: rollout.begin(timestep, random.carry))(timestep),
+            replay=self.replay.init(jax.ShapeDtypeStruct(space.shape, space.dtype), action),
+            obs_stats=normalize.init(self.blank().shape) if self.normalize_observations else None,
+        )
+        keys = jax.random.split(warmup_key, num_rollouts)
+        return lax.scan(lambda state, key: (self.collect(state, random, key)[0], None), state, keys)[0]
+
+    def collect(self, state: CollectorState, policy: Policy, key: Array) -> tuple[CollectorState, Metrics]:
+        """One more rollout. The replay holds ``extras["raw_action"]`` where the policy tells it, else the action."""
+        rollouts, transitions, episodes = rollout.collect(
+            self.env, policy, state.rollout, key, self.replay.ring.rollout_length, self.steps_per_reset
+        )
+        obs_stats = state.obs_stats
+        if obs_stats is not None:
+            obs = jax.vmap(jax.vmap(lambda obs: encode(self.env.observation_space, obs)))(transitions.obs)
+            obs_stats = normalize.update(obs_stats, obs)
+        action = transitions.extras.get("raw_action", transitions.action)
+        replay = self.replay.add(state.replay, struct.replace(transitions, action=action))
+        return CollectorState(rollouts, replay, obs_stats), episodes
+
+    def view(self, obs_stats: normalize.RunningStatistics | None, obs: Array) -> Array:
+        """What networks see of one observation."""
+        features = encode(self.env.observation_space, obs)
+        return features if obs_stats is None else normalize.standardize(obs_stats, features)
+
+    def blank(self) -> Array:
+        """What networks might see, all zero."""
+        space = self.env.observation_space
+        return encode(space, jnp.zeros(space.shape, space.dtype))

@@ -1,0 +1,44 @@
+"""How much memory there is and how much something needs, before it is allocated."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import jax
+
+from purerl.errors import InputError
+from purerl.types import PyTree
+
+
+def num_bytes(tree: PyTree) -> int:
+    """Of all leaves; shapes from `jax.eval_shape` are enough."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def device_bytes() -> int:
+    """Memory of the first device, or of this machine or container where that is a CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        text = Path(path).read_text().strip() if Path(path).exists() else ""
+        limits += [int(text)] if text.isdigit() else []
+    return min(limits)
+
+
+def check_fits(needed: int, what: str, remedy: str) -> None:
+    """Raise `InputError` if `needed` bytes are more than the device has.
+
+    Args:
+        needed: bytes.
+        what: needs them, with the arithmetic.
+        remedy: what to make smaller.
+    """
+    limit = device_bytes()
+    if needed > limit:
+        raise InputError(
+            f"{what} needs {needed / 1e9:,.1f} GB, and there are {limit / 1e9:,.1f} GB: make {remedy} smaller"
+        )
