@@ -18,6 +18,8 @@ import pytest
 from test_contract import bits
 
 from purerl import InputError, checkpoint
+from purerl.cli import main
+from purerl.cli.run_directory import RunDirectory
 
 
 def state(**changes):
@@ -217,5 +219,31 @@ def test_a_kill_during_a_save_leaves_the_checkpoint_before(tmp_path: Path) -> No
             break  # else the child was faster than we
     assert any(folder.glob("2.*"))
     chex.assert_trees_all_equal(bits(checkpoint.restore(folder, 1, jax.eval_shape(state))), bits(state()))
-    checkpoint.save(folder, 2, state())
-    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]  # what was left is gone
+    checkpoint.save(folder, 3, state())
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "3"]  # what was left is gone
+
+
+def test_a_run_whose_save_failed_goes_on_from_the_checkpoint_before(tmp_path, monkeypatch, capsys):
+    words = "train ppo CartPole-v1 --seeds 1 --total-steps 640 --num-envs 2 --rollout-length 16 --num-epochs 1"
+    words += " --hidden-sizes 4 --log-every 1 --checkpoint-every 5 --eval-every 0 --eval-episodes 1 --out"
+    assert main([*words.split(), str(tmp_path / "whole")]) == 0
+    run, timings, write = RunDirectory(tmp_path / "run"), [], checkpoint._write
+
+    def fail_in_the_middle(directory: Path, iteration: int, *rest: Any) -> None:
+        if iteration == 15:
+            timings.append(run.timings())
+            raise InputError("no space left")
+        write(directory, iteration, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "_write", fail_in_the_middle)
+        capsys.readouterr()
+        assert main([*words.split(), str(run.path)]) == 2
+    assert capsys.readouterr().err == "purerl: error: no space left\n"
+    assert checkpoint.latest(run.checkpoints) == 10
+    assert run.rows()[-1]["iteration"] > 15
+    assert run.timings() == timings[0]
+    assert main(["train", "--resume", str(run.path)]) == 0
+    metrics = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "run")]
+    assert metrics[0] == metrics[1]
+    assert run.timings()["run_seconds"] > timings[0]["run_seconds"]

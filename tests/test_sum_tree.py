@@ -1,5 +1,7 @@
 """The sum tree against a plain array of leaves."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +31,7 @@ def uneven(rng, size, share_of_zeros=0.0, decades=4.0):
 def assert_sums_agree(tree):
     levels = [np.asarray(level, np.float64) for level in tree.levels]
     assert levels[-1].size == FANOUT
-    for children, parents in zip(levels, levels[1:], strict=False):
+    for children, parents in itertools.pairwise(levels):
         sums = children.reshape(-1, FANOUT).sum(axis=1)
         np.testing.assert_allclose(parents[: sums.size], sums, rtol=1e-6)
         assert not parents[sums.size :].any()
@@ -44,8 +46,8 @@ def assert_leaves_are(tree, leaves):
 # Writing
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.sampled_from([1, FANOUT, FANOUT + 1, FANOUT**2 + 1, 200]), seeds, st.data())
+@settings(max_examples=50, deadline=None)
+@given(st.sampled_from([1, FANOUT, FANOUT**2 + 1, 200]), seeds, st.data())
 def test_any_sequence_of_writes_leaves_the_sums_of_the_leaves(size, seed, data):
     rng = np.random.default_rng(seed)
     leaves, tree = np.zeros(size, np.float32), sum_tree.init(size)
@@ -134,10 +136,10 @@ def test_a_leaf_that_is_zero_is_never_drawn():
 @pytest.mark.parametrize("fraction", [0.0, 2.0**-23, 1.0 - 2.0**-23, 1.0])
 def test_nor_where_rounding_is_worst(fraction, monkeypatch):
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, fraction))
-    for seed in range(20):
+    sample_one = jax.jit(lambda tree: sum_tree.sample(tree, jax.random.key(0), 1)[0])
+    for seed in range(50):
         leaves = uneven(np.random.default_rng(seed), 500, share_of_zeros=0.8, decades=8.0)
-        (drawn,) = sum_tree.sample(tree_of(leaves), jax.random.key(0), 1)
-        assert leaves[drawn] > 0
+        assert leaves[sample_one(tree_of(leaves))] > 0
 
 
 def test_neighbours_are_told_apart_among_ten_million():
@@ -177,37 +179,44 @@ def test_trees_side_by_side_are_as_trees_alone():
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x[member], y, rtol=1e-6), many, alone)  # noqa: B023
 
 
-@pytest.mark.parametrize("length", [1, 20, 300])
+@pytest.mark.parametrize("length", [1, 300])
 def test_members_that_share_the_start_write_slices(length):
     trees = jax.vmap(lambda _: sum_tree.init(1000))(jnp.arange(4))
     values = jnp.ones((4, length))
-    shared = str(jax.make_jaxpr(jax.vmap(sum_tree.set_slice, (0, None, 0)))(trees, jnp.int32(5), values))
-    assert "dynamic_update_slice" in shared
-    assert "scatter" not in shared
-    assert "gather" not in shared
-    assert "scatter" in str(jax.make_jaxpr(jax.vmap(sum_tree.set_slice))(trees, jnp.arange(4), values))
+
+    def program(in_axes, start):
+        return str(jax.jit(jax.vmap(sum_tree.set_slice, in_axes)).lower(trees, start, values).compile().as_text())
+
+    shared, different = program((0, None, 0), jnp.int32(5)), program((0, 0, 0), jnp.arange(4))
+    assert "dynamic-update-slice(" in shared
+    assert "scatter(" not in shared
+    assert "gather(" not in shared
+    assert "while(" not in shared
+    assert "scatter(" in different
 
 
 @pytest.mark.parametrize("num_members", [None, 4])
 def test_loops_write_in_place(num_members):
     def turn(i, tree):
+        """Every kind of write after every other."""
+        tree = sum_tree.set_slice(tree, i, jnp.zeros(3))
+        tree = sum_tree.set_slice(tree, i + 7, jnp.ones(3))
         index = sum_tree.sample(tree, jax.random.fold_in(jax.random.key(0), i), 16)
         tree = sum_tree.set_at(tree, index, 0.5 * sum_tree.get(tree, index))
+        tree = sum_tree.set_at(tree, i + jnp.arange(4), jnp.ones(4))
         return sum_tree.set_slice(tree, i, jnp.ones(2))
 
     def run(trees):
-        step = turn if num_members is None else jax.vmap(turn, (None, 0))
-        return lax.fori_loop(0, 10, step, trees)
+        return lax.fori_loop(0, 10, turn if num_members is None else jax.vmap(turn, (None, 0)), trees)
 
-    def num_bytes(trees):
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trees))
-
-    tree = jax.eval_shape(lambda: sum_tree.init(100_000))
+    trees = jax.eval_shape(lambda: sum_tree.init(100_000))
     if num_members is not None:
-        tree = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((num_members, *leaf.shape), leaf.dtype), tree)
-    memory = jax.jit(run, donate_argnums=0).lower(tree).compile().memory_analysis()
-    assert memory.alias_size_in_bytes == num_bytes(tree)
-    assert memory.temp_size_in_bytes < 0.1 * num_bytes(tree)
+        trees = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((num_members, *leaf.shape), leaf.dtype), trees)
+    num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trees))
+    memory = jax.jit(run, donate_argnums=0).lower(trees).compile().memory_analysis()
+    assert memory is not None
+    assert memory.alias_size_in_bytes == num_bytes
+    assert memory.temp_size_in_bytes < 0.1 * num_bytes
 
 
 def test_a_tree_is_the_carry_of_a_scan():

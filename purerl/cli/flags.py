@@ -61,8 +61,8 @@ def with_defaults(group: Group, defaults: Mapping[str, Any]) -> Group:
 
 def hyperparameter_group(name: str, algorithm: Any, preset: Preset) -> Group:
     """One flag per number or switch among the fields of the class `algorithm`, with the defaults of a preset."""
-    defaults = {name: f"{100 * share:g} % of --total-steps" for name, share in preset.shares.items()}
-    defaults |= preset.hyperparameters
+    shares = {field: f"{100 * share:g} % of --total-steps" for field, share in preset.shares.items()}
+    defaults = {**preset.hyperparameters, **shares}
     return Group(
         f"hyper-parameters of {name}",
         [_of_field(field, defaults.get(field.name, field.default)) for field in hyperparameters(algorithm)],
