@@ -46,8 +46,8 @@ class Checkpointer:
             for progress in iterate(algorithm, state, num_iterations, every):
                 checkpointer.save(progress.iteration, progress.state)
 
-    Leaving the block waits until the files are complete. One save is under way at a time, so host memory holds at most
-    one copy of the state, besides the state itself if that is in host memory too.
+    Leaving the block waits until the files are complete. One save is under way at a time, so host memory holds one copy
+    of the state, besides the state itself where the CPU is the device. The copy stays until the end.
 
     A save that fails is told by whichever call comes next; earlier checkpoints stay as they are.
     """
@@ -56,6 +56,8 @@ class Checkpointer:
         self._directory = directory
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._saving: Future[None] | None = None
+        # Kept from save to save: the system takes longer to find memory than it takes to fill it.
+        self._buffers: dict[str, np.ndarray] = {}
 
     def save(self, iteration: int, state: PyTree, then: Callable[[], None] = lambda: None) -> None:
         """Begin to write `state` as the checkpoint of `iteration`, after the save before is complete.
@@ -71,7 +73,7 @@ class Checkpointer:
             InputError: if the save before failed.
         """
         self.wait()
-        self._saving = self._thread.submit(_write, self._directory, iteration, _copies(state), then)
+        self._saving = self._thread.submit(_write, self._directory, iteration, self._copy(state), then)
 
     def wait(self) -> None:
         """Return when the files of the last save are complete.
@@ -95,6 +97,18 @@ class Checkpointer:
             self.wait()
         finally:
             self._thread.shutdown()
+
+    def _copy(self, state: PyTree) -> dict[str, np.ndarray]:
+        arrays = _arrays(state)
+        # All transfers from an accelerator start at once. On the CPU there is none: NumPy looks at the device's memory.
+        host = jax.device_get(arrays)
+        for name in [name for name, leaf in arrays.items() if _in_host_memory(leaf)]:
+            buffer = self._buffers.get(name)
+            if buffer is None or buffer.shape != host[name].shape or buffer.dtype != host[name].dtype:
+                buffer = self._buffers[name] = np.empty_like(host[name])
+            np.copyto(buffer, host[name])
+            host[name] = buffer
+        return host
 
     def __enter__(self) -> Checkpointer:
         return self
@@ -172,14 +186,6 @@ def _piece_bytes(array: np.ndarray) -> int:
 
 def _arrays(state: PyTree) -> dict[str, jax.Array]:
     return {name: _data(leaf) for name, leaf in _named_leaves(state) if leaf.size}
-
-
-def _copies(state: PyTree) -> dict[str, np.ndarray]:
-    """The arrays of `state` in host memory that nothing else uses."""
-    arrays = _arrays(state)
-    # All transfers from an accelerator start at once. On the CPU there is none: NumPy looks at the device's own memory.
-    host = jax.device_get(arrays)
-    return {name: array.copy() if _in_host_memory(arrays[name]) else array for name, array in host.items()}
 
 
 def _in_host_memory(leaf: jax.Array) -> bool:

@@ -11,9 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purerl import struct
+from purerl import memory, struct
 from purerl.errors import InputError, unknown
 from purerl.types import Algorithm, Array, Environment, Metrics, Policy, PyTree
+
+SMALLER = "the number of seeds, num_envs, rollout_length or buffer_size"
+"""What memory hangs on, for messages."""
 
 
 @struct.dataclass
@@ -77,9 +80,14 @@ class Population:
         return self.algorithm.warmup_iterations
 
     def init(self, key: Array) -> PyTree:
-        """The members' states, ``[P]`` but for what they share."""
+        """The members' states, ``[P]`` but for what they share.
+
+        Raises:
+            InputError: if they cannot fit into the memory of the device. Under `jax.jit`, before anything compiles.
+        """
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(self.num_members))
         state = self.map(lambda member, key: member.init(key), keys)
+        memory.check_fits(memory.num_bytes(state), f"the state of {self.num_members} members", SMALLER)
         return jax.tree.map(
             lambda leaf, axis: leaf if axis == 0 else leaf[0], state, struct.member_axes(state, shared=-1)
         )

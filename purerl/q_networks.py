@@ -237,7 +237,7 @@ def _ensemble(critic: type[nn.Module], num_critics: int) -> type[nn.Module]:
     """`num_critics` of them side by side, each with parameters of its own."""
     return nn.vmap(
         critic,
-        in_axes=None,
+        in_axes=None,  # pyright: ignore[reportArgumentType]
         out_axes=0,
         axis_size=num_critics,
         variable_axes={"params": 0},

@@ -288,7 +288,9 @@ class PrioritizedReplay:
 
     ring: Replay
     exponent: float = struct.field(default=0.6, help="alpha; 0 is uniform", within="[0, inf)")
-    correction: float = struct.field(default=0.4, help="beta; 1 corrects the bias of sampling fully", within="[0, 1]")
+    correction: float | Array = struct.field(
+        default=0.4, help="beta; 1 corrects the bias of sampling fully", within="[0, 1]"
+    )
 
     def __post_init__(self) -> None:
         struct.check_fields(self)

@@ -221,7 +221,7 @@ def test_state_keeps_its_types(name):
 def test_traces_on_other_kinds_of_spaces(name, env):
     env = purerl.make(env)
     if name != "ppo" and ALGORITHMS[name].discrete != isinstance(env.action_space, Discrete):
-        with pytest.raises(purerl.InputError, match="needs .* actions, got .*: use "):
+        with pytest.raises(purerl.InputError, match=r"needs .* actions, got .*: use "):
             ALGORITHMS[name].make(env)
         return
     algorithm = ALGORITHMS[name].make(env)

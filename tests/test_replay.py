@@ -15,7 +15,7 @@ GAMMA = 0.9
 
 
 def random_rollout(rng, replay, first, endings):
-    """``[num_envs, rollout_length]`` steps; observation and action tell environment and time, successors a half more."""
+    """Steps ``[num_envs, rollout_length]``; observation and action tell environment and time, successors 0.5 more."""
     shape = (replay.num_envs, replay.rollout_length)
     env, time = np.meshgrid(np.arange(shape[0]), first + np.arange(shape[1]), indexing="ij")
     obs = (1000 * env + time).astype(np.float32)

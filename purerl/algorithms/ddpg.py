@@ -189,7 +189,9 @@ class DDPG:
 
     def _act(self, raw_action: Array, carry: PyTree) -> tuple[Array, PyTree, dict[str, Array]]:
         """Scaled to the environment's bounds; the replay gets the action that critics see."""
-        return self.env.action_space.from_unit(raw_action), carry, {"raw_action": raw_action}
+        space = self.env.action_space
+        assert isinstance(space, Box)
+        return space.from_unit(raw_action), carry, {"raw_action": raw_action}
 
     def _random(self, key: Array, carry: PyTree, obs: Array) -> tuple[Array, PyTree, dict[str, Array]]:
         return self._act(jax.random.uniform(key, self.env.action_space.shape, minval=-1.0, maxval=1.0), carry)

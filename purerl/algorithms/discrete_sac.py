@@ -240,15 +240,18 @@ class DiscreteSAC:
         actor_params = optax.apply_updates(state.actor_params, updates)
 
         # The gradient of log(alpha) * (entropy - target): up if and only if the policy is not random enough.
-        target_entropy = self.target_entropy * math.log(self.env.action_space.n)
+        space = self.env.action_space
+        assert isinstance(space, Discrete)
+        target_entropy = self.target_entropy * math.log(space.n)
         rate = learning_rate if self.temperature_learning_rate is None else self.temperature_learning_rate
         update, temperature_opt_state = optax.adam(rate).update(entropy - target_entropy, state.temperature_opt_state)
+        log_temperature: Any = optax.apply_updates(state.log_temperature, update)
         state = struct.replace(
             state,
             actor_params=actor_params,
             critic_params=critic_params,
             target_critic_params=optax.incremental_update(critic_params, state.target_critic_params, self.tau),
-            log_temperature=state.log_temperature + update,
+            log_temperature=log_temperature,
             actor_opt_state=actor_opt_state,
             critic_opt_state=critic_opt_state,
             temperature_opt_state=temperature_opt_state,

@@ -192,7 +192,9 @@ class SAC:
 
     def _act(self, raw_action: Array, carry: PyTree) -> tuple[Array, PyTree, dict[str, Array]]:
         """Scaled to the environment's bounds; the replay gets the action that critics see."""
-        return self.env.action_space.from_unit(raw_action), carry, {"raw_action": raw_action}
+        space = self.env.action_space
+        assert isinstance(space, Box)
+        return space.from_unit(raw_action), carry, {"raw_action": raw_action}
 
     def _random(self, key: Array, carry: PyTree, obs: Array) -> tuple[Array, PyTree, dict[str, Array]]:
         return self._act(jax.random.uniform(key, self.env.action_space.shape, minval=-1.0, maxval=1.0), carry)
@@ -252,12 +254,13 @@ class SAC:
         target_entropy = self.target_entropy * self._blank_action().size
         rate = learning_rate if self.temperature_learning_rate is None else self.temperature_learning_rate
         update, temperature_opt_state = optax.adam(rate).update(entropy - target_entropy, state.temperature_opt_state)
+        log_temperature: Any = optax.apply_updates(state.log_temperature, update)
         state = struct.replace(
             state,
             actor_params=actor_params,
             critic_params=critic_params,
             target_critic_params=optax.incremental_update(critic_params, state.target_critic_params, self.tau),
-            log_temperature=state.log_temperature + update,
+            log_temperature=log_temperature,
             actor_opt_state=actor_opt_state,
             critic_opt_state=critic_opt_state,
             temperature_opt_state=temperature_opt_state,

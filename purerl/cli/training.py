@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purerl import checkpoint, memory, runner
+from purerl import checkpoint, population, runner
 from purerl.cli import evaluation, plot, report, tensorboard
 from purerl.cli.config import RunConfig
 from purerl.cli.progress import LiveDisplay, PlainDisplay, Point, display
@@ -53,8 +53,6 @@ class Training:
         self._key = jax.random.key(config.seed)
         # Runs the code of environment and network abstractly: what does not fit shows before anything compiles.
         self.shapes = jax.eval_shape(self.population.init, self._key)
-        members = f"{config.num_members} agent{'s' if config.num_members > 1 else ''}"
-        memory.check_fits(memory.num_bytes(self.shapes), f"the state of {members}", self._smaller)
         self._restored: PyTree | None = None
         self._done = self.population.warmup_iterations
         self._earlier = dict.fromkeys(TIMINGS, 0.0)
@@ -87,7 +85,7 @@ class Training:
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            raise InputError(f"out of memory: make {self._smaller} smaller") from error
+            raise InputError(f"out of memory: make {population.SMALLER} smaller") from error
 
     def _run(self, run: RunDirectory) -> int:
         config, done_steps = self.config, self._done * self.population.steps_per_iteration
@@ -125,14 +123,6 @@ class Training:
         plot.draw([run], run.curve)
         print(report.finished(run))
         return 0
-
-    @property
-    def _smaller(self) -> str:
-        """The flags that memory hangs on."""
-        *names, last = ["--seeds", "--num-envs", "--rollout-length"] + (
-            ["--buffer-size"] if "buffer_size" in self.config.hyperparameters else []
-        )
-        return f"{', '.join(names)} or {last}"
 
     def _compile(self, screen: LiveDisplay | PlainDisplay) -> tuple[PyTree, evaluation.Evaluator]:
         """The state to start from and the evaluation; the program of the training step is compiled on the way."""

@@ -220,7 +220,7 @@ def test_a_population_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPat
     assert needed > 100_000 * 4 * 4
     monkeypatch.setattr(memory, "device_bytes", lambda: 2 * needed)
     Training(one)
-    with pytest.raises(InputError, match=r"the state of 8 agents needs .* --rollout-length or --buffer-size smaller"):
+    with pytest.raises(InputError, match=r"the state of 8 members needs .* rollout_length or buffer_size smaller"):
         Training(many)
 
 
