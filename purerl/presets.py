@@ -182,9 +182,9 @@ _DISCRETE_SAC = _OFF_POLICY.extended(
         "batch_size": 128,
         "buffer_size": 50_000,
         "warmup_steps": 1_600,
-        "learning_rate": 5e-4,
+        "learning_rate": 1e-3,
+        "target_entropy": 0.3,
     },
-    total_steps=200_000,
 )
 
 _DISCRETE_SAC_ON_IMAGES = _OFF_POLICY.extended(hyperparameters=_IMAGES, network={"trunk": "cnn"}, total_steps=1_000_000)

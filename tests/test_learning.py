@@ -10,10 +10,10 @@ from purerl import Population, iterate
 from purerl.cli.configure import configure
 
 
-def trained(env, total_steps, num_seeds):
-    """A population as `purerl train` would make it, and its evaluation returns ``[num_seeds]``."""
+def trained(algorithm, env, total_steps, num_seeds, *flags):
+    """Evaluation returns ``[num_seeds]`` of a population as `purerl train` would make it."""
     command = ["--seeds", str(num_seeds), "--seed", "2024", "--total-steps", str(total_steps), "--out", "unused"]
-    config, _, _ = configure("ppo", env, command)
+    config, _, _ = configure(algorithm, env, [*command, *flags])
     population = config.population()
     state = jax.jit(population.init)(jax.random.key(config.seed))
     progress = last(iterate(population, state, config.num_iterations, every=config.num_iterations))
@@ -29,21 +29,39 @@ def evaluation(population: Population, state):
 
 
 def test_cartpole():
-    assert trained("CartPole-v1", 500_000, num_seeds=4).mean() >= 470
+    assert trained("ppo", "CartPole-v1", 500_000, 4).mean() >= 470
 
 
 def test_catch():
-    assert trained("Catch-bsuite", 64_000, num_seeds=4).mean() >= 0.95
+    assert trained("ppo", "Catch-bsuite", 64_000, 4).mean() >= 0.95
 
 
 def test_brax_fast():
-    assert trained("brax/fast", 32_768, num_seeds=4).mean() > 135
+    assert trained("ppo", "brax/fast", 32_768, 4).mean() > 135
+
+
+def test_dqn():
+    assert trained("dqn", "CartPole-v1", 500_000, 2).mean() >= 460
+
+
+def test_sac():
+    """The published row has layers of 256; these are faster and learn as well."""
+    assert trained("sac", "Pendulum-v1", 12_000, 2, "--hidden-sizes", "64", "64").mean() >= -200
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("env", "total_steps", "bar"),
-    [("Acrobot-v1", 500_000, -90), ("Pendulum-v1", 300_000, -200), ("brax/inverted_pendulum", 2_000_000, 950)],
+    ("algorithm", "env", "total_steps", "bar"),
+    [
+        ("ppo", "Acrobot-v1", 500_000, -90),
+        ("ppo", "Pendulum-v1", 300_000, -200),
+        ("ppo", "brax/inverted_pendulum", 2_000_000, 950),
+        ("ddpg", "Pendulum-v1", 20_000, -180),
+        ("td3", "Pendulum-v1", 20_000, -180),
+        ("sac", "Pendulum-v1", 20_000, -175),
+        ("sac", "brax/fast", 32_768, 139.3),
+        ("discrete_sac", "CartPole-v1", 500_000, 450),
+    ],
 )
-def test_slow_rows(env, total_steps, bar):
-    assert trained(env, total_steps, num_seeds=5).mean() >= bar
+def test_slow_rows(algorithm, env, total_steps, bar):
+    assert trained(algorithm, env, total_steps, 5).mean() >= bar
