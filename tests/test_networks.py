@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ def test_cnn_is_that_of_minatar():
     obs = jnp.ones((10, 10, 4))
     params = init(CNN(), obs)
     assert shapes(params) == {
-        "Conv_0": {"kernel": (3, 3, 4, 16), "bias": (16,)},
+        "Conv_0": {"kernel": (3 * 3 * 4, 16), "bias": (16,)},
         "Dense_0": {"kernel": (8 * 8 * 16, 128), "bias": (128,)},
     }
     assert CNN().apply({"params": params}, obs).shape == (128,)
@@ -69,9 +70,28 @@ def test_cnn_is_that_of_minatar():
 def test_cnn_sees_a_pattern_where_it_is():
     """A 3x3 cell sum over a grid that is 1 in one corner is 1 in the corner feature only."""
     network = CNN(channels=(1,), hidden_sizes=())
-    params = {"Conv_0": {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.zeros(1)}}
+    params = {"Conv_0": {"kernel": jnp.ones((9, 1)), "bias": jnp.zeros(1)}}
     features = network.apply({"params": params}, jnp.zeros((5, 5, 1)).at[0, 4].set(1.0))
     np.testing.assert_array_equal(np.reshape(features, (3, 3)), [[0, 0, 1], [0, 0, 0], [0, 0, 0]])
+
+
+def test_a_convolution_is_that_of_flax_with_its_gradients():
+    obs = jax.random.normal(KEY, (7, 6, 3))
+    ours, theirs = CNN((5,), (3, 2), ()), nn.Conv(5, (3, 2), padding="VALID")
+    params = init(ours, obs)
+
+    def expected(params, obs):
+        kernel = params["Conv_0"]["kernel"].reshape(3, 2, 3, 5)
+        return nn.relu(theirs.apply({"params": {**params["Conv_0"], "kernel": kernel}}, obs)).ravel()
+
+    def actual(params, obs):
+        return ours.apply({"params": params}, obs)
+
+    np.testing.assert_allclose(actual(params, obs), expected(params, obs), rtol=1e-5, atol=1e-5)
+    slopes = [
+        jax.grad(lambda *a, f=f: jnp.sum(jnp.sin(f(*a))), argnums=(0, 1))(params, obs) for f in (actual, expected)
+    ]
+    chex.assert_trees_all_close(*slopes, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("shared", [False, True])
