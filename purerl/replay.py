@@ -322,7 +322,7 @@ class PrioritizedReplay:
 
     def update(self, state: PrioritizedState, index: Array, priority: Array) -> PrioritizedState:
         """Set the priorities ``[batch_size]`` of windows just sampled: ``|TD error|``, not negative."""
-        # Never exactly 0: what was learned perfectly once may matter again. And data, however training is differentiated.
+        # Never exactly 0: what was learned perfectly once may matter again. And no gradient: priorities are data.
         powered = (lax.stop_gradient(priority) + 1e-6) ** self.exponent
         tree = sum_tree.set_at(state.priorities, self._shift(index, self.ring.n_step), powered)
         return PrioritizedState(state.ring, tree, jnp.maximum(state.max_priority, jnp.max(powered)))
