@@ -38,7 +38,7 @@ def make(name, **changes):
 
 def updater(name, **changes):
     """As `make`; a soft one with a step size of its own for the temperature, which is another program."""
-    return make(name, **({"temperature_learning_rate": 0.01} if name in SOFT else {}), **changes)
+    return make(name, **(({"temperature_learning_rate": 0.01} if name in SOFT else {}) | changes))
 
 
 def begin(name):
