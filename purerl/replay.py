@@ -314,8 +314,7 @@ class PrioritizedReplay:
 
     def sample(self, state: PrioritizedState, key: Array, batch_size: int, gamma: float | Array) -> Experience:
         """Draw windows with replacement in proportion to their priorities. At least `n_step` + 1 rows must be there."""
-        leaf = sum_tree.sample(state.priorities, key, batch_size)
-        priority = sum_tree.get(state.priorities, leaf)
+        leaf, priority = sum_tree.sample(state.priorities, key, batch_size)
         batch = self.ring.windows(state.ring, self._shift(leaf, -self.ring.n_step), gamma)
         correction = (jnp.min(priority) / priority) ** self.correction
         return struct.replace(batch, weight=batch.weight * correction)

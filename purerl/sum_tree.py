@@ -99,8 +99,11 @@ def set_at(tree: SumTree, index: Array, values: Array) -> SumTree:
     return SumTree(tuple(levels))
 
 
-def sample(tree: SumTree, key: Array, num: int) -> Array:
-    """Draw leaves ``[num]``, int32, with replacement, each with probability ``leaf / total``.
+def sample(tree: SumTree, key: Array, num: int) -> tuple[Array, Array]:
+    """Draw leaves ``[num]``, int32, with replacement, each with probability ``leaf / total``, and say their values.
+
+    Whoever reads the values with `get` instead and then writes to the tree copies all leaves: XLA sees no order between
+    that read and the write. The values returned here were read on the way to the index, before any write that uses it.
 
     The share of a child in its parent is exact to float32 (2^-23). A leaf that is zero is never drawn, unless all are:
     then it is leaf 0.
@@ -109,7 +112,7 @@ def sample(tree: SumTree, key: Array, num: int) -> Array:
     # Column j adds up the siblings before child j. For so few numbers this product is the fastest prefix sum on CPU.
     before = jnp.triu(jnp.ones((FANOUT, FANOUT)), k=1)
     child = jnp.arange(FANOUT, dtype=jnp.int32)[None]
-    node = jnp.zeros(1, jnp.int32)
+    node, value = jnp.zeros(1, jnp.int32), total(tree)[None]
     for level, fraction in zip(reversed(tree.levels), uniform, strict=True):
         children = _children_of(level, node)
         # The default precision of other devices rounds the priorities to fewer bits.
@@ -119,7 +122,8 @@ def sample(tree: SumTree, key: Array, num: int) -> Array:
         # one: the first that is not empty starts at exactly 0.
         chosen = jnp.max(jnp.where((start <= point) & (children > 0), child, 0), axis=-1)
         node = node * FANOUT + chosen
-    return node
+        value = jnp.sum(jnp.where(child == chosen[:, None], children, 0.0), axis=-1)
+    return node, value
 
 
 def _once_summed(tree: SumTree, values: Array) -> Array:

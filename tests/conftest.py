@@ -1,6 +1,8 @@
 """Choices that must be made before jax is imported, and the `--slow` switch."""
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # One thread: on a two-core machine XLA's default pool can hang (see docs/cpu.md), and it is faster for small networks.
@@ -13,6 +15,19 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+MOST_MAPPINGS = 20_000
+
+
+@pytest.fixture(autouse=True)
+def few_programs() -> Iterator[None]:
+    """Forget compiled programs in time: each maps memory, and at 65,530 mappings Linux refuses more and XLA crashes."""
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and len(mappings.read_bytes().splitlines()) > MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from probes import Delay
+from test_contract import ALGORITHMS
 
-from purerl import InputError
+from purerl import InputError, runner, sum_tree
 from purerl.replay import PrioritizedReplay, Replay
 from purerl.types import Transition
 
@@ -243,6 +245,20 @@ def test_uniform_replay_takes_priorities_and_ignores_them():
     replay = Replay(capacity=4, num_envs=1, rollout_length=1)
     state = replay.init(jnp.zeros(1), jnp.int32(0))
     assert replay.update(state, jnp.int32([0]), jnp.float32([5.0])) is state
+
+
+@pytest.mark.parametrize("exponent", [None, 0.5])
+def test_training_copies_neither_replay_nor_priorities(exponent):
+    algorithm = ALGORITHMS["dqn"].make(Delay(), buffer_size=2**18, priority_exponent=exponent)
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    program = runner.advance.lower(algorithm, state, jnp.int32(1)).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 2**18  # a byte per step; a copy of anything takes four
+
+
+def test_a_sample_tells_the_priorities_of_what_it_draws():
+    tree = sum_tree.set_slice(sum_tree.init(100), 0, jnp.arange(100, dtype=jnp.float32))
+    index, value = sum_tree.sample(tree, jax.random.key(0), 500)
+    np.testing.assert_array_equal(value, index)
 
 
 # Bad input
