@@ -241,7 +241,7 @@ def test_trunks_may_be_convolutions(network):
     shapes = jax.eval_shape(
         partial(module.init, method=None if network is QNetwork else "actor"), jax.random.key(0), jnp.zeros((5, 5, 2))
     )
-    assert any(leaf.shape == (3, 3, 2, 2) for leaf in jax.tree.leaves(shapes))
+    assert any(leaf.shape == (3 * 3 * 2, 2) for leaf in jax.tree.leaves(shapes))
 
 
 def test_the_target_gap_is_a_relative_distance():
