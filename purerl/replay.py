@@ -33,7 +33,7 @@ from purerl.types import Array, PyTree, Transition
 FINAL_EVERY = 16
 """Steps of one environment that share a place for the observation at a time limit, at least."""
 
-_GOES_ON, _TERMINATED, _TRUNCATED = range(3)
+_GOES_ON, _TERMINATED, _TRUNCATED, _LOST = map(float, range(4))
 
 
 @struct.dataclass
@@ -63,21 +63,21 @@ class Experience:
 class ReplayState:
     """The ring. `position` and `size` are the same for all members of a population.
 
+    What is read together lies together: a sample costs what it costs to fetch it from main memory.
+
     Attributes:
-        obs: ``[rows, num_envs, ...]``, in the observation's own dtype.
+        obs: ``[rows + rows / steps per final, num_envs, ...]``, in the observation's own dtype; behind the ring, the
+            true successors of truncated steps.
         action: ``[rows, num_envs, ...]``.
-        reward: float32 ``[rows, num_envs]``.
-        ending: uint8 ``[rows, num_envs]``; 0 goes on, 1 terminated, 2 truncated.
-        final_obs: ``[rows / steps per final, num_envs, ...]``, true successors of truncated steps.
+        outcome: float32 ``[rows, num_envs, 2]``: the reward; and 0 if the episode goes on, 1 if it was terminated, 2 if
+            truncated, 3 if truncated and its successor lost.
         position: int32, the row to write next.
         size: int32, rows written so far, counted up to as many as are ever looked at.
     """
 
     obs: PyTree
     action: PyTree
-    reward: Array
-    ending: Array
-    final_obs: PyTree
+    outcome: Array
     position: Array = struct.field(shared=True)
     size: Array = struct.field(shared=True)
 
@@ -138,17 +138,35 @@ class Replay:
     def add(self, state: ReplayState, transitions: Transition) -> ReplayState:
         """Write ``transitions [num_envs, rollout_length]`` over the oldest."""
         rows = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), transitions)
+        per_group = self._steps_per_final
+        num_groups = max(self.rollout_length // per_group, 1)
+        group, offset = jnp.divmod(state.position, per_group)
+
+        # Within each group of steps that shares a place, the last one truncated keeps its true successor there.
+        truncated = rows.truncated.reshape(num_groups, -1, self.num_envs)
+        last = truncated.shape[1] - 1 - jnp.argmax(truncated[:, ::-1], axis=1, keepdims=True)
+        any_truncated = truncated.any(axis=1, keepdims=True)
+
+        def write_obs(ring: Array, new: Array, successors: Array) -> Array:
+            successors = successors.reshape(num_groups, -1, *successors.shape[1:])
+            trailing = (1,) * (successors.ndim - 3)
+            final = jnp.take_along_axis(successors, last.reshape(*last.shape, *trailing), axis=1)
+            ring = _write(ring, new, state.position)
+            before = _read(ring, self._num_rows + group, num_groups)[:, None]
+            kept = jnp.where(any_truncated.reshape(*last.shape, *trailing), final, before)
+            return _write(ring, kept[:, 0], self._num_rows + group)
+
         ending = jnp.where(rows.terminated, _TERMINATED, jnp.where(rows.truncated, _TRUNCATED, _GOES_ON))
-
-        def write(ring: Array, new: Array) -> Array:
-            return lax.dynamic_update_slice_in_dim(ring, new.astype(ring.dtype), state.position, axis=0)
-
+        outcome = _read(state.outcome, group * per_group, num_groups * per_group)
+        outcome = _write(outcome, jnp.stack([rows.reward, ending], axis=-1), offset)
+        reward, ending = jnp.moveaxis(outcome.reshape(num_groups, per_group, self.num_envs, 2), -1, 0)
+        is_last = jnp.arange(per_group)[None, :, None] == offset + last
+        ending = jnp.where((ending == _TRUNCATED) & any_truncated & ~is_last, _LOST, ending)
+        outcome = jnp.stack([reward, ending], axis=-1).reshape(-1, self.num_envs, 2)
         return ReplayState(
-            obs=jax.tree.map(write, state.obs, rows.obs),
-            action=jax.tree.map(write, state.action, rows.action),
-            reward=write(state.reward, rows.reward),
-            ending=write(state.ending, ending),
-            final_obs=self._keep_finals(state, rows),
+            obs=jax.tree.map(write_obs, state.obs, rows.obs, rows.next_obs),
+            action=jax.tree.map(lambda ring, new: _write(ring, new, state.position), state.action, rows.action),
+            outcome=_write(state.outcome, outcome, group * per_group),
             position=(state.position + self.rollout_length) % self._num_rows,
             size=jnp.minimum(state.size + self.rollout_length, self._rows_in_use + self.n_step),
         )
@@ -194,73 +212,46 @@ class Replay:
         return -(-(self._rows_in_use + slack) // unit) * unit
 
     def _empty(self, obs: PyTree, action: PyTree) -> ReplayState:
-        def rows(leaf: Any, num_rows: int = self._num_rows) -> Array:
+        def rows(leaf: Any, num_rows: int) -> Array:
             return jnp.zeros((num_rows, self.num_envs, *leaf.shape), leaf.dtype)
 
+        num_groups = self._num_rows // self._steps_per_final
         return ReplayState(
-            obs=jax.tree.map(rows, obs),
-            action=jax.tree.map(rows, action),
-            reward=rows(jnp.float32(0.0)),
-            ending=rows(jnp.uint8(0)),
-            final_obs=jax.tree.map(lambda leaf: rows(leaf, self._num_rows // self._steps_per_final), obs),
+            obs=jax.tree.map(lambda leaf: rows(leaf, self._num_rows + num_groups), obs),
+            action=jax.tree.map(lambda leaf: rows(leaf, self._num_rows), action),
+            outcome=rows(jnp.zeros(2), self._num_rows),
             position=jnp.int32(0),
             size=jnp.int32(0),
         )
 
-    def _keep_finals(self, state: ReplayState, rows: Transition) -> PyTree:
-        """Remember the true successor of the last truncated step of each group of steps that shares a place."""
-        num_groups = max(self.rollout_length // self._steps_per_final, 1)
-        truncated = rows.truncated.reshape(num_groups, -1, self.num_envs)
-        in_group = truncated.shape[1]
-        last = in_group - 1 - jnp.argmax(truncated[:, ::-1], axis=1)
-        any_truncated = truncated.any(axis=1)
-        group = state.position // self._steps_per_final
-
-        def keep(ring: Array, next_obs: Array) -> Array:
-            next_obs = next_obs.reshape(num_groups, in_group, *next_obs.shape[1:])
-            trailing = (1,) * (next_obs.ndim - 3)
-            final = jnp.take_along_axis(next_obs, last.reshape(num_groups, 1, -1, *trailing), axis=1)[:, 0]
-            before = lax.dynamic_slice_in_dim(ring, group, num_groups, axis=0)
-            kept = jnp.where(any_truncated.reshape(num_groups, -1, *trailing), final, before)
-            return lax.dynamic_update_slice_in_dim(ring, kept, group, axis=0)
-
-        return jax.tree.map(keep, state.final_obs, rows.next_obs)
-
     def _window(self, state: ReplayState, index: Array, gamma: float | Array) -> Experience:
         start, env = jnp.divmod(index, self.num_envs)
         rows = (start + jnp.arange(self.n_step)) % self._num_rows
-        ending = state.ending[rows, env]
-        ended = ending != _GOES_ON
+        rewards, endings = state.outcome[rows, env].T
+        ended = endings != _GOES_ON
         last = jnp.where(ended.any(), jnp.argmax(ended), self.n_step - 1)
         powers = jnp.cumprod(jnp.full((self.n_step,), gamma, jnp.float32))
         before = jnp.concatenate([jnp.ones(1), powers[:-1]])
-        reward = jnp.sum(jnp.where(jnp.arange(self.n_step) <= last, before * state.reward[rows, env], 0.0))
-        truncated = ending[last] == _TRUNCATED
-        final, lost = self._final(state, rows[last], env)
-        next_row = (rows[last] + 1) % self._num_rows
+        ending = endings[last]
+        final = self._num_rows + rows[last] // self._steps_per_final
+        successor = jnp.where(ending == _TRUNCATED, final, (rows[last] + 1) % self._num_rows)
         return Experience(
             obs=jax.tree.map(lambda ring: ring[start, env], state.obs),
             action=jax.tree.map(lambda ring: ring[start, env], state.action),
-            reward=reward,
-            discount=jnp.where(ending[last] == _TERMINATED, 0.0, powers[last]),
-            next_obs=jax.tree.map(
-                lambda ring, final: jnp.where(truncated, final, ring[next_row, env]), state.obs, final
-            ),
-            weight=jnp.where(truncated & lost, 0.0, 1.0),
+            reward=jnp.sum(jnp.where(jnp.arange(self.n_step) <= last, before * rewards, 0.0)),
+            discount=jnp.where(ending == _TERMINATED, 0.0, powers[last]),
+            next_obs=jax.tree.map(lambda ring: ring[successor, env], state.obs),
+            weight=jnp.where(ending == _LOST, 0.0, 1.0),
             index=index,
         )
 
-    def _final(self, state: ReplayState, row: Array, env: Array) -> tuple[PyTree, Array]:
-        """The true successor of the truncated step in `row`, and whether a later one has taken its place."""
-        group = row // self._steps_per_final
-        members = group * self._steps_per_final + jnp.arange(self._steps_per_final)
-        later = self._age(state, members) < self._age(state, row)
-        lost = jnp.any(later & (state.ending[members, env] == _TRUNCATED))
-        return jax.tree.map(lambda ring: ring[group, env], state.final_obs), lost
 
-    def _age(self, state: ReplayState, row: Array) -> Array:
-        """Rows written after `row`."""
-        return (state.position - 1 - row) % self._num_rows
+def _read(ring: Array, row: Array, num_rows: int) -> Array:
+    return lax.dynamic_slice_in_dim(ring, row, num_rows, axis=0)
+
+
+def _write(ring: Array, new: Array, row: Array) -> Array:
+    return lax.dynamic_update_slice_in_dim(ring, new.astype(ring.dtype), row, axis=0)
 
 
 @struct.dataclass
@@ -298,7 +289,7 @@ class PrioritizedReplay:
     def init(self, obs: PyTree, action: PyTree) -> PrioritizedState:
         """See `Replay.init`."""
         ring = self.ring.init(obs, action)
-        return PrioritizedState(ring, sum_tree.init(ring.reward.size), jnp.float32(1.0))
+        return PrioritizedState(ring, sum_tree.init(self.ring._num_rows * self.ring.num_envs), jnp.float32(1.0))
 
     def add(self, state: PrioritizedState, transitions: Transition) -> PrioritizedState:
         """See `Replay.add`; windows that this completes get the largest priority so far."""

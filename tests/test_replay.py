@@ -271,7 +271,7 @@ def test_a_size_that_is_not_whole_rollouts_names_the_nearest():
 
 def test_too_large_a_replay_is_refused_with_the_arithmetic():
     replay = Replay(capacity=2_000_000_000, num_envs=1, rollout_length=1)
-    with pytest.raises(InputError, match=r"2,000,000,000 steps x 434.* bytes needs 8.* GB, .* buffer_size"):
+    with pytest.raises(InputError, match=r"2,000,000,000 steps x 437.* bytes needs 8.* GB, .* buffer_size"):
         jax.eval_shape(replay.init, jnp.zeros((10, 10, 4), bool), jnp.int32(0))
 
 

@@ -23,6 +23,8 @@ from purerl.types import Array, PyTree, TimeStep
 
 # Its constructor downloads the data set, which merely listing environments must not do. `make` does.
 _DOWNLOADS = ("MNISTBandit-bsuite",)
+# Its observations are grids of booleans (Young & Tian 2019), which gymnax hands out in four times the memory.
+_BOOLEAN = "gymnax.environments.minatar."
 
 
 @struct.dataclass
@@ -37,7 +39,8 @@ class GymnaxEnvironment:
         name: gymnax's id.
         factory: what gymnax has registered under that id.
         options: constructor arguments.
-        observation_space: shape and dtype as the observations really are; bounds as gymnax declares them.
+        observation_space: shape and dtype as the observations really are; bounds as gymnax declares them. Booleans in
+            MinAtar.
         action_space: for the parameters given to `make`; varying a parameter that bounds actions does not move it.
         params: gymnax's ``EnvParams`` with an array of strong dtype in every leaf; ``max_steps_in_episode`` is the
             time limit.
@@ -82,6 +85,8 @@ class GymnaxEnvironment:
 
     def _observation(self, obs: Any) -> Array:
         space = self.observation_space
+        if space.dtype == bool:
+            obs = jnp.asarray(obs, bool)
         return casting.like(obs, jax.ShapeDtypeStruct(space.shape, space.dtype), f"{self.name}: the observation")
 
     @property
@@ -233,9 +238,10 @@ def _spaces(name: str, simulator: Any, params: Any) -> tuple[Space, Space]:
         obs, _ = jax.eval_shape(simulator.reset_env, jax.random.key(0), params)
         if not isinstance(obs, jax.ShapeDtypeStruct):
             raise InputError(f"{name}: only arrays are supported as observations, got {type(obs).__name__}")
+        dtype = np.dtype(bool) if type(simulator).__module__.startswith(_BOOLEAN) else obs.dtype
         actions = simulator.action_space(params)
         return (
-            _space(name, "observations", simulator.observation_space(params), obs.shape, obs.dtype),
+            _space(name, "observations", simulator.observation_space(params), obs.shape, dtype),
             _space(name, "actions", actions, actions.shape, actions.dtype),
         )
 
