@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from purerl.algorithms.apg import APG
     from purerl.algorithms.ddpg import DDPG
     from purerl.algorithms.discrete_sac import DiscreteSAC
     from purerl.algorithms.dqn import DQN
     from purerl.algorithms.ppo import PPO
     from purerl.algorithms.sac import SAC
+    from purerl.algorithms.shac import SHAC
     from purerl.algorithms.td3 import TD3
     from purerl.environments import make
     from purerl.errors import InputError
-    from purerl.networks import CNN, MLP, ActorCritic
+    from purerl.networks import CNN, MLP, ActorCritic, DeterministicPolicy
     from purerl.population import Population
     from purerl.q_networks import DeterministicActorCritic, DiscreteSoftActorCritic, QNetwork, SoftActorCritic
     from purerl.rollout import evaluate
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from purerl.value_heads import C51, ExpectedValue, QuantileRegression
 
 _HOME = {
+    "APG": "algorithms.apg",
     "C51": "value_heads",
     "CNN": "networks",
     "DDPG": "algorithms.ddpg",
@@ -34,10 +37,12 @@ _HOME = {
     "MLP": "networks",
     "PPO": "algorithms.ppo",
     "SAC": "algorithms.sac",
+    "SHAC": "algorithms.shac",
     "TD3": "algorithms.td3",
     "ActorCritic": "networks",
     "Algorithm": "types",
     "DeterministicActorCritic": "q_networks",
+    "DeterministicPolicy": "networks",
     "DiscreteSAC": "algorithms.discrete_sac",
     "DiscreteSoftActorCritic": "q_networks",
     "Environment": "types",
@@ -59,6 +64,7 @@ _HOME = {
 }
 
 __all__ = [
+    "APG",
     "C51",
     "CNN",
     "DDPG",
@@ -66,10 +72,12 @@ __all__ = [
     "MLP",
     "PPO",
     "SAC",
+    "SHAC",
     "TD3",
     "ActorCritic",
     "Algorithm",
     "DeterministicActorCritic",
+    "DeterministicPolicy",
     "DiscreteSAC",
     "DiscreteSoftActorCritic",
     "Environment",

@@ -108,7 +108,7 @@ class ActorCritic(nn.Module):
     """A policy and a value, each a linear head on its own copy of `trunk` or on one that both share.
 
     The policy is `Categorical` for a `Discrete` action space; for a `Box` it is `Gaussian`, or `TanhGaussian` with
-    `squash`, with a log-deviation that is a parameter of its own, does not depend on the observation and starts at 0.
+    `squash`, with a log-deviation that is a parameter of its own and does not depend on the observation.
     Initialised as in Huang et al. (2022, "The 37 implementation details of PPO"): orthogonal, gain sqrt(2) in trunks,
     0.01 in the policy head, 1 in the value head, zero biases.
 
@@ -116,12 +116,14 @@ class ActorCritic(nn.Module):
         trunk: module from one observation to features ``[n]``.
         shared: whether policy and value use the same trunk.
         squash: whether continuous actions go through ``tanh``; leave it off for discrete ones.
+        initial_std: deviation of continuous actions, before ``tanh``, until it is learned.
         action_space: what the policy is over. Algorithms fill it in: ``network.clone(action_space=...)``.
     """
 
     trunk: nn.Module = MLP()
     shared: bool = struct.field(default=False, help="policy and value share one trunk")
     squash: bool = struct.field(default=False, help="send continuous actions through tanh")
+    initial_std: float = struct.field(default=1.0, help="deviation of continuous actions at first", within="(0, inf)")
     action_space: Space | None = None
 
     def __post_init__(self) -> None:
@@ -146,7 +148,8 @@ class ActorCritic(nn.Module):
         self.actor_head = nn.Dense(num_outputs, kernel_init=_orthogonal(0.01))
         self.critic_head = nn.Dense(1, kernel_init=_orthogonal(1.0))
         if isinstance(space, Box):
-            self.log_std = self.param("log_std", nn.initializers.zeros, (num_outputs,), jnp.float32)
+            initial = nn.initializers.constant(math.log(self.initial_std))
+            self.log_std = self.param("log_std", initial, (num_outputs,), jnp.float32)
 
     def __call__(self, obs: Array) -> tuple[Distribution, Array]:
         """Both the policy's distribution and the value, so that ``init(key, obs)`` makes all parameters."""
@@ -162,6 +165,25 @@ class ActorCritic(nn.Module):
     def critic(self, obs: Array) -> Array:
         """The value of one observation, a scalar."""
         return self.critic_head((self.trunk if self.shared else self.critic_trunk)(obs))[0]
+
+
+class DeterministicPolicy(nn.Module):
+    """One action in ``(-1, 1)`` per observation: a linear head on a trunk, through ``tanh``.
+
+    Attributes:
+        trunk: module from one observation to features ``[n]``.
+        action_space: algorithms fill it in.
+    """
+
+    trunk: nn.Module = MLP()
+    action_space: Space | None = None
+
+    @nn.compact
+    def __call__(self, obs: Array) -> Array:
+        """The action ``[n]`` for one observation."""
+        assert isinstance(self.action_space, Box)
+        num_outputs = self.action_space.shape[0]
+        return jnp.tanh(nn.Dense(num_outputs, kernel_init=_orthogonal(0.01))(self.trunk(obs)))
 
 
 def _patches(x: Array, kernel: tuple[int, int]) -> Array:

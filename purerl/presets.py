@@ -94,6 +94,8 @@ _RAINBOW = Preset(
 
 _OFF_POLICY = Preset(anneal=False)
 
+_FIRST_ORDER = Preset(env={"differentiable": True}, total_steps=2_000_000)
+
 _BASE = {
     "ppo": _PPO,
     "dqn": _DQN,
@@ -102,6 +104,8 @@ _BASE = {
     "td3": _OFF_POLICY,
     "sac": _OFF_POLICY,
     "discrete_sac": _OFF_POLICY,
+    "apg": _FIRST_ORDER,
+    "shac": _FIRST_ORDER,
 }
 """What belongs to the name of an algorithm; its other presets differ from that."""
 
@@ -189,6 +193,10 @@ _DISCRETE_SAC = _OFF_POLICY.extended(
 
 _DISCRETE_SAC_ON_IMAGES = _OFF_POLICY.extended(hyperparameters=_IMAGES, network={"trunk": "cnn"}, total_steps=1_000_000)
 
+_APG = _FIRST_ORDER.extended(hyperparameters={"normalize_observations": True})
+
+_SHAC = _FIRST_ORDER.extended(hyperparameters={"normalize_observations": True})
+
 _GENERIC = {
     "ppo": _generic_ppo,
     "dqn": lambda env: _DQN_ON_IMAGES if _is_image(env) else _DQN.extended(hyperparameters={"max_grad_norm": 10.0}),
@@ -197,6 +205,8 @@ _GENERIC = {
     "td3": lambda env: _CONTINUOUS,
     "sac": lambda env: _CONTINUOUS,
     "discrete_sac": lambda env: _DISCRETE_SAC_ON_IMAGES if _is_image(env) else _DISCRETE_SAC,
+    "apg": lambda env: _APG,
+    "shac": lambda env: _SHAC,
 }
 """Settings by kind of spaces. An algorithm that is not for these spaces says so itself."""
 
@@ -329,5 +339,14 @@ _TUNED: dict[str, dict[str, Preset]] = {
         ),
     },
     "discrete_sac": {"CartPole-v1": _DISCRETE_SAC},
+    "apg": {
+        "Pendulum-v1": _FIRST_ORDER.extended(hyperparameters={"learning_rate": 5e-3}, total_steps=4_000_000),
+    },
+    "shac": {
+        # Rewards down to -16 a step: scaled, so that values are no larger than the critic can follow.
+        "Pendulum-v1": _FIRST_ORDER.extended(
+            hyperparameters={"num_envs": 32, "rollout_length": 16, "reward_scale": 0.1}, total_steps=600_000
+        ),
+    },
 }
 """Tuned settings by algorithm and environment."""

@@ -91,6 +91,38 @@ def lambda_returns(
     return target
 
 
+def window_return(reward: Array, next_value: Array, terminated: Array, done: Array, gamma: float | Array) -> Array:
+    """What a window of steps is worth, seen from its start (Xu et al. 2022, "Accelerated policy learning ...", eq. 5).
+
+    ::
+
+        sum over episodes e in the window of  sum_{k < n} gamma^k r_{e+k} + gamma^n V(s_{e+n})
+
+    where an episode counts from where it begins, or the window does, for the ``n`` steps until it ends, or the window
+    does. There is no value after a terminated step. Everything is differentiable, in `next_value` too.
+
+    Args:
+        reward: ``[T]``.
+        next_value: ``[T]``, ``V(s_{t+1})`` of the true successor.
+        terminated: ``[T]`` bool.
+        done: ``[T]`` bool.
+        gamma: discount per step.
+
+    Returns:
+        A scalar.
+    """
+    last = jnp.arange(len(reward)) == len(reward) - 1
+    bootstrap = jnp.where((done | last) & ~terminated, next_value, 0.0)
+
+    def forward(discount: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        reward_t, bootstrap_t, done_t = step
+        worth = discount * (reward_t + gamma * bootstrap_t)
+        return jnp.where(done_t, 1.0, discount * gamma), worth
+
+    _, worth = jax.lax.scan(forward, jnp.ones_like(reward[0]), (reward, bootstrap, done))
+    return jnp.sum(worth)
+
+
 def discounted_return(reward: Array, done: Array, gamma: float | Array, initial: float | Array) -> tuple[Array, Array]:
     """The discounted sum of past rewards, whose deviation is the scale of rewards (Engstrom et al. 2020, section 2).
 

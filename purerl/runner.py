@@ -81,7 +81,7 @@ def iterate(algorithm: Algorithm, state: PyTree, num_iterations: int, every: int
         return
     begun = time.perf_counter()
     # Zero iterations compile the program and leave the state as it is.
-    state, _ = jax.block_until_ready(advance(algorithm, state, jnp.int32(0)))
+    state, _ = jax.block_until_ready(advance(algorithm, _without_aliases(state), jnp.int32(0)))
     compile_seconds = time.perf_counter() - begun
     run_seconds = 0.0
     while iteration < num_iterations:
@@ -92,6 +92,18 @@ def iterate(algorithm: Algorithm, state: PyTree, num_iterations: int, every: int
         iteration += chunk
         env_steps = iteration * algorithm.steps_per_iteration
         yield Progress(state, iteration, env_steps, metrics, compile_seconds, run_seconds)
+
+
+def _without_aliases(state: PyTree) -> PyTree:
+    """A state that can be consumed although one array is in it twice, as where an observation is the state itself."""
+    seen = set()
+
+    def own(leaf: Array) -> Array:
+        first = id(leaf) not in seen
+        seen.add(id(leaf))
+        return leaf if first else jnp.copy(leaf)
+
+    return jax.tree.map(own, state)
 
 
 def train(algorithm: Algorithm, key: Array, num_iterations: int) -> tuple[PyTree, Metrics]:

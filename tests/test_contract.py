@@ -14,14 +14,17 @@ from probes import ActionTimesObs, Delay, Endless, ObsReward, Target
 
 import purerl
 from purerl import (
+    APG,
     DDPG,
     DQN,
     MLP,
     PPO,
     SAC,
+    SHAC,
     TD3,
     ActorCritic,
     DeterministicActorCritic,
+    DeterministicPolicy,
     DiscreteSAC,
     DiscreteSoftActorCritic,
     Population,
@@ -44,14 +47,14 @@ class Row:
     Attributes:
         make: on an environment, tiny, with changed hyper-parameters.
         on_probe: what is changed to learn a probe quickly.
-        value: of an observation, given algorithm and state.
+        value: of an observation, given algorithm and state; None where nothing estimates one.
         params: those that the policy depends on, of a state.
         discrete: whether it takes discrete actions; if not, continuous ones.
     """
 
     make: Callable[..., Any]
     on_probe: dict[str, Any]
-    value: Callable[[Any, Any, Any], Any]
+    value: Callable[[Any, Any, Any], Any] | None
     params: Callable[[Any], Any]
     discrete: bool = True
 
@@ -81,6 +84,11 @@ def off_policy(algorithm, network, **tiny):
     return lambda env, **changes: algorithm(env=env, network=network, **(shape | memory | tiny | changes))
 
 
+def first_order(algorithm, network, **tiny):
+    shape = {"num_envs": 4, "rollout_length": 8, "learning_rate": 1e-3, "normalize_observations": True}
+    return lambda env, **changes: algorithm(env=env, network=network, **(shape | tiny | changes))
+
+
 ON_PROBE = {
     "rollout_length": 1,
     "num_updates": 8,
@@ -108,6 +116,10 @@ def action_value(algorithm, state, obs):
     action = network_of(algorithm).apply(state.actor_params, obs, method="actor")
     action = action if isinstance(action, jax.Array) else action.action(action.mode())
     return network_of(algorithm).apply(state.critic_params, obs, action, method="critic").min()
+
+
+def shac_value(algorithm, state, obs):
+    return network_of(algorithm).apply(state.critic_params, obs, method="critic")
 
 
 def discrete_sac_value(algorithm, state, obs):
@@ -172,8 +184,23 @@ ALGORITHMS = {
     "discrete_sac": Row(
         off_policy(DiscreteSAC, DiscreteSoftActorCritic(TINY)), ON_PROBE | NO_ENTROPY, discrete_sac_value, actor_params
     ),
+    "apg": Row(
+        first_order(APG, DeterministicPolicy(TINY)),
+        {"learning_rate": 1e-2, "normalize_observations": False},
+        None,
+        lambda state: state.params,
+        discrete=False,
+    ),
+    "shac": Row(
+        first_order(SHAC, ActorCritic(TINY, squash=True, initial_std=0.4), num_epochs=2, num_minibatches=2),
+        {"learning_rate": 1e-2, "critic_learning_rate": 1e-2, "num_epochs": 8, "normalize_observations": False},
+        shac_value,
+        actor_params,
+        discrete=False,
+    ),
 }
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
+every_one_with_a_value = pytest.mark.parametrize("name", [name for name, row in ALGORITHMS.items() if row.value])
 
 
 def tiny(name, **changes):
@@ -377,19 +404,19 @@ def probe(kind, name, **options):
     return kind(continuous=not ALGORITHMS[name].discrete, **options)
 
 
-@every_algorithm
+@every_one_with_a_value
 def test_value_depends_on_the_observation(name):
     _, _, value = trained(name, probe(ObsReward, name), 150)
     np.testing.assert_allclose([value(1.0), value(-1.0)], [1.0, -1.0], atol=0.05)
 
 
-@every_algorithm
+@every_one_with_a_value
 def test_value_is_discounted(name):
     _, _, value = trained(name, probe(Delay, name), 150, gamma=0.7)
     np.testing.assert_allclose([value(0.0), value(1.0)], [0.7, 1.0], atol=0.05)
 
 
-@every_algorithm
+@every_one_with_a_value
 def test_a_time_limit_is_not_the_end_of_the_task(name):
     _, _, value = trained(name, probe(Endless, name, limit=3), 300, gamma=0.9)
     # Treating the limit as terminal would give (1 - 0.9**3) / (1 - 0.9) = 2.71 at most.

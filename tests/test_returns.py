@@ -13,6 +13,7 @@ LENGTH = 9
 gae = jax.jit(returns.gae)
 lambda_returns = jax.jit(returns.lambda_returns)
 discounted_return = jax.jit(returns.discounted_return)
+window_return = jax.jit(returns.window_return)
 
 seeds = st.integers(0, 2**32 - 1)
 unit = st.floats(0.0, 1.0, width=32)
@@ -201,3 +202,33 @@ def test_batches_by_vmap_and_strong_float32_throughout():
         *returns.discounted_return(reward, done, 0.9, 0.0),
     )
     assert all(x.dtype == jnp.float32 and not x.weak_type for x in outputs)
+
+
+# A window seen from its start
+
+
+def slow_window_return(reward, next_value, terminated, done, gamma):
+    """Episode by episode: discounted rewards, and the value where it was cut."""
+    total, start = 0.0, 0
+    while start < len(reward):
+        end = next((k for k in range(start, len(reward)) if done[k]), len(reward) - 1)
+        total += n_step_return(reward, next_value, terminated, start, end - start + 1, gamma)
+        start = end + 1
+    return total
+
+
+@settings(max_examples=50, deadline=None)
+@given(seeds, endings, unit)
+def test_window_return(seed, ending, gamma):
+    reward, _, next_value, terminated, done = trajectory(seed, ending)
+    expected = slow_window_return(reward, next_value, terminated, done, gamma)
+    next_value = np.where(terminated, np.nan, next_value).astype(np.float32)
+    np.testing.assert_allclose(
+        window_return(reward, next_value, terminated, done, gamma), expected, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_window_return_passes_gradients_to_the_values_that_count():
+    reward, _, next_value, terminated, done = trajectory(0, [0, 0, 2, 0, 1, 0, 0, 0, 0])
+    grad = jax.grad(window_return, argnums=1)(reward, next_value, terminated, done, 0.9)
+    np.testing.assert_allclose(grad, [0, 0, 0.9**3, 0, 0, 0, 0, 0, 0.9**4], rtol=1e-6)

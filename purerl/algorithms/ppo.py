@@ -21,6 +21,7 @@ from jax.tree_util import Partial
 
 from purerl import normalize, rollout, struct
 from purerl.errors import InputError
+from purerl.minibatches import shuffled_indices
 from purerl.networks import ActorCritic, encode
 from purerl.returns import discounted_return, gae
 from purerl.spaces import Box
@@ -377,16 +378,3 @@ class PPO:
         kl = jnp.mean(batch.old.kl(new))
         factor = jnp.where(kl < self.kl_target / 1.5, 0.5, jnp.where(kl > self.kl_target * 1.5, 2.0, 1.0))
         return kl_coef * factor, {"kl": Mean.of(kl), "kl_coef": Mean.of(kl_coef)}
-
-
-def shuffled_indices(key: Array, size: int) -> Array:
-    """The integers ``0 .. size - 1`` in random order, ``[size]``, by a single sort.
-
-    `jax.random.permutation` sorts pairs, several times; a third of the training of small networks goes there. Here each
-    index is written into the low bits of a random word and the words are sorted. Indices whose random bits agree keep
-    their order, so this is not exactly uniform over all permutations. For minibatches it need not be: what matters is
-    who shares one, and an index's place is as good as independent of the others'.
-    """
-    index_bits = (size - 1).bit_length()
-    words = (jax.random.bits(key, (size,)) << index_bits) | jnp.arange(size, dtype=jnp.uint32)
-    return jnp.sort(words) & jnp.uint32((1 << index_bits) - 1)

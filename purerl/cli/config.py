@@ -25,6 +25,8 @@ ALGORITHMS = {
     "td3": "TD3",
     "sac": "SAC",
     "discrete_sac": "DiscreteSAC",
+    "apg": "APG",
+    "shac": "SHAC",
 }
 """Name on the command line to public name in `purerl`; names that share a class have presets of their own. The only
 look-up of an algorithm by name."""

@@ -1,4 +1,4 @@
-"""Where environments come from: `make` by name, from gymnax and Brax, or around an object of the user's own.
+"""Where environments come from: `make` by name, from gymnax, Brax and here, or around an object of the user's own.
 
 Simulators take seconds to import; each is imported when one of its environments is asked for.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from purerl import struct
-from purerl.environments import brax, gymnax
+from purerl.environments import brax, gymnax, smooth
+from purerl.environments.gradient_gate import GradientGate
 from purerl.environments.wrappers import (
     ActionRepeat,
     FlattenObservation,
@@ -16,6 +17,7 @@ from purerl.environments.wrappers import (
     ScaleAction,
     StickyActions,
     TimeLimit,
+    WithReward,
 )
 from purerl.errors import InputError, unknown
 from purerl.spaces import Box, Discrete, Space
@@ -24,10 +26,12 @@ from purerl.types import Environment
 __all__ = [
     "ActionRepeat",
     "FlattenObservation",
+    "GradientGate",
     "RandomizeParameters",
     "ScaleAction",
     "StickyActions",
     "TimeLimit",
+    "WithReward",
     "describe",
     "environment_names",
     "environment_options",
@@ -39,7 +43,12 @@ _BRAX_EPISODE_LENGTH = 1000
 
 
 def make(
-    name_or_env: str | Environment, *, episode_length: int | None = None, action_repeat: int = 1, **options: Any
+    name_or_env: str | Environment,
+    *,
+    episode_length: int | None = None,
+    action_repeat: int = 1,
+    differentiable: bool = False,
+    **options: Any,
 ) -> Environment:
     """An environment by name, or the given one, with a time limit and repeated actions if asked for.
 
@@ -47,9 +56,12 @@ def make(
     agent acts 250 times. The limit is kept exactly where it is no multiple (see `ActionRepeat`).
 
     Args:
-        name_or_env: gymnax's id such as ``"CartPole-v1"``, ``"brax/<name>"``, or an `Environment`.
-        episode_length: time limit; by default gymnax's own, 1000 for Brax and none for an object.
+        name_or_env: gymnax's id such as ``"CartPole-v1"``, ``"brax/<name>"``, ``"smooth/<name>"``, or an `Environment`.
+        episode_length: time limit; by default gymnax's own, 1000 for Brax, `environment_options` tells those of the
+            smooth ones, and none for an object.
         action_repeat: simulator steps per action; their rewards are added.
+        differentiable: whether `jax.grad` must work through `step`. Sets the simulator up for that where it needs it
+            and refuses those whose reward or dynamics pass no gradient. An object is taken as it is.
         options: of that environment, see `environment_options`.
 
     Raises:
@@ -58,13 +70,14 @@ def make(
     struct.check_value("action_repeat", action_repeat, int, "[1, inf)")
     if episode_length is not None:
         struct.check_value("episode_length", episode_length, int, "[1, inf)")
-    env = _make(name_or_env, episode_length, options)
+    struct.check_value("differentiable", differentiable, bool, "")
+    env = _make(name_or_env, episode_length, differentiable, options)
     return env if action_repeat == 1 else ActionRepeat(env, action_repeat)
 
 
 def environment_names() -> list[str]:
     """Every name that `make` knows and that needs no download. Imports gymnax and Brax, which takes seconds."""
-    return [*gymnax.names(), *brax.names()]
+    return [*smooth.names(), *gymnax.names(), *brax.names()]
 
 
 def environment_options(name: str) -> dict[str, Any]:
@@ -73,36 +86,46 @@ def environment_options(name: str) -> dict[str, Any]:
     ``None`` as a default means that the environment decides.
     """
     library = _library(name)
-    if library is brax:
-        return {**brax.environment_options(name), "episode_length": _BRAX_EPISODE_LENGTH, "action_repeat": 1}
-    limit = gymnax.time_limit(gymnax.make(name))
-    return {**gymnax.environment_options(name), "episode_length": limit, "action_repeat": 1}
+    common = {"episode_length": _time_limit(name), "action_repeat": 1, "differentiable": False}
+    return {**library.environment_options(name), **common}
 
 
 def describe(name: str) -> tuple[Space, Space, int | None]:
     """Observations, actions and time limit of an environment with default options; runs no physics."""
-    if _library(name) is brax:
-        env = brax.make(name)
-        return env.observation_space, env.action_space, _BRAX_EPISODE_LENGTH
-    env = gymnax.make(name)
-    return env.observation_space, env.action_space, gymnax.time_limit(env)
+    env = _library(name).make(name)
+    return env.observation_space, env.action_space, _time_limit(name)
 
 
-def _make(name_or_env: str | Environment, episode_length: int | None, options: dict[str, Any]) -> Environment:
+def _time_limit(name: str) -> int | None:
+    """The default one."""
+    library = _library(name)
+    if library is gymnax:
+        return gymnax.time_limit(gymnax.make(name))
+    return _BRAX_EPISODE_LENGTH if library is brax else smooth.EPISODE_LENGTH[name]
+
+
+def _make(
+    name_or_env: str | Environment, episode_length: int | None, differentiable: bool, options: dict[str, Any]
+) -> Environment:
     if not isinstance(name_or_env, str):
         env = _checked(name_or_env)
         if options:
             raise unknown("option of an environment object", next(iter(options)), ["episode_length", "action_repeat"])
         return env if episode_length is None else TimeLimit(env, episode_length)
-    if _library(name_or_env) is brax:
-        env = brax.make(name_or_env, **options)
-        return TimeLimit(env, _BRAX_EPISODE_LENGTH if episode_length is None else episode_length)
-    return gymnax.make(name_or_env, episode_length=episode_length, **options)
+    library = _library(name_or_env)
+    if library is gymnax:
+        return gymnax.make(name_or_env, episode_length=episode_length, differentiable=differentiable, **options)
+    if library is brax:
+        env = brax.make(name_or_env, differentiable=differentiable, **options)
+    else:
+        env = smooth.make(name_or_env, **options)
+    limit = _time_limit(name_or_env) if episode_length is None else episode_length
+    return env if limit is None else TimeLimit(env, limit)
 
 
 def _library(name: str) -> Any:
     """The module that knows the environment `name`; imports only that one's simulator if it does."""
-    library = brax if name.startswith(brax.PREFIX) else gymnax
+    library = brax if name.startswith(brax.PREFIX) else smooth if name.startswith(smooth.PREFIX) else gymnax
     if not library.is_known(name):
         raise unknown("environment", name, environment_names())
     return library

@@ -28,6 +28,12 @@ BACKENDS = ("generalized", "spring", "positional", "mjx")
 
 PREFIX = "brax/"
 
+_NO_GRADIENT = {
+    "fast": "is a step function of the action",
+    "inverted_pendulum": "is 1 at every step",
+}
+"""What is wrong with the rewards that pass no gradient."""
+
 
 @struct.dataclass
 class BraxEnvironment:
@@ -42,6 +48,8 @@ class BraxEnvironment:
         options: constructor arguments.
         observation_space: as the observations really are, unbounded.
         action_space: ``[-1, 1]`` in every entry.
+        differentiable: whether the "mjx" backend runs its solver for a fixed single iteration; reverse mode cannot
+            pass through its loop.
         params: every floating-point array of Brax's ``System`` with at least one entry, as nested dictionaries by
             field name: ``params["link"]["inertia"]["mass"]``. Integers and flags stay concrete, because collision
             code decides by them while it is traced. See `sys` and `with_sys` for a more pleasant view.
@@ -52,6 +60,7 @@ class BraxEnvironment:
     options: Options = struct.field(static=True)
     observation_space: Box = struct.field(static=True)
     action_space: Box = struct.field(static=True)
+    differentiable: bool = struct.field(static=True)
     params: PyTree
 
     @property
@@ -111,6 +120,8 @@ class BraxEnvironment:
         system = _system(simulator)
         if system is not None:
             simulator.sys = _merge(system, self.params)
+        if self.differentiable and getattr(simulator, "backend", "") == "mjx":
+            simulator.sys = simulator.sys.tree_replace({"opt.iterations": 1, "opt.ls_iterations": 4})
         return simulator
 
 
@@ -124,13 +135,19 @@ def is_known(name: str) -> bool:
     return name in names()
 
 
-def make(name: str, **options: Any) -> BraxEnvironment:
+def make(name: str, *, differentiable: bool = False, **options: Any) -> BraxEnvironment:
     """The Brax environment ``"brax/<name>"``, without time limit.
 
     Args:
         name: with the prefix.
+        differentiable: set up for reverse mode, or refuse what passes no gradient.
         options: constructor arguments, such as ``backend="spring"``.
     """
+    if differentiable and name.removeprefix(PREFIX) in _NO_GRADIENT:
+        raise InputError(
+            f"the reward of {name} {_NO_GRADIENT[name.removeprefix(PREFIX)]}: it passes no gradient; "
+            "give it a smooth one with purerl.environments.WithReward"
+        )
     factory = _registry()[name.removeprefix(PREFIX)]
     defaults = _constructor_defaults(factory)
     if "backend" in options and options["backend"] not in BACKENDS:
@@ -139,10 +156,10 @@ def make(name: str, **options: Any) -> BraxEnvironment:
         struct.check_value(f"n_frames of {name}", options["n_frames"], int, "[1, inf)")
     for option in options:
         if option not in defaults:
-            raise unknown(f"option of {name}", option, {*defaults, "episode_length", "action_repeat"})
+            raise unknown(f"option of {name}", option, {*defaults, "episode_length", "action_repeat", "differentiable"})
     chosen = constructor_options(name, options, defaults)
     try:
-        return _probe(name.removeprefix(PREFIX), factory, chosen)
+        return _probe(name.removeprefix(PREFIX), factory, chosen, differentiable)
     except InputError:
         raise
     except Exception as error:
@@ -232,7 +249,7 @@ def _constructor_defaults(factory: Callable[..., Any]) -> dict[str, Any]:
     return defaults
 
 
-def _probe(name: str, factory: Callable[..., Any], options: Options) -> BraxEnvironment:
+def _probe(name: str, factory: Callable[..., Any], options: Options, differentiable: bool) -> BraxEnvironment:
     """The environment, with its spaces read off an abstract reset."""
     simulator = _simulator(name, factory, options)
     system = _system(simulator)
@@ -241,7 +258,7 @@ def _probe(name: str, factory: Callable[..., Any], options: Options) -> BraxEnvi
         # compiled function on its own output would compile again. A copy through the host is free of that.
         params = {} if system is None else jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), _floats(system))
     action_space = Box((int(simulator.action_size),), -1.0, 1.0)
-    env = BraxEnvironment(name, factory, options, Box((0,)), action_space, params)
+    env = BraxEnvironment(name, factory, options, Box((0,)), action_space, differentiable, params)
     timestep = jax.eval_shape(lambda env, key: env.reset(key), env, jax.random.key(0))
     if not isinstance(timestep.obs, jax.ShapeDtypeStruct):
         raise InputError(

@@ -109,17 +109,23 @@ def is_known(name: str) -> bool:
     return name in _registry()
 
 
-def make(name: str, *, episode_length: int | None = None, **options: Any) -> GymnaxEnvironment:
+def make(
+    name: str, *, episode_length: int | None = None, differentiable: bool = False, **options: Any
+) -> GymnaxEnvironment:
     """The gymnax environment `name`.
 
     Args:
         name: gymnax's id.
         episode_length: time limit in steps; by default the environment's own.
+        differentiable: refuse an environment that passes no gradient. Those that can always do.
         options: constructor arguments (such as ``size`` of DeepSea) or fields of its ``EnvParams`` (such as
             ``gravity`` of CartPole). gymnax derives none from another: who changes CartPole's ``masspole`` should
             change ``total_mass`` and ``polemass_length`` too.
     """
     factory = _registry()[name]
+    if differentiable and not _passes_gradients(name):
+        able = [other for other in names() if _passes_gradients(other)]
+        raise InputError(f"{name} passes no gradient from action to reward; of gymnax, these do: {', '.join(able)}")
     arguments = _constructor_defaults(factory)
     chosen = constructor_options(name, {k: v for k, v in options.items() if k in arguments}, arguments)
     simulator = _simulator(name, factory, chosen)
@@ -129,7 +135,7 @@ def make(name: str, *, episode_length: int | None = None, **options: Any) -> Gym
         chosen = tuple(sorted(chosen + constructor_options(name, rest, {})))
         simulator = _simulator(name, factory, chosen)
     elif rest:
-        valid = {*environment_options(name), "episode_length", "action_repeat"}
+        valid = {*environment_options(name), "episode_length", "action_repeat", "differentiable"}
         raise unknown(f"option of {name}", next(iter(rest)), valid)
 
     changes = {k: v for k, v in options.items() if k in fields and k not in arguments}
@@ -181,6 +187,15 @@ def _simulator(name: str, factory: Callable[..., Any], options: Options) -> Any:
     # gymnax cuts gradients between steps unless told otherwise. Values stay the same, and who does not differentiate
     # pays nothing.
     return simulator.with_transition_gradients() if simulator.supports_transition_gradients else simulator
+
+
+def _passes_gradients(name: str) -> bool:
+    """Whether `name` has continuous actions and gymnax says that its transitions are differentiable."""
+    from gymnax.environments import spaces
+
+    simulator = _simulator(name, _registry()[name], ())
+    continuous = isinstance(simulator.action_space(simulator.default_params), spaces.Box)
+    return continuous and simulator.supports_transition_gradients
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Environments around environments: time limits, action repeat, scaling, flattening, sticky actions, random physics.
+"""Environments around environments: time limits, action repeat, scaling, rewards, sticky actions, random physics.
 
 Each is a small frozen pytree with a field `env` and satisfies the same contract, so they nest in any order.
 """
@@ -161,6 +161,42 @@ class ScaleAction:
 
 
 @struct.dataclass
+class WithReward:
+    """Another reward for the same dynamics, such as one that is smooth where the environment's own is not.
+
+    Attributes:
+        env: the environment.
+        reward: ``reward(state, action, timestep) -> scalar`` of the state that was left, the action taken there and the
+            time step it led to. A function, or a `Partial` of one whose arguments (weights, say) then are leaves too.
+    """
+
+    env: Environment
+    reward: Callable[[PyTree, Array, TimeStep], Array]
+
+    def __post_init__(self) -> None:
+        _as_partial(self, "reward")
+
+    @property
+    def observation_space(self) -> Space:
+        """That of `env`."""
+        return self.env.observation_space
+
+    @property
+    def action_space(self) -> Space:
+        """That of `env`."""
+        return self.env.action_space
+
+    def reset(self, key: Array) -> TimeStep:
+        """Draw a start state."""
+        return self.env.reset(key)
+
+    def step(self, key: Array, state: PyTree, action: Array) -> TimeStep:
+        """Advance `state` by one action."""
+        timestep = self.env.step(key, state, action)
+        return struct.replace(timestep, reward=jnp.asarray(self.reward(state, action, timestep), jnp.float32))
+
+
+@struct.dataclass
 class FlattenObservation:
     """Turns every observation into one float32 vector; discrete ones become one-hot.
 
@@ -280,9 +316,7 @@ class RandomizeParameters:
     sample: Callable[[Array, Environment], Environment]
 
     def __post_init__(self) -> None:
-        # A bare function is no leaf; a Partial without arguments is all structure.
-        if not isinstance(self.sample, jax.tree_util.Partial):
-            object.__setattr__(self, "sample", jax.tree_util.Partial(self.sample))
+        _as_partial(self, "sample")
 
     @property
     def observation_space(self) -> Space:
@@ -305,6 +339,13 @@ class RandomizeParameters:
         """Advance `state` by one action under its own parameters."""
         timestep = _with_leaves(self.env, state.drawn).step(key, state.env, action)
         return struct.replace(timestep, state=RandomizedState(timestep.state, state.drawn))
+
+
+def _as_partial(wrapper: Any, name: str) -> None:
+    """A bare function is no leaf; a Partial without arguments is all structure."""
+    function = getattr(wrapper, name)
+    if not isinstance(function, jax.tree_util.Partial):
+        object.__setattr__(wrapper, name, jax.tree_util.Partial(function))
 
 
 def _changed_leaves(env: Environment, other: Environment) -> dict[str, Array]:

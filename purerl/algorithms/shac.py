@@ -1,0 +1,332 @@
+"""Short-horizon actor-critic (Xu et al. 2022, "Accelerated policy learning with parallel differentiable simulation",
+arXiv:2204.07137).
+
+Analytic policy gradients through a short window, at whose end a learned value stands for all that follows: the window
+keeps gradients small where dynamics are chaotic, the value keeps the view long, and it smooths the objective. The
+policy is stochastic and differentiated through its samples. Where one window ends the next begins; no gradient passes
+from one to the other, nor past a reset. The critic learns TD(lambda) targets (equation 7) that a slowly moving copy of
+it bootstraps; the same copy stands at the end of windows (equation 5).
+
+With `entropy_coef` both maximise the entropy along with the rewards (Haarnoja et al. 2018; with analytic gradients: Xing
+et al. 2024, "Stabilizing reinforcement learning in differentiable multiphysics simulation", arXiv:2412.12089).
+
+A time limit is not the end of the task: there the value of the true successor is bootstrapped. The environment must be
+differentiable: ``purerl.make(name, differentiable=True)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.tree_util import Partial
+
+from purerl import normalize, rollout, struct
+from purerl.environments.gradient_gate import GradientGate, check_differentiable
+from purerl.errors import InputError
+from purerl.minibatches import shuffled_indices
+from purerl.networks import MLP, ActorCritic, encode
+from purerl.returns import lambda_returns, window_return
+from purerl.spaces import Box
+from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
+
+
+@struct.dataclass
+class SHACState:
+    """Everything that changes while SHAC trains.
+
+    Attributes:
+        key: randomness of all that is still to come.
+        iteration: int32, iterations done.
+        rollout: the environments in flight, ``[num_envs]``.
+        actor_params: of the policy.
+        critic_params: of the value.
+        target_params: of the value's slowly moving copy.
+        actor_opt_state: of the policy's optimiser.
+        critic_opt_state: of the value's optimiser.
+        obs_stats: of the observations, frozen within an iteration; None unless they are normalised.
+    """
+
+    key: Array
+    iteration: Array = struct.field(shared=True)
+    rollout: rollout.RolloutState
+    actor_params: PyTree
+    critic_params: PyTree
+    target_params: PyTree
+    actor_opt_state: PyTree
+    critic_opt_state: PyTree
+    obs_stats: normalize.RunningStatistics | None
+
+
+@struct.dataclass
+class Window:
+    """What was seen on the way through a window; leaves ``[num_envs, rollout_length, ...]``.
+
+    Attributes:
+        obs: as the networks see it.
+        target: of the value, TD(lambda).
+        raw_obs: as the environment gave it.
+    """
+
+    obs: Array
+    target: Array
+    raw_obs: Array
+
+
+@struct.dataclass
+class SHAC:
+    """SHAC for bounded continuous actions. See the module for the method, the fields for the hyper-parameters."""
+
+    env: Environment
+    network: ActorCritic = struct.field(
+        default=ActorCritic(MLP((64, 64), nn.elu), squash=True, initial_std=0.4), static=True, help="trunk and heads"
+    )
+    num_envs: int = struct.field(default=64, static=True, help="environments stepped side by side", within="[1, inf)")
+    rollout_length: int = struct.field(
+        default=32, static=True, help="steps that a gradient passes through", within="[1, inf)"
+    )
+    num_epochs: int = struct.field(
+        default=16, static=True, help="passes of the critic over each window", within="[1, inf)"
+    )
+    num_minibatches: int = struct.field(
+        default=4, static=True, help="updates of the critic per epoch", within="[1, inf)"
+    )
+    learning_rate: float = struct.field(default=2e-3, help="step size of Adam for the policy", within="[0, inf)")
+    critic_learning_rate: float = struct.field(default=2e-3, help="step size of Adam for the value", within="[0, inf)")
+    schedule: Callable[[Array], Array] | None = struct.field(
+        default=None, help="environment steps to a factor of both learning rates; None is constant"
+    )
+    gamma: float = struct.field(default=0.99, help="discount factor per step", within="[0, 1]")
+    td_lambda: float = struct.field(default=0.95, help="decay of the traces in the critic's targets", within="[0, 1]")
+    tau: float = struct.field(
+        default=0.8, help="how far the target critic moves per iteration; 1 copies", within="(0, 1]"
+    )
+    entropy_coef: float = struct.field(default=0.0, help="worth of one nat of entropy per step", within="[0, inf)")
+    max_grad_norm: float = struct.field(default=1.0, help="clip the gradients' global norms to this", within="(0, inf)")
+    max_step_grad_norm: float | None = struct.field(
+        default=None, help="clip what passes back through each step of each environment to this", within="(0, inf)"
+    )
+    reward_scale: float = struct.field(default=1.0, help="multiply rewards by this", within="(0, inf)")
+    normalize_observations: bool = struct.field(
+        default=False, static=True, help="standardise observations by running mean and deviation, clipped to +-10"
+    )
+    rematerialize: bool = struct.field(
+        default=False, static=True, help="compute steps again on the way back: less memory, a third more time"
+    )
+    steps_per_reset: int = struct.field(
+        default=16,
+        static=True,
+        help="draw one fresh start state for so many environment steps; 1 draws one for every step",
+        within="[1, inf)",
+    )
+
+    def __post_init__(self) -> None:
+        struct.check_fields(self)
+        if not isinstance(self.env, Environment):
+            raise InputError(f"env must be an Environment such as purerl.make('Pendulum-v1'), got {self.env!r}")
+        space = self.env.action_space
+        if not isinstance(space, Box) or not space.is_bounded:
+            raise InputError(f"shac needs bounded continuous actions, got {space}: use ppo, dqn or discrete_sac")
+        if self.network.shared or not self.network.squash:
+            raise InputError("shac needs a network with squash=True and shared=False: policy and value learn apart")
+        if self.steps_per_iteration % self.num_minibatches:
+            raise InputError(
+                f"num_envs * rollout_length = {self.steps_per_iteration} steps cannot be divided into "
+                f"num_minibatches = {self.num_minibatches} equal minibatches"
+            )
+        # Shapes only: a network that does not fit the observations says so here, not while compiling.
+        jax.eval_shape(self._network.init, jax.random.key(0), self._blank_view())
+        if self.schedule is not None and self.schedule in jax.tree.leaves(self.schedule):
+            # A plain function, such as an optax schedule, becomes a pytree that jit accepts.
+            object.__setattr__(self, "schedule", Partial(self.schedule))
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps of one iteration."""
+        return self.num_envs * self.rollout_length
+
+    @property
+    def warmup_iterations(self) -> int:
+        """None: there is no replay to fill."""
+        return 0
+
+    def init(self, key: Array) -> SHACState:
+        """Fresh environments and networks."""
+        check_differentiable(self.env)
+        key, actor_key, critic_key, reset_key = jax.random.split(key, 4)
+        timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
+        blank = self._blank_view()
+        actor_params = self._network.init(actor_key, blank, method="actor")
+        critic_params = self._network.init(critic_key, blank, method="critic")
+        optimizer = self._optimizer(jnp.float32(0.0))
+        return SHACState(
+            key=key,
+            iteration=jnp.int32(0),
+            rollout=jax.vmap(lambda timestep: rollout.begin(timestep, ()))(timestep),
+            actor_params=actor_params,
+            critic_params=critic_params,
+            target_params=jax.tree.map(jnp.copy, critic_params),
+            actor_opt_state=optimizer.init(actor_params),
+            critic_opt_state=optimizer.init(critic_params),
+            obs_stats=normalize.init(blank.shape) if self.normalize_observations else None,
+        )
+
+    def policy(self, state: SHACState, *, explore: bool) -> Policy:
+        """Sample actions (``explore=True``) or take the mode of the distribution, in the environment's own units."""
+        if explore:
+            return self._sampling(state.actor_params, state.obs_stats)
+        return Policy(Partial(SHAC._most_likely, self, state.actor_params, state.obs_stats))
+
+    def step(self, state: SHACState) -> tuple[SHACState, Metrics]:
+        """Improve the policy along its gradient through a window, then fit the value to what was seen there."""
+        key, window_key, critic_key = jax.random.split(state.key, 3)
+        gradient = jax.grad(self._actor_loss, argnums=(0, 1), has_aux=True)
+        (grads, counts), (rollouts, window, metrics) = gradient(state.actor_params, jnp.zeros(3), state, window_key)
+        factor = self._schedule_factor(state.iteration)
+        optimizer = self._optimizer(self.learning_rate * factor)
+        updates, actor_opt_state = optimizer.update(grads, state.actor_opt_state, state.actor_params)
+        critic_params, critic_opt_state, critic_metrics = self._fit_critic(state, window, factor, critic_key)
+
+        nonfinite, clipped, failed = counts
+        steps = jnp.float32(self.steps_per_iteration)
+        metrics |= critic_metrics | {
+            "grad_norm": Mean.of(optax.tree.norm(grads)),
+            "nonfinite_gradients": Mean(nonfinite, steps),
+            "clipped_gradients": Mean(clipped, steps),
+            "failed_steps": Mean(failed, steps),
+            "learning_rate": Mean.of(self.learning_rate * factor),
+        }
+        # Only now: within a window everything is seen through the same statistics.
+        obs_stats = state.obs_stats
+        if obs_stats is not None:
+            obs = jax.vmap(jax.vmap(lambda obs: encode(self.env.observation_space, obs)))(window.raw_obs)
+            obs_stats = normalize.update(obs_stats, obs)
+        state = SHACState(
+            key=key,
+            iteration=state.iteration + 1,
+            rollout=rollouts,
+            actor_params=optax.apply_updates(state.actor_params, updates),
+            critic_params=critic_params,
+            target_params=optax.incremental_update(critic_params, state.target_params, self.tau),
+            actor_opt_state=actor_opt_state,
+            critic_opt_state=critic_opt_state,
+            obs_stats=obs_stats,
+        )
+        return state, metrics
+
+    # Networks
+
+    @property
+    def _network(self) -> ActorCritic:
+        return self.network.clone(action_space=self.env.action_space)
+
+    def _actor(self, params: PyTree, obs: Array) -> Any:
+        return self._network.apply(params, obs, method="actor")
+
+    def _critic(self, params: PyTree, obs: Array) -> Any:
+        return self._network.apply(params, obs, method="critic")
+
+    def _view(self, obs_stats: normalize.RunningStatistics | None, obs: Array) -> Array:
+        """What the networks see of one observation."""
+        features = encode(self.env.observation_space, obs)
+        return features if obs_stats is None else normalize.standardize(obs_stats, features)
+
+    def _blank_view(self) -> Array:
+        space = self.env.observation_space
+        return encode(space, jnp.zeros(space.shape, space.dtype))
+
+    # Acting
+
+    def _to_env(self, action: Array) -> Array:
+        space = self.env.action_space
+        assert isinstance(space, Box)
+        return space.from_unit(action)
+
+    def _sampling(self, params: PyTree, obs_stats: normalize.RunningStatistics | None) -> Policy:
+        # Not a bound method: that would hide the leaves of `self` where JAX does not see them.
+        return Policy(Partial(SHAC._sample, self, params, obs_stats))
+
+    def _sample(
+        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
+    ) -> tuple[Array, tuple, dict[str, Array]]:
+        distribution = self._actor(params, self._view(obs_stats, obs))
+        raw, log_prob = distribution.sample_and_log_prob(key)
+        return self._to_env(distribution.action(raw)), carry, {"log_prob": log_prob}
+
+    def _most_likely(
+        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
+    ) -> tuple[Array, tuple, dict[str, Array]]:
+        distribution = self._actor(params, self._view(obs_stats, obs))
+        return self._to_env(distribution.action(distribution.mode())), carry, {}
+
+    # Learning
+
+    def _schedule_factor(self, iteration: Array) -> Array:
+        env_steps = iteration.astype(jnp.float32) * self.steps_per_iteration
+        return jnp.asarray(1.0 if self.schedule is None else self.schedule(env_steps), jnp.float32)
+
+    def _optimizer(self, learning_rate: Array) -> optax.GradientTransformation:
+        # Gradients through dynamics change quickly: the paper's momentum is short (its table 4).
+        adam = optax.adam(learning_rate, b1=0.7, b2=0.95)
+        return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), adam)
+
+    def _actor_loss(
+        self, params: PyTree, tally: Array, state: SHACState, key: Array
+    ) -> tuple[Array, tuple[rollout.RolloutState, Window, Metrics]]:
+        """Minus the return of the windows with the value at their ends, per step (equation 5); and what was seen."""
+        rollouts, transitions, episodes = rollout.collect(
+            GradientGate(self.env, tally, self.max_step_grad_norm, self.rematerialize),
+            self._sampling(params, state.obs_stats),
+            state.rollout,
+            key,
+            self.rollout_length,
+            self.steps_per_reset,
+        )
+        log_prob = transitions.extras["log_prob"]
+        reward = self.reward_scale * transitions.reward - self.entropy_coef * log_prob
+        view = jax.vmap(jax.vmap(lambda obs: self._view(state.obs_stats, obs)))
+        value_of = jax.vmap(jax.vmap(lambda obs: self._critic(state.target_params, obs)))
+        next_value = value_of(view(transitions.next_obs))
+        returns = jax.vmap(window_return, in_axes=(0, 0, 0, 0, None))(
+            reward, next_value, transitions.terminated, transitions.done, self.gamma
+        )
+        loss = -jnp.mean(returns) / self.rollout_length
+        window = Window(view(transitions.obs), self._target(transitions, reward, next_value), transitions.obs)
+        return loss, (rollouts, window, {**episodes, "actor_loss": Mean.of(loss), "entropy": Mean.of(-log_prob)})
+
+    def _target(self, transitions: Transition, reward: Array, next_value: Array) -> Array:
+        """TD(lambda) targets of the value (equation 7)."""
+        return jax.vmap(lambda_returns, in_axes=(0, 0, 0, 0, None, None))(
+            reward, next_value, transitions.terminated, transitions.done, self.gamma, self.td_lambda
+        )
+
+    def _fit_critic(
+        self, state: SHACState, window: Window, factor: Array, key: Array
+    ) -> tuple[PyTree, PyTree, Metrics]:
+        """Epochs of shuffled minibatches of squared errors."""
+        optimizer = self._optimizer(self.critic_learning_rate * factor)
+        obs, target = (leaf.reshape(self.steps_per_iteration, *leaf.shape[2:]) for leaf in (window.obs, window.target))
+
+        def loss(params: PyTree, obs: Array, target: Array) -> Array:
+            value = jax.vmap(lambda obs: self._critic(params, obs))(obs)
+            return 0.5 * jnp.mean(jnp.square(value - target))
+
+        def minibatch(learner: tuple[PyTree, PyTree], indices: Array) -> tuple[tuple[PyTree, PyTree], Mean]:
+            params, opt_state = learner
+            value_loss, grads = jax.value_and_grad(loss)(params, obs[indices], target[indices])
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state), Mean.of(value_loss)
+
+        def epoch(learner: tuple[PyTree, PyTree], key: Array) -> tuple[tuple[PyTree, PyTree], Mean]:
+            order = shuffled_indices(key, self.steps_per_iteration).reshape(self.num_minibatches, -1)
+            learner, losses = lax.scan(minibatch, learner, order)
+            return learner, losses.sum(0)
+
+        keys = jax.random.split(key, self.num_epochs)
+        learner, losses = lax.scan(epoch, (state.critic_params, state.critic_opt_state), keys)
+        return *learner, {"value_loss": losses.sum(0), "value": Mean.of(target)}

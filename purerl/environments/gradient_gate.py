@@ -1,0 +1,151 @@
+"""Gradients through many environments side by side, of which one may explode without harming the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from purerl import struct
+from purerl.errors import InputError
+from purerl.spaces import Space
+from purerl.types import Array, Environment, PyTree, TimeStep
+
+
+@struct.dataclass
+class GradientGate:
+    """The same environment forwards; backwards, no step passes on more than it should.
+
+    The gradient with respect to what a step starts from, state and action together, is scaled down to `max_norm`, and
+    becomes 0 where it is not finite. A step whose result itself is not finite ends the episode, as terminated and with
+    reward 0, and leaves the state where it was: so no NaN reaches a network, whose gradient it would spoil for all.
+
+    How often that happened is the "gradient" with respect to `tally`, which has no influence on any value::
+
+        def loss(params, tally):
+            env = GradientGate(env, tally)
+            ...
+
+        grads, counts = jax.grad(loss, argnums=(0, 1))(params, jnp.zeros(3))
+
+    counts, added up over steps and environments: gradients that were not finite, gradients scaled down, failed steps.
+    (Gradients whose squared norm leaves the range of float32, beyond 1e19, count as not finite.)
+
+    Attributes:
+        env: the environment.
+        tally: float32 ``[3]``, zeros.
+        max_norm: largest norm of a gradient that passes unchanged; None is any that is finite.
+        rematerialize: compute each step again on the way back, so that only its state and action are kept: a backward
+            pass through n steps then needs memory for n states and the inside of a single step, not of n, and a third
+            more time.
+    """
+
+    env: Environment
+    tally: Array
+    max_norm: float | Array | None = None
+    rematerialize: bool = struct.field(default=False, static=True)
+
+    @property
+    def observation_space(self) -> Space:
+        """That of `env`."""
+        return self.env.observation_space
+
+    @property
+    def action_space(self) -> Space:
+        """That of `env`."""
+        return self.env.action_space
+
+    def reset(self, key: Array) -> TimeStep:
+        """Draw a start state."""
+        return self.env.reset(key)
+
+    def step(self, key: Array, state: PyTree, action: Array) -> TimeStep:
+        """Advance `state` by one action."""
+        leaves, structure = jax.tree.flatten((state, action))
+        floats = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        max_norm = jnp.asarray(jnp.inf if self.max_norm is None else self.max_norm, jnp.float32)
+        gated = _gate([leaves[i] for i in floats], max_norm, self.tally)
+        for i, leaf in zip(floats, gated, strict=True):
+            leaves[i] = leaf
+        state, action = jax.tree.unflatten(structure, leaves)
+        advance = jax.checkpoint(self.env.step) if self.rematerialize else self.env.step
+        timestep = advance(key, state, action)
+
+        # Some simulators keep infinities on purpose; what was finite must stay so.
+        kept = jax.tree.map(lambda new, old: _is_finite(new) | ~_is_finite(old), timestep.state, state)
+        fine = [
+            jnp.all(leaf) for leaf in (*jax.tree.leaves(kept), _is_finite(timestep.obs), _is_finite(timestep.reward))
+        ]
+        ok = jnp.stack(fine).all()
+        return TimeStep(
+            state=jax.tree.map(lambda new, old: jnp.where(ok, new, old), timestep.state, state),
+            obs=jnp.where(ok, timestep.obs, jnp.zeros_like(timestep.obs)),
+            reward=_count(jnp.where(ok, timestep.reward, 0.0), 1.0 - ok, self.tally),
+            terminated=timestep.terminated | ~ok,
+            truncated=timestep.truncated & ok,
+        )
+
+
+def _is_finite(leaf: Array) -> Array:
+    if jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return jnp.isfinite(leaf)
+    return jnp.ones(leaf.shape, bool)
+
+
+@jax.custom_vjp
+def _gate(leaves: Sequence[Array], max_norm: Array, tally: Array) -> Sequence[Array]:
+    return leaves
+
+
+def _gate_forward(leaves: Sequence[Array], max_norm: Array, tally: Array) -> tuple[Sequence[Array], Array]:
+    return leaves, max_norm
+
+
+def _gate_backward(max_norm: Array, gradients: Sequence[Array]) -> tuple[Sequence[Array], Array, Array]:
+    # Squared: its root has no derivative at 0, where those who differentiate training itself would get NaN.
+    squared = jnp.sum(jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in gradients]))
+    finite = jnp.isfinite(squared)
+    too_large = finite & (squared > jnp.square(max_norm))
+    factor = jnp.where(too_large, max_norm * jax.lax.rsqrt(jnp.where(too_large, squared, 1.0)), 1.0)
+    counts = jnp.stack([~finite, too_large, jnp.bool_(False)]).astype(jnp.float32)
+    return [jnp.where(finite, factor * leaf, 0.0) for leaf in gradients], jnp.zeros_like(max_norm), counts
+
+
+_gate.defvjp(_gate_forward, _gate_backward)
+
+
+@jax.custom_vjp
+def _count(reward: Array, failed: Array, tally: Array) -> Array:
+    return reward
+
+
+def _count_forward(reward: Array, failed: Array, tally: Array) -> tuple[Array, Array]:
+    return reward, failed
+
+
+def _count_backward(failed: Array, gradient: Array) -> tuple[Array, Array, Array]:
+    nothing = jnp.zeros_like(failed)
+    return gradient, nothing, jnp.stack([nothing, nothing, failed])
+
+
+_count.defvjp(_count_forward, _count_backward)
+
+
+def check_differentiable(env: Environment) -> None:
+    """Refuse an environment whose step JAX cannot run backwards; nothing is compiled.
+
+    Raises:
+        InputError: naming what would make it differentiable.
+    """
+    key, action = jax.random.key(0), jnp.zeros(env.action_space.shape)
+    state = jax.eval_shape(env.reset, key).state
+    try:
+        jax.eval_shape(lambda state: jax.grad(lambda action: env.step(key, state, action).reward)(action), state)
+    except ValueError as error:
+        if "Reverse-mode differentiation" not in str(error):
+            raise
+        raise InputError(
+            f"{env} cannot be differentiated, it loops until something has converged: "
+            "make it with purerl.make(name, differentiable=True)"
+        ) from None
