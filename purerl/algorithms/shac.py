@@ -7,8 +7,8 @@ policy is stochastic and differentiated through its samples. Where one window en
 from one to the other, nor past a reset. The critic learns TD(lambda) targets (equation 7) that a slowly moving copy of
 it bootstraps; the same copy stands at the end of windows (equation 5).
 
-With `entropy_coef` both maximise the entropy along with the rewards (Haarnoja et al. 2018; with analytic gradients: Xing
-et al. 2024, "Stabilizing reinforcement learning in differentiable multiphysics simulation", arXiv:2412.12089).
+With `entropy_coef` both maximise the entropy along with the rewards (Haarnoja et al. 2018, arXiv:1801.01290; with
+analytic gradients: Xing et al. 2024, arXiv:2412.12089).
 
 A time limit is not the end of the task: there the value of the true successor is bootstrapped. The environment must be
 differentiable: ``purerl.make(name, differentiable=True)``.
