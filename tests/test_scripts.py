@@ -32,3 +32,10 @@ def test_the_worker_of_the_speed_benchmark_reports_what_it_measured():
     assert report["env_steps"] == 2 * 4 * 128
     assert 0 < report["run_seconds"] < report["compile_seconds"]
     assert report["peak_megabytes"] < 4000
+
+
+def test_system_identification_finds_the_hidden_pendulum_and_draws_it(tmp_path: Path):
+    out = run("scripts/system_identification.py", "--mass", "1.5", "--steps", "60", "--out", str(tmp_path / "fit.png"))
+    estimate = float(next(line for line in out.splitlines() if line.startswith("| mass |")).split("|")[4])
+    assert abs(estimate - 1.5) < 0.05
+    assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""The command line: ``purerl train``, ``evaluate``, ``plot``, ``envs`` and ``algorithms``.
+"""The command line: ``purerl train``, ``evaluate``, ``plot``, ``diagnose``, ``envs`` and ``algorithms``.
 
 Modules that import JAX are imported when a command needs them, after the thread pool is chosen: help is immediate.
 """
@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("train", "command", "train agents, or resume a run"),
     "evaluate": ("evaluate", "command", "play complete episodes with the agents of a run"),
     "plot": ("plot", "command", "draw the learning curves of runs"),
+    "diagnose": ("diagnose", "command", "find out how far gradients through an environment can be trusted"),
     "envs": ("listing", "environments", "list environments with their spaces"),
     "algorithms": ("listing", "algorithms", "list algorithms, or all about one"),
 }
@@ -30,6 +31,7 @@ EXAMPLES = """\
   purerl train --resume runs/cartpole
   purerl evaluate runs/cartpole --episodes 128
   purerl plot runs/cartpole
+  purerl diagnose Pendulum-v1
 """
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141

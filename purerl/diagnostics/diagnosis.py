@@ -1,0 +1,272 @@
+"""Gradients of an environment's return with respect to its actions, at growing horizons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from purerl import struct
+from purerl.diagnostics.gradients import GradientComparison, compare_gradients
+from purerl.diagnostics.trajectory import follow, jacobian_growth, perturbed_return
+from purerl.errors import InputError
+from purerl.spaces import Box
+from purerl.types import Array, Environment, Policy, PyTree
+
+HORIZONS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+MAX_ROUGHNESS = 5.0
+"""Gradients so many times as large as the values suggest are called noise (see `GradientComparison`)."""
+
+
+@struct.dataclass
+class Diagnosis:
+    """What `diagnose` found; S starts, H horizons.
+
+    The fields hold NumPy arrays; the properties sum up over starts and are ``[H]``.
+
+    Attributes:
+        horizons: ``[H]``, ascending.
+        steps: ``[S, H]``, steps within each horizon before the episode ended.
+        comparison: of the gradients by an offset of all actions (see `diagnose`), leading axes ``[S, H]``.
+        growth: ``[S, H]``, see `jacobian_growth`.
+    """
+
+    horizons: Array
+    steps: Array
+    comparison: GradientComparison
+    growth: Array
+
+    @property
+    def gradient_norm(self) -> np.ndarray:
+        """Norm of the first-order mean, root mean square over starts."""
+        return _norm_over_starts(self.comparison.first_order)
+
+    @property
+    def zeroth_order_norm(self) -> np.ndarray:
+        """Norm of the zeroth-order mean, root mean square over starts."""
+        return _norm_over_starts(self.comparison.zeroth_order)
+
+    @property
+    def deviation(self) -> np.ndarray:
+        """Standard deviation of a single gradient, root mean square over starts."""
+        return np.sqrt(np.mean(self.comparison.first_order_variance, axis=0))
+
+    @property
+    def zeroth_order_deviation(self) -> np.ndarray:
+        """Standard deviation of the zeroth-order estimate from a single pair, root mean square over starts."""
+        return np.sqrt(np.mean(self.comparison.zeroth_order_variance, axis=0))
+
+    @property
+    def relative_deviation(self) -> np.ndarray:
+        """`deviation` in units of `gradient_norm`; NaN where both are 0."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.deviation / self.gradient_norm
+
+    @property
+    def roughness(self) -> np.ndarray:
+        """That of the roughest start; NaN where the return does not vary at any."""
+        return np.fmax.reduce(self.comparison.roughness, axis=0)
+
+    @property
+    def cosine(self) -> np.ndarray:
+        """Between the first- and the zeroth-order means of all starts together; NaN where one is 0."""
+        first, zeroth = (np.asarray(x, np.float64) for x in (self.comparison.first_order, self.comparison.zeroth_order))
+        norms = np.linalg.norm(first, axis=(0, 2)) * np.linalg.norm(zeroth, axis=(0, 2))
+        with np.errstate(invalid="ignore"):
+            return np.sum(first * zeroth, axis=(0, 2)) / norms
+
+    @property
+    def num_biased(self) -> np.ndarray:
+        """Starts at which the gradient is biased."""
+        return np.sum(self.comparison.biased, axis=0)
+
+    @property
+    def bias(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bias ``[H]`` and its interval ``[H, 2]`` at the start where it is the most certain."""
+        bias, interval = np.asarray(self.comparison.bias), np.asarray(self.comparison.bias_interval)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            certainty = np.abs(bias) / (interval[..., 1] - interval[..., 0])
+        # Neither an exact agreement nor a lack of numbers is evidence.
+        start, horizon = np.argmax(np.where(np.isnan(certainty), -1.0, certainty), axis=0), np.arange(bias.shape[1])
+        return bias[start, horizon], interval[start, horizon]
+
+    @property
+    def nonfinite(self) -> np.ndarray:
+        """Share of the gradients that are not finite."""
+        return np.mean(self.comparison.nonfinite, axis=0)
+
+    @property
+    def mean_growth(self) -> np.ndarray:
+        """`growth`, mean over starts."""
+        return np.mean(self.growth, axis=0)
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether every gradient is exactly 0: no reward depends on an action by a differentiable path."""
+        return bool(np.all(self.comparison.norms == 0.0))
+
+    @property
+    def obstacles(self) -> list[str]:
+        """For each horizon what speaks against gradients over so many steps; empty if nothing does."""
+        return [self._obstacle(i) for i in range(len(self.horizons))]
+
+    @property
+    def recommended_horizon(self) -> int | None:
+        """The largest horizon up to which nothing speaks against gradients; None if something does at the first."""
+        good = [not obstacle for obstacle in self.obstacles]
+        count = good.index(False) if False in good else len(good)
+        return int(self.horizons[count - 1]) if count else None
+
+    def _obstacle(self, i: int) -> str:
+        if self.is_detached:
+            return "the reward does not depend on the actions by a differentiable path: every gradient is exactly 0"
+        if self.nonfinite[i] > 0:
+            return f"{100 * self.nonfinite[i]:.2g} % of the gradients are not finite"
+        if self.num_biased[i] > 0:
+            return f"gradients are biased at {self.num_biased[i]} of {len(self.growth)} starts: something jumps"
+        if self.roughness[i] > MAX_ROUGHNESS:
+            return f"gradients are {self.roughness[i]:.2g} times as large as the values suggest: mostly noise"
+        return ""
+
+
+def diagnose(
+    env: Environment,
+    key: Array,
+    *,
+    horizons: Sequence[int] = HORIZONS,
+    num_samples: int = 512,
+    sigma: float = 0.1,
+    num_starts: int = 4,
+    policy: Policy | None = None,
+    confidence: float = 0.95,
+) -> Diagnosis:
+    """Compare first- and zeroth-order gradients of the return over the first steps, for several horizons.
+
+    At each of several starts a nominal plan of actions is recorded. What is differentiated is the sum of rewards over
+    the first h steps, by an offset that is added to all actions of the plan, as the bias in the last layer of a policy
+    is; so the gradient is the sum over all paths from any action to any later reward, as in training. Noise of its own
+    for each action would have h times as many dimensions, in which no affordable number of values finds a gradient; and
+    a damped system soon forgets a change of its first action only. The offset is not clipped: where a simulator clips
+    actions the gradient is 0 beyond, and rightly so.
+
+    The confidence is that of the whole report: an environment without jumps is called biased anywhere, at any start or
+    horizon, with probability ``1 - confidence`` or less.
+
+    Args:
+        env: the environment, with continuous actions.
+        key: randomness.
+        horizons: numbers of steps; one compiled program answers all.
+        num_samples: antithetic pairs of perturbations per start, each of two rollouts.
+        sigma: of the perturbation, in units of half the range of an action; of 1 where an action has no bounds.
+        num_starts: start states, one after the other.
+        policy: what plans the actions; by default uniformly random ones from the middle half of their range. (Doing
+            nothing is often the least costly action, where the gradient of that cost is 0 and all else is noise.)
+        confidence: see above.
+
+    Raises:
+        InputError: for actions that are not continuous, or numbers out of range.
+    """
+    space = check_actions(env)
+    for horizon in horizons:
+        struct.check_value("horizon", horizon, int, "[1, inf)")
+    if not horizons:
+        raise InputError("diagnosing needs at least one horizon")
+    struct.check_value("sigma", sigma, float, "(0, inf)")
+    struct.check_value("num_starts", num_starts, int, "[1, inf)")
+    struct.check_value("confidence", confidence, float, "(0, 1)")
+    ascending = sorted(set(horizons))
+    # Bonferroni: as many tests as there are starts and horizons.
+    each = 1.0 - (1.0 - confidence) / (num_starts * len(ascending))
+    diagnosis = _diagnose(
+        env,
+        _random_policy(space) if policy is None else policy,
+        key,
+        jnp.array(ascending),
+        jnp.float32(sigma),
+        length=ascending[-1],
+        num_starts=num_starts,
+        num_samples=num_samples,
+        confidence=each,
+    )
+    return jax.device_get(diagnosis)
+
+
+def check_actions(env: Environment) -> Box:
+    """The action space of `env`.
+
+    Raises:
+        InputError: if one cannot differentiate by its actions.
+    """
+    space = env.action_space
+    if not isinstance(space, Box) or not jnp.issubdtype(space.dtype, jnp.floating):
+        raise InputError(f"gradients need continuous actions, got {space}")
+    return space
+
+
+@partial(jax.jit, static_argnames=("length", "num_starts", "num_samples", "confidence"))
+def _diagnose(
+    env: Environment,
+    policy: Policy,
+    key: Array,
+    horizons: Array,
+    sigma: Array,
+    *,
+    length: int,
+    num_starts: int,
+    num_samples: int,
+    confidence: float,
+) -> Diagnosis:
+    space = check_actions(env)
+    half = jnp.asarray(_middle_and_half(space)[1])
+
+    def at_start(key: Array) -> tuple[Array, GradientComparison, Array]:
+        start_key, sample_key, growth_key = jax.random.split(key, 3)
+        trajectory = follow(env, policy, start_key, length)
+
+        def over(horizon: Array) -> GradientComparison:
+            return compare_gradients(
+                lambda x: perturbed_return(env, trajectory, half * x.reshape(space.shape), horizon),
+                jnp.zeros(half.size),
+                sample_key,
+                sigma=sigma,
+                num_samples=num_samples,
+                confidence=confidence,
+            )
+
+        comparison = lax.map(over, horizons)
+        steps = jnp.cumsum(trajectory.running)[horizons - 1]
+        return steps, comparison, jacobian_growth(env, trajectory, growth_key, horizons)
+
+    # One after the other, as the horizons of each: one set of samples fills the machine, and memory holds no more.
+    steps, comparison, growth = lax.map(at_start, jax.random.split(key, num_starts))
+    return Diagnosis(horizons, steps, comparison, growth)
+
+
+def _random_policy(space: Box) -> Policy:
+    """Uniform actions from the middle half of their range."""
+    return Policy(jax.tree_util.Partial(_act_at_random, *_middle_and_half(space)))
+
+
+def _act_at_random(
+    middle: Array, half: Array, key: Array, carry: PyTree, obs: Array
+) -> tuple[Array, PyTree, dict[str, Array]]:
+    del obs
+    return middle + half * jax.random.uniform(key, half.shape, minval=-0.5, maxval=0.5), carry, {}
+
+
+def _middle_and_half(space: Box) -> tuple[np.ndarray, np.ndarray]:
+    """Middle and half the length of the range of each entry; 0 and 1 where it has no two bounds."""
+    low, high = space.bounds
+    bounded = np.isfinite(low) & np.isfinite(high)
+    low, high = np.where(bounded, low, np.float32(-1.0)), np.where(bounded, high, np.float32(1.0))
+    return 0.5 * (low + high), 0.5 * (high - low)
+
+
+def _norm_over_starts(gradients: Array) -> np.ndarray:
+    """Norm of gradients ``[S, H, n]``, root mean square over starts."""
+    return np.sqrt(np.mean(np.sum(np.square(gradients, dtype=np.float64), axis=2), axis=0))

@@ -1,0 +1,152 @@
+"""One trajectory, and what becomes of it when its actions or its states change a little."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from purerl import struct
+from purerl.types import Array, Environment, Policy, PyTree
+
+_NUM_COTANGENTS = 8
+
+
+@struct.dataclass
+class Trajectory:
+    """One episode or the beginning of one.
+
+    Attributes:
+        states: ``[T]``, before each step.
+        actions: ``[T, ...]``.
+        running: bool ``[T]``, whether the episode had not ended before that step; from then on nothing counts.
+        key: of the environment's randomness, so that the same happens again.
+    """
+
+    states: PyTree
+    actions: Array
+    running: Array
+    key: Array
+
+
+def follow(env: Environment, policy: Policy, key: Array, length: int) -> Trajectory:
+    """Act for `length` steps from a start state, or until the episode ends."""
+    reset_key, action_key, env_key = jax.random.split(key, 3)
+
+    def step(loop: PyTree, index: Array) -> tuple[PyTree, tuple]:
+        timestep, carry, running = loop
+        action, carry, _ = policy.act(jax.random.fold_in(action_key, index), carry, timestep.obs)
+        onward = env.step(jax.random.fold_in(env_key, index), timestep.state, action)
+        # Stepping a state that is done may give anything: stay there.
+        onward = _where(running, onward, timestep)
+        return (onward, carry, running & ~onward.done), (timestep.state, action, running)
+
+    start = (env.reset(reset_key), policy.carry, jnp.bool_(True))
+    _, (states, actions, running) = lax.scan(step, start, jnp.arange(length))
+    return Trajectory(states, actions, running, env_key)
+
+
+def perturbed_return(env: Environment, trajectory: Trajectory, offset: Array, horizon: int | Array) -> Array:
+    """Sum of rewards over the first steps, with `offset` added to every action.
+
+    Differentiable in reverse mode, for which only states are kept. The horizon may be traced; steps beyond are not
+    computed, so whatever they would do to a gradient, they do not.
+
+    Args:
+        env: the environment.
+        trajectory: ``[T]``, from whose first state to start and whose actions to change.
+        offset: shape of one action. It is not clipped.
+        horizon: number of steps, at most T; fewer count if the episode ends.
+    """
+    start = jax.tree.map(lambda leaf: leaf[0], trajectory.states)
+
+    def step(
+        loop: tuple[PyTree, Array, Array], inputs: tuple[Array, Array]
+    ) -> tuple[tuple[PyTree, Array, Array], None]:
+        index, action = inputs
+
+        def advance(loop: tuple[PyTree, Array, Array]) -> tuple[PyTree, Array, Array]:
+            state, total, done = loop
+            # After the end, step from the start again and drop the result: what is done may give NaN. Inputs are
+            # selected too, because the derivative of dropping NaN is NaN.
+            state, change = _where(done, (start, jnp.zeros_like(offset)), (state, offset))
+            timestep = env.step(jax.random.fold_in(trajectory.key, index), state, action + change)
+            onward = (timestep.state, total + timestep.reward, timestep.done)
+            return _where(done, loop, onward)
+
+        return lax.cond(index < horizon, advance, lambda loop: loop, loop), None
+
+    inputs = (jnp.arange(trajectory.actions.shape[0]), trajectory.actions)
+    loop = (start, jnp.float32(0.0), jnp.bool_(False))
+    (_, total, _), _ = lax.scan(jax.checkpoint(step, prevent_cse=False), loop, inputs)
+    return total
+
+
+def jacobian_growth(env: Environment, trajectory: Trajectory, key: Array, horizons: Array) -> Array:
+    """Rate at which a small change of the state grows along `trajectory`, its actions being fixed.
+
+    ``1/h log |ds_h / ds_0|``, where ``|.|`` is the root mean square over directions, here a few random ones; in the
+    long run the largest Lyapunov exponent, and of a linear system the logarithm of its spectral radius. Positive:
+    gradients explode, by a factor of about ``exp(rate)`` per step (Metz et al. 2021, "Gradients are not all you need",
+    arXiv:2111.05803). Over few steps it depends on the units of the state too.
+
+    Cotangents are pulled back through one step after the other and brought back to size each time (Benettin et al.
+    1980). Backwards, because training differentiates so: what an environment does to gradients on their way back
+    counts.
+
+    Args:
+        env: the environment.
+        trajectory: ``[T]``.
+        key: of the random directions.
+        horizons: whole numbers ``[k]`` from 1 to T.
+
+    Returns:
+        ``[k]``; steps after the end of the episode do not count. ``-inf`` if no float of the state depends on one
+        before.
+    """
+    inputs = (trajectory.states, trajectory.actions, trajectory.running, jnp.arange(trajectory.running.size))
+    floats = _floats(jax.tree.map(lambda leaf: leaf[0], trajectory.states))
+    keys = jax.random.split(key, len(floats))
+    drawn = [jax.random.normal(k, (_NUM_COTANGENTS, *f.shape), f.dtype) for k, f in zip(keys, floats, strict=True)]
+
+    def rate(horizon: Array) -> Array:
+        def back(loop: tuple[list[Array], Array], inputs: tuple) -> tuple[tuple[list[Array], Array], None]:
+            cotangents, log_size = loop
+            state, action, running, index = inputs
+
+            def advance(floats: list[Array]) -> list[Array]:
+                onward = env.step(jax.random.fold_in(trajectory.key, index), _with_floats(state, floats), action)
+                return _floats(onward.state)
+
+            _, pull = jax.vjp(advance, _floats(state))
+            (pulled,) = jax.vmap(pull)(cotangents)
+            pulled, size = _normalized(pulled)
+            counts = running & (index < horizon)
+            return (_where(counts, pulled, cotangents), log_size + jnp.where(counts, jnp.log(size), 0.0)), None
+
+        (_, log_size), _ = lax.scan(back, (_normalized(drawn)[0], jnp.float32(0.0)), inputs, reverse=True)
+        return log_size / jnp.sum(trajectory.running & (inputs[-1] < horizon))
+
+    return jax.vmap(rate)(horizons)
+
+
+def _floats(state: PyTree) -> list[Array]:
+    """The leaves that can carry a derivative."""
+    return [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+
+def _with_floats(state: PyTree, floats: list[Array]) -> PyTree:
+    """`state` with other values in the leaves that `_floats` gives."""
+    leaves, structure = jax.tree.flatten(state)
+    values = iter(floats)
+    return structure.unflatten(next(values) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in leaves)
+
+
+def _normalized(arrays: list[Array]) -> tuple[list[Array], Array]:
+    """`arrays` as one vector of length 1, unless all are 0, and the length before."""
+    size = jnp.sqrt(sum((jnp.sum(jnp.square(array)) for array in arrays), jnp.float32(0.0)))
+    return [array / jnp.where(size > 0, size, 1.0) for array in arrays], size
+
+
+def _where(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
