@@ -79,6 +79,9 @@ def test_gradients(name):
     if name == "smooth/bouncing-mass":
         # On soft ground, and low enough to reach it.
         env, start = struct.replace(env, stiffness=30.0), jnp.array([0.4, 0.0])
+    if name == "smooth/cartpole-swingup":
+        # On its way into a spring.
+        start = jnp.array([2.35, 1.0, 2.0, 0.5])
     with jax.enable_x64(True):
         inputs, rebuild = jax.flatten_util.ravel_pytree(float64((env, start, actions)))
         direction = jax.random.normal(KEY, inputs.shape)
@@ -143,7 +146,8 @@ def cartpole_energies(env, q, qd):
     velocity = jax.jvp(middle_of_the_pole, (q,), (qd,))[1]
     turning = 0.5 * mass * (2.0 * half) ** 2 / 12.0 * qd[1] ** 2
     kinetic = 0.5 * env.cart_mass * qd[0] ** 2 + 0.5 * mass * jnp.sum(velocity**2) + turning
-    return kinetic, mass * env.gravity * middle_of_the_pole(q)[1]
+    compression = jnp.maximum(jnp.abs(q[0]) - env.rail_length, 0.0)
+    return kinetic, mass * env.gravity * middle_of_the_pole(q)[1] + 0.5 * env.spring_stiffness * compression**2
 
 
 def cartpole_forces(env, q, qd, action):
@@ -167,7 +171,7 @@ def quadrotor_forces(env, q, qd, action):
 # Energies, forces, which entries of the state are coordinates and which velocities, and how to have no forces.
 MECHANICS = {
     "smooth/pendulum": (pendulum_energies, pendulum_forces, [0], [1], {"damping": 0.0}, 0.0),
-    "smooth/cartpole-swingup": (cartpole_energies, cartpole_forces, [0, 2], [1, 3], {"friction": 0.0}, 0.0),
+    "smooth/cartpole-swingup": (cartpole_energies, cartpole_forces, [0, 2], [1, 3], {"friction": 0.0, "rail_length": 9.0}, 0.0),
     "smooth/quadrotor": (quadrotor_energies, quadrotor_forces, [0, 1, 2], [3, 4, 5], {}, -1.0),
 }
 

@@ -22,13 +22,13 @@ class CartPoleSwingUp:
     dynamics of the cart-pole system"); the rail has viscous friction.
 
     The angle (rad) is 0 upright, positive towards positive x, and is not wrapped. The pole begins almost at rest,
-    hanging. The rail has no end; being away from its middle costs.
+    hanging. Springs stop the cart at both ends of the rail.
 
     State: ``[x, v, angle, omega]``. Observation: ``[x, v, cos(angle), sin(angle), omega]``. Action: ``[force]`` on the
     cart (N), taken as it is: clipping would hide its gradient, so keeping the bounds is up to the agent. Reward, of
     the state reached::
 
-        cos(angle) - 0.1 x^2 - 0.001 force^2
+        cos(angle) - 0.1 x^2 - 0.01 omega^2 - 0.001 force^2
 
     Attributes:
         cart_mass: of the cart alone.
@@ -36,6 +36,8 @@ class CartPoleSwingUp:
         pole_length: from the hinge to the middle of the pole, half of its whole length.
         gravity: acceleration of free fall.
         friction: of the rail, force per velocity.
+        rail_length: from the middle of the rail to either spring.
+        spring_stiffness: of the springs, force per compression.
         dt: time between two actions.
         max_force: bound of the action.
     """
@@ -45,6 +47,8 @@ class CartPoleSwingUp:
     pole_length: float | Array = struct.field(default=0.5, within="(0, inf)", help="half the length of the pole (m)")
     gravity: float | Array = struct.field(default=9.81, within="[0, inf)", help="acceleration of free fall (m/s^2)")
     friction: float | Array = struct.field(default=0.1, within="[0, inf)", help="viscous friction of the rail (N s/m)")
+    rail_length: float | Array = struct.field(default=2.4, within="(0, inf)", help="from the middle to a spring (m)")
+    spring_stiffness: float | Array = struct.field(default=100.0, within="[0, inf)", help="of the springs (N/m)")
     dt: float | Array = struct.field(default=0.05, within="(0, inf)", help="time between two actions (s)")
     max_force: float = struct.field(default=10.0, static=True, within="(0, inf)", help="bound of the action (N)")
 
@@ -72,16 +76,17 @@ class CartPoleSwingUp:
         del key
         force = jnp.asarray(action)[0]
         state = rk4(lambda x: self._derivative(x, force), state, self.dt, _NUM_SUBSTEPS)
-        x, _, angle, _ = state
-        reward = jnp.cos(angle) - 0.1 * x**2 - 0.001 * force**2
+        x, _, angle, omega = state
+        reward = jnp.cos(angle) - 0.1 * x**2 - 0.01 * omega**2 - 0.001 * force**2
         return common.onward(state, _observe(state), reward)
 
     def _derivative(self, state: Array, force: Array) -> Array:
-        _, v, angle, omega = state
+        x, v, angle, omega = state
         sin, cos = jnp.sin(angle), jnp.cos(angle)
         mass = self.cart_mass + self.pole_mass
         # What the cart would do if the pole turned at a constant rate.
-        push = (force - self.friction * v + self.pole_mass * self.pole_length * omega**2 * sin) / mass
+        force += self.spring_stiffness * (jnp.clip(x, -self.rail_length, self.rail_length) - x) - self.friction * v
+        push = (force + self.pole_mass * self.pole_length * omega**2 * sin) / mass
         inertia = self.pole_length * (4.0 / 3.0 - self.pole_mass * cos**2 / mass)
         turn = (self.gravity * sin - push * cos) / inertia
         return jnp.stack([v, push - self.pole_mass * self.pole_length * turn * cos / mass, omega, turn])
