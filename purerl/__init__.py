@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from purerl.algorithms.sac import SAC
     from purerl.algorithms.shac import SHAC
     from purerl.algorithms.td3 import TD3
+    from purerl.diagnostics import compare_gradients, diagnose
     from purerl.environments import make
     from purerl.errors import InputError
+    from purerl.identification import fit_params
     from purerl.networks import CNN, MLP, ActorCritic, DeterministicPolicy
     from purerl.population import Population
     from purerl.q_networks import DeterministicActorCritic, DiscreteSoftActorCritic, QNetwork, SoftActorCritic
@@ -57,7 +59,10 @@ _HOME = {
     "SoftActorCritic": "q_networks",
     "TimeStep": "types",
     "Transition": "types",
+    "compare_gradients": "diagnostics",
+    "diagnose": "diagnostics",
     "evaluate": "rollout",
+    "fit_params": "identification",
     "iterate": "runner",
     "make": "environments",
     "train": "runner",
@@ -93,7 +98,10 @@ __all__ = [
     "TimeStep",
     "Transition",
     "__version__",
+    "compare_gradients",
+    "diagnose",
     "evaluate",
+    "fit_params",
     "iterate",
     "make",
     "train",

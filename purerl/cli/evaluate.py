@@ -1,15 +1,16 @@
-"""``purerl evaluate``: play complete episodes with the agents of a run."""
+"""``purerl evaluate``: play complete episodes with the agents of a run, or with a planner in an environment."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from purerl.cli import control
 from purerl.cli.parser import Flag, Group, parse
 from purerl.cli.run_directory import RunDirectory
 from purerl.errors import InputError
 
-USAGE = "purerl evaluate DIR [flags]"
+USAGE = "purerl evaluate DIR [flags]\n       purerl evaluate ENVIRONMENT --controller CONTROLLER [flags]"
 
 FLAGS = Group(
     "flags",
@@ -22,16 +23,24 @@ FLAGS = Group(
             "of the episodes (default the run's own, which repeats its final evaluation)",
             within="[0, 4294967295]",
         ),
+        control.CONTROLLER,
     ],
 )
 
 
 def command(argv: Sequence[str]) -> int:
     """Run ``purerl evaluate`` with the words after it; returns the exit code."""
-    given, words = parse(USAGE, "Evaluate the newest checkpoint of a run.", [FLAGS], argv, positional="DIR")
+    controller = control.named(argv)
+    if controller is not None:
+        return control.command(USAGE, controller, argv)
+    about = (
+        "Evaluate the newest checkpoint of a run.\nTo see the flags of a planner: "
+        "purerl evaluate Pendulum-v1 --controller mppi --help"
+    )
+    given, words = parse(USAGE, about, [FLAGS], argv, positional="DIR")
     if len(words) != 1:
         raise InputError(f"name one run directory, as in: purerl evaluate runs/cartpole (got {len(words)})")
-    run = RunDirectory.open(Path(words[0]))
+    run = _open(words[0])
     config = run.config()
     from purerl import checkpoint
 
@@ -69,3 +78,24 @@ def command(argv: Sequence[str]) -> int:
         for combination, row in zip(config.combinations, scores, strict=True):
             print(f"  {report.named(combination)}: {report.statistics(summarize(row))}")
     return 0
+
+
+def _open(word: str) -> RunDirectory:
+    """The run in the directory that `word` names.
+
+    Raises:
+        InputError: if there is none, saying so also where an environment was meant.
+    """
+    path = Path(word)
+    if path.exists():
+        return RunDirectory.open(path)
+    from purerl.environments import environment_options
+
+    try:
+        environment_options(word)
+    except InputError as error:
+        raise InputError(f"no run in {word}: there is no such directory; nor is it an environment: {error}") from error
+    raise InputError(
+        f"no run in {word}: it is an environment, say how to act there with --controller "
+        f"{' or '.join(control.CONTROLLERS)}"
+    )

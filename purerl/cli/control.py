@@ -1,0 +1,117 @@
+"""``purerl evaluate ENVIRONMENT --controller ...``: play complete episodes with a planner instead of trained agents."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from purerl.cli import flags
+from purerl.cli.parser import Flag, Group, parse
+from purerl.errors import InputError, unknown
+from purerl.presets import Preset
+
+CONTROLLERS = {"shooting": "Shooting", "ilqr": "ILQR", "mppi": "MPPI"}
+"""Name on the command line to public name in `purerl.control`. The only look-up of a planner by name."""
+
+CONTROLLER = Flag(
+    "controller",
+    "str",
+    "play in an environment with a planner that uses the environment itself as its model",
+    choices=tuple(CONTROLLERS),
+)
+
+_RUN = Group(
+    "flags",
+    [
+        CONTROLLER,
+        Flag("episodes", "int", "complete episodes", 8, "[1, inf)"),
+        Flag("seed", "int", "of all randomness", 0, "[0, 4294967295]"),
+    ],
+)
+_EXAMPLE = "purerl evaluate Pendulum-v1 --controller mppi"
+_HELP = {"-h", "--help"}
+
+
+def named(argv: Sequence[str]) -> str | None:
+    """What ``--controller`` says in `argv`; None if it is not there."""
+    for i, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        if name == CONTROLLER.flag:
+            return value if equals else "".join(argv[i + 1 : i + 2])
+    return None
+
+
+def command(usage: str, controller: str, argv: Sequence[str]) -> int:
+    """Run ``purerl evaluate`` with a controller; returns the exit code.
+
+    Args:
+        usage: first line of the help.
+        controller: see `named`.
+        argv: the words after ``purerl evaluate``.
+    """
+    if controller not in CONTROLLERS:
+        raise unknown(f"{CONTROLLER.flag} value", controller, CONTROLLERS)
+    planner_type = _planner_class(controller)
+    planner_group = flags.hyperparameter_group(controller, planner_type, Preset())
+    about = f"Plan anew at every step with {controller}, and play complete episodes."
+    if not argv or argv[0].startswith("-"):
+        if _HELP & set(argv):
+            about += f"\nName an environment to see its flags too: {_EXAMPLE} --help"
+            parse(usage, about, [_RUN, planner_group], ["--help"])
+        raise InputError(f"name the environment first, as in: {_EXAMPLE}")
+    env_name, *words = argv
+    if (Path(env_name) / "config.json").is_file():
+        raise InputError(f"{env_name} is a run, whose own agents act: leave out --controller, or name an environment")
+    from purerl.environments import environment_options, make
+
+    env_group = flags.env_group(env_name, environment_options(env_name), {})
+    given, _ = parse(usage, about, [_RUN, planner_group, env_group], words)
+    env = make(env_name, **_of(env_group, given, flags.ENV_PREFIX))
+    planner = planner_type(**_of(planner_group, given))
+    _play(f"{controller} on {env_name}", planner, env, given.get("episodes", 8), given.get("seed", 0))
+    return 0
+
+
+def _play(title: str, planner: Any, env: Any, num_episodes: int, seed: int) -> None:
+    """Play and print what came of it."""
+    import jax
+    import numpy as np
+
+    from purerl import rollout
+    from purerl.cli import report
+    from purerl.cli.progress import duration
+    from purerl.cli.tables import Table
+    from purerl.control import ObserveState, mpc_policy
+    from purerl.statistics import summarize
+
+    def play(planner: Any, env: Any, key: jax.Array) -> rollout.Episodes:
+        return rollout.evaluate(ObserveState(env), mpc_policy(planner, env), key, num_episodes)
+
+    begun = time.perf_counter()
+    lowered = jax.jit(play).lower(planner, env, jax.random.key(seed))
+    print(f"{title}, {num_episodes} episodes: compiling", flush=True)
+    program = lowered.compile()
+    compiled = time.perf_counter()
+    print(f"playing, after {duration(compiled - begun)} of compiling", flush=True)
+    played = jax.device_get(program(planner, env, jax.random.key(seed)))
+    seconds = time.perf_counter() - compiled
+
+    table = Table(["return", "deviation", "lowest", "highest", "length"])
+    returns, num_steps = played.episode_return, int(np.sum(played.episode_length))
+    numbers = (np.mean(returns), np.std(returns), np.min(returns), np.max(returns))
+    table.add(*map(report.number, map(float, numbers)), f"{np.mean(played.episode_length):.1f}")
+    table.show()
+    print(f"return: {report.statistics(summarize(returns))}")
+    print(f"done in {duration(seconds)}: {num_steps:,} steps, {1e3 * seconds / num_steps:.2g} ms each")
+
+
+def _planner_class(controller: str) -> Any:
+    from purerl import control
+
+    return getattr(control, CONTROLLERS[controller])
+
+
+def _of(group: Group, given: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    return {flag.name.removeprefix(prefix): given[flag.name] for flag in group.flags if flag.name in given}

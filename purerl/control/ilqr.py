@@ -1,0 +1,250 @@
+"""Iterative LQR (Li & Todorov 2004, "Iterative linear quadratic regulator design for nonlinear biological movement
+systems"): solve a linear-quadratic model of the problem around a plan, move the plan there, repeat.
+
+With the line search and the regularisation of Tassa et al. 2012 ("Synthesis and stabilization of complex behaviors
+through online trajectory optimization"), whose equations are cited as T. Their cost is ``l = -reward``. The notation is
+theirs: state ``x [n]``, all floating-point numbers in the environment's state; action ``u [m]``; derivatives as
+subscripts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from purerl import struct
+from purerl.control.model import (
+    Plan,
+    Trajectory,
+    continuous_actions,
+    inner_bounds,
+    simulate,
+    starting_actions,
+    within_bounds,
+)
+from purerl.environments.gradient_gate import check_differentiable
+from purerl.errors import InputError
+from purerl.spaces import Box
+from purerl.types import Array, Environment, PyTree
+
+# Regularisation goes 0, this, 10 times this and so on for as long as a plan cannot be improved, and back.
+_LEAST_REGULARIZATION, _REGULARIZATION_FACTOR = 1e-4, 10.0
+
+
+@struct.dataclass
+class Feedback:
+    """How actions should answer deviations from a plan: ``u_t + gain_t (x - x_t)``.
+
+    Attributes:
+        state: ``[horizon, n]``, the floating-point numbers of the planned states.
+        gain: ``[horizon, m, n]``; 0 in entries of actions that lie at a bound.
+    """
+
+    state: Array
+    gain: Array
+
+
+@struct.dataclass
+class ILQR:
+    """Needs smooth dynamics and rewards with second derivatives; converges in a few iterations where they are.
+
+    Exact on linear dynamics with a quadratic reward, in one iteration from any plan. Three things are done where a
+    problem is not of that kind. The second derivative of the reward is made negative semi-definite, so that every model
+    has a best plan. Actions are clipped to their bounds in the forward pass; in the backward pass, entries that lie at
+    a bound and would gain from crossing it are held there (the active set of Tassa et al. 2014, "Control-limited
+    differential dynamic programming", found in one step). And a plan is only replaced by one that brings more reward.
+
+    Integers and booleans in the state (counters, flags) stay as they are in the planned trajectory.
+    """
+
+    horizon: int = struct.field(default=30, static=True, help="steps to look ahead", within="[1, inf)")
+    num_iterations: int = struct.field(default=5, static=True, help="improvements per plan", within="[1, inf)")
+    num_step_sizes: int = struct.field(
+        default=8, static=True, help="step sizes that the line search tries: 1, 1/2, 1/4, ...", within="[1, inf)"
+    )
+
+    def __post_init__(self) -> None:
+        struct.check_fields(self)
+
+    def plan(self, env: Environment, state: PyTree, key: Array, initial: Array | None = None) -> Plan:
+        """Improve a plan.
+
+        Args:
+            env: the model.
+            state: of the model, to plan from.
+            key: randomness of the model; one for all iterations.
+            initial: ``[horizon, *action_shape]`` to start from; neutral actions by default.
+        """
+        check_differentiable(env)
+        step_sizes = 0.5 ** jnp.arange(self.num_step_sizes)
+
+        def improve(carry: tuple[Trajectory, Array], _: None) -> tuple[tuple[Trajectory, Array], None]:
+            nominal, regularization = carry
+            feedforward, gain = _backward_pass(env, key, nominal, regularization)
+            follow = partial(_forward_pass, env, key, nominal, feedforward, gain)
+            tried = jax.vmap(follow)(step_sizes)
+            rewards = jax.vmap(lambda trajectory: trajectory.total_reward)(tried)
+            best = jnp.argmax(jnp.where(jnp.isnan(rewards), -jnp.inf, rewards))
+            improved = rewards[best] > nominal.total_reward
+            nominal = jax.tree.map(lambda a, b: jnp.where(improved, a[best], b), tried, nominal)
+            return (nominal, jnp.where(improved, _lower(regularization), _higher(regularization))), None
+
+        nominal = self._follow(env, state, key, initial)
+        (nominal, _), _ = lax.scan(improve, (nominal, jnp.float32(0.0)), length=self.num_iterations)
+        return Plan(nominal.action, nominal.total_reward)
+
+    def feedback(self, env: Environment, state: PyTree, key: Array, actions: Array) -> Feedback:
+        """The gains around a plan, best if the plan is.
+
+        Args:
+            env: the model.
+            state: of the model, where the plan starts.
+            key: as in `plan`.
+            actions: ``[horizon, *action_shape]``.
+        """
+        check_differentiable(env)
+        nominal = self._follow(env, state, key, actions)
+        _, gain = _backward_pass(env, key, nominal, jnp.float32(0.0))
+        return Feedback(jax.vmap(lambda state: _floats(state)[0])(nominal.state), gain)
+
+    def _follow(self, env: Environment, state: PyTree, key: Array, actions: Array | None) -> Trajectory:
+        return simulate(env, state, key, starting_actions(env, self.horizon, actions), lambda action, _: action)
+
+
+@struct.dataclass
+class _Model:
+    """The linear-quadratic model of one step; zero once the episode is over.
+
+    Attributes:
+        f: ``[n, n + m]``, derivative of the next state in state and action.
+        l: ``[n + m]``, gradient of the cost.
+        ll: ``[n + m, n + m]``, its second derivative, positive semi-definite.
+    """
+
+    f: Array
+    l: Array  # noqa: E741
+    ll: Array
+
+
+def _expand(env: Environment, key: Array, state: PyTree, action: Array) -> _Model:
+    """Differentiate one step: one pass forward through its gradient gives all of the model."""
+    x, rebuild = _floats(state)
+
+    def cost(xu: Array) -> tuple[Array, Array]:
+        timestep = env.step(key, rebuild(xu[: x.size]), xu[x.size :].reshape(action.shape))
+        return -timestep.reward, _floats(timestep.state)[0]
+
+    def slopes(xu: Array) -> tuple[tuple[Array, Array], Array]:
+        gradient, next_x = jax.grad(cost, has_aux=True)(xu)
+        return (gradient, next_x), gradient
+
+    xu = jnp.concatenate([x, action.reshape(-1)])
+    (hessian, f), gradient = jax.jacfwd(slopes, has_aux=True)(xu)
+    hessian = 0.5 * (hessian + hessian.T)
+    eigenvalues, vectors = jnp.linalg.eigh(hessian)
+    # Raise negative eigenvalues to zero. As a correction, so that what is semi-definite already keeps every digit.
+    return _Model(f, gradient, hessian + (vectors * jnp.maximum(-eigenvalues, 0.0)[None, :]) @ vectors.T)
+
+
+def _backward_pass(env: Environment, key: Array, nominal: Trajectory, regularization: Array) -> tuple[Array, Array]:
+    """Riccati recursion through the models of all steps.
+
+    Args:
+        env: the model.
+        key: as in `simulate`.
+        nominal: ``[horizon]``, the trajectory to expand around.
+        regularization: ``mu``, a multiple of the identity that is added to ``Q_uu``.
+
+    Returns:
+        Feedforward term ``k [horizon, m]`` and gain ``K [horizon, m, n]``: ``du = alpha k + K dx``. NaN if ``Q_uu`` is
+        not positive definite.
+    """
+    space = continuous_actions(env)
+
+    def backward(value: tuple[Array, Array], step: tuple) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        v, vv = value
+        model, action, ongoing = step
+        # (T 4): the model of the cost to go, with second derivatives of the dynamics left out.
+        q = model.l + model.f.T @ v
+        qq = model.ll + model.f.T @ vv @ model.f
+        n = v.size
+        q_x, q_u = q[:n], q[n:]
+        q_xx, q_ux, q_uu = qq[:n, :n], qq[n:, :n], qq[n:, n:]
+        free = ~_held(space, action.reshape(-1), q_u)
+        identity = jnp.eye(q_u.size, dtype=q_u.dtype)
+        # Where an entry is held, its row and column say du = 0.
+        factor = jax.scipy.linalg.cho_factor(
+            jnp.where(free[:, None] & free[None, :], q_uu + regularization * identity, identity)
+        )
+        k = -jax.scipy.linalg.cho_solve(factor, jnp.where(free, q_u, 0.0))
+        gain = -jax.scipy.linalg.cho_solve(factor, jnp.where(free[:, None], q_ux, 0.0))
+        # (T 11): the value of acting so, whatever made k and K differ from the minimum of Q.
+        v = q_x + gain.T @ (q_uu @ k + q_u) + q_ux.T @ k
+        vv = q_xx + gain.T @ q_uu @ gain + gain.T @ q_ux + q_ux.T @ gain
+        computed = (v, 0.5 * (vv + vv.T)), (k, gain)
+        # After the end nothing matters: the value is 0 and no action should change.
+        return jax.tree.map(lambda leaf: jnp.where(ongoing, leaf, 0.0), computed)
+
+    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(nominal.reward.shape[0]))
+    # In full precision also where accelerators would multiply matrices with less: errors add up backwards in time.
+    with jax.default_matmul_precision("highest"):
+        models = jax.vmap(partial(_expand, env))(keys, nominal.state, nominal.action)
+        n = models.f.shape[1]
+        zero = jnp.zeros(n, models.l.dtype), jnp.zeros((n, n), models.l.dtype)
+        _, gains = lax.scan(backward, zero, (models, nominal.action, nominal.ongoing), reverse=True)
+    return gains
+
+
+def _forward_pass(
+    env: Environment, key: Array, nominal: Trajectory, feedforward: Array, gain: Array, step_size: Array
+) -> Trajectory:
+    """Act on the result of the backward pass (T 12), within the bounds."""
+    space = continuous_actions(env)
+
+    def act(planned: tuple[PyTree, Array, Array, Array], state: PyTree) -> Array:
+        planned_state, action, k, gain = planned
+        deviation = _floats(state)[0] - _floats(planned_state)[0]
+        change = step_size * k + jnp.dot(gain, deviation, precision=lax.Precision.HIGHEST)
+        return within_bounds(space, action + change.reshape(action.shape))
+
+    start = jax.tree.map(lambda leaf: leaf[0], nominal.state)
+    return simulate(env, start, key, (nominal.state, nominal.action, feedforward, gain), act)
+
+
+def _held(space: Box, action: Array, q_u: Array) -> Array:
+    """``[m]`` bool: entries of an action at a bound, beyond which the cost would go on falling."""
+    low, high = (bound.reshape(-1) for bound in inner_bounds(space))
+    return ((action <= low) & (q_u > 0.0)) | ((action >= high) & (q_u < 0.0))
+
+
+def _lower(regularization: Array) -> Array:
+    smaller = regularization / _REGULARIZATION_FACTOR
+    return jnp.where(smaller < _LEAST_REGULARIZATION, 0.0, smaller)
+
+
+def _higher(regularization: Array) -> Array:
+    return jnp.maximum(regularization * _REGULARIZATION_FACTOR, _LEAST_REGULARIZATION)
+
+
+def _floats(state: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
+    """All floating-point numbers in `state` as one vector, and how to put others in their place.
+
+    Raises:
+        InputError: if there are none.
+    """
+    leaves, structure = jax.tree.flatten(state)
+    places = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
+    if not places:
+        raise InputError("iLQR needs floating-point numbers in the state of the environment, and this one has none")
+    vector, unravel = ravel_pytree([leaves[i] for i in places])
+
+    def rebuild(vector: Array) -> PyTree:
+        changed = dict(zip(places, unravel(vector), strict=True))
+        return jax.tree.unflatten(structure, [changed.get(i, leaf) for i, leaf in enumerate(leaves)])
+
+    return vector, rebuild

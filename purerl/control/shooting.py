@@ -1,0 +1,78 @@
+"""Single shooting: gradient ascent on a sequence of actions, through the environment's own step function."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from purerl import struct
+from purerl.control.model import (
+    Plan,
+    continuous_actions,
+    half_width,
+    starting_actions,
+    total_reward,
+    within_bounds,
+)
+from purerl.environments.gradient_gate import check_differentiable
+from purerl.types import Array, Environment, PyTree
+
+
+@struct.dataclass
+class Shooting:
+    """Adam (Kingma & Ba 2015) on the actions of a plan, which is put back within the bounds after every step.
+
+    The gradient of the total reward comes from differentiating the simulation, so it says nothing where rewards are
+    flat and is noise where the dynamics are chaotic; the best plan seen is the one returned, never worse than the
+    initial one.
+    """
+
+    horizon: int = struct.field(default=30, static=True, help="steps to look ahead", within="[1, inf)")
+    num_iterations: int = struct.field(default=20, static=True, help="gradient steps per plan", within="[1, inf)")
+    learning_rate: float = struct.field(
+        default=0.1,
+        help="step size of Adam in half-widths of the action bounds, in the action's units where there are none",
+        within="[0, inf)",
+    )
+
+    def __post_init__(self) -> None:
+        struct.check_fields(self)
+
+    def plan(self, env: Environment, state: PyTree, key: Array, initial: Array | None = None) -> Plan:
+        """Improve a plan.
+
+        Args:
+            env: the model.
+            state: of the model, to plan from.
+            key: randomness of the model; one for all iterations.
+            initial: ``[horizon, *action_shape]`` to start from; neutral actions by default.
+        """
+        check_differentiable(env)
+        space = continuous_actions(env)
+        unit = jnp.broadcast_to(half_width(space), (self.horizon, *space.shape))
+        adam = optax.adam(self.learning_rate)
+        value = partial(total_reward, env, state, key)
+
+        def improve(carry: tuple[Array, optax.OptState, Plan], _: None) -> tuple[tuple, None]:
+            actions, opt_state, best = carry
+            reward, gradient = jax.value_and_grad(value)(actions)
+            best = _better(best, Plan(actions, reward))
+            # Along -gradient, for optax descends, and with all actions in the same unit.
+            updates, opt_state = adam.update(-unit * gradient, opt_state)
+            actions = jax.vmap(partial(within_bounds, space))(actions + unit * cast(Array, updates))
+            return (actions, opt_state, best), None
+
+        actions = starting_actions(env, self.horizon, initial)
+        nothing = Plan(actions, jnp.float32(-jnp.inf))
+        (actions, _, best), _ = lax.scan(improve, (actions, adam.init(actions), nothing), length=self.num_iterations)
+        return _better(best, Plan(actions, value(actions)))
+
+
+def _better(one: Plan, other: Plan) -> Plan:
+    """The plan with more reward; `one` if that of the other is NaN."""
+    return jax.tree.map(lambda a, b: jnp.where(other.total_reward > one.total_reward, b, a), one, other)

@@ -1,0 +1,158 @@
+"""Parameters: names to entries of an environment's leaves, and values to the coordinates of the search."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purerl import struct
+from purerl.errors import InputError, unknown
+from purerl.types import Array, Environment, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """What is to be estimated, and the coordinates in which it is searched for.
+
+    Attributes:
+        base: the environment whose leaves parameters are; None where `assign` builds another one.
+        assign: ``assign(base, values [num_params]) -> env``; hashable.
+        names: of the parameters.
+        start: ``[num_params]``, values at which the search starts.
+        logarithmic: ``[num_params]`` bool, whether the search moves in the logarithm.
+    """
+
+    base: PyTree
+    assign: Callable[[PyTree, Array], Environment]
+    names: tuple[str, ...]
+    start: np.ndarray
+    logarithmic: np.ndarray
+
+    def named(self, values: np.ndarray) -> dict[str, float]:
+        """The same by name."""
+        return dict(zip(self.names, values.tolist(), strict=True))
+
+    def slope(self, values: np.ndarray) -> np.ndarray:
+        """``[num_params]``, derivative of each parameter by its coordinate in the search."""
+        return np.where(self.logarithmic, values, 1.0)
+
+    def moved(self, values: np.ndarray, change: np.ndarray) -> np.ndarray:
+        """The values after `change` of their coordinates."""
+        factor = np.exp(np.where(self.logarithmic, change, 0.0))
+        return np.where(self.logarithmic, values * factor, values + change)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entries:
+    """Puts values into entries of an environment's leaves: ``(leaf, index in it)`` each."""
+
+    places: tuple[tuple[int, tuple[int, ...]], ...]
+
+    def __call__(self, env: PyTree, values: Array) -> PyTree:
+        leaves, structure = jax.tree.flatten(env)
+        for position, (leaf, index) in enumerate(self.places):
+            leaves[leaf] = jnp.asarray(leaves[leaf]).at[index].set(values[position])
+        return jax.tree.unflatten(structure, leaves)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Build:
+    """Calls the user's function with values by name."""
+
+    function: Callable[[dict[str, Array]], Environment]
+    names: tuple[str, ...]
+
+    def __call__(self, env: None, values: Array) -> Environment:
+        return self.function({name: values[position] for position, name in enumerate(self.names)})
+
+
+def find_parameters(
+    env: Environment | Callable[[dict[str, Array]], Environment],
+    names: Sequence[str] | Mapping[str, float],
+    signed: Collection[str],
+) -> Parameters:
+    """The parameters that `names` stand for (see `fit_params`)."""
+    names = [names] if isinstance(names, str) else names
+    if not names:
+        raise InputError("name at least one parameter to estimate")
+    given = dict(names) if isinstance(names, Mapping) else {}
+    for name, value in given.items():
+        struct.check_value(f"the start value of {name}", value, float, "(-inf, inf)")
+    base, assign, start = _leaves(env, names, given) if hasattr(env, "step") else _arguments(env, given)
+    signed = [signed] if isinstance(signed, str) else signed
+    for name in signed:
+        if name not in start:
+            raise unknown("signed parameter", name, start)
+    logarithmic = [value != 0.0 and name not in signed for name, value in start.items()]
+    return Parameters(base, assign, tuple(start), np.asarray(list(start.values()), np.float64), np.asarray(logarithmic))
+
+
+def _arguments(function: Any, given: dict[str, float]) -> tuple[None, _Build, dict[str, float]]:
+    """``(base, assign, start)`` of a function that builds environments; start values by name."""
+    if not given:
+        raise InputError("a function that builds environments needs start values: pass a mapping {name: value}")
+    return None, _Build(function, tuple(given)), {name: float(value) for name, value in given.items()}
+
+
+def _leaves(env: Any, names: Iterable[str], given: dict[str, float]) -> tuple[PyTree, _Entries, dict[str, float]]:
+    """``(base, assign, start)`` of entries in the leaves of `env`; start values by name."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(env)
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="."): (number, np.asarray(leaf))
+        for number, (path, leaf) in enumerate(paths)
+        if is_float(leaf)
+    }
+    places: dict[tuple[int, tuple[int, ...]], str] = {}
+    start: dict[str, float] = {}
+    for name in names:
+        stem, index = _split(name)
+        number, leaf = leaves[_path(stem, leaves)]
+        for entry in _entries(name, index, leaf.shape):
+            label = stem + (f"[{','.join(map(str, entry))}]" if entry else "")
+            if (number, entry) in places:
+                raise InputError(f"parameter {label} is named twice")
+            places[number, entry] = label
+            start[label] = float(given[name] if name in given else leaf[entry])
+    return env, _Entries(tuple(places)), start
+
+
+def _split(name: str) -> tuple[str, tuple[int, ...] | None]:
+    """``"mass[1]"`` into path and index."""
+    match = re.fullmatch(r"([^\[\]]+)(?:\[(\d+(?:, *\d+)*)\])?", name)
+    if match is None:
+        raise InputError(f"a parameter is a path with an optional index, such as 'mass' or 'mass[1]', got {name!r}")
+    return match[1], None if match[2] is None else tuple(int(i) for i in match[2].split(","))
+
+
+def _path(stem: str, leaves: Collection[str]) -> str:
+    """The path that `stem` is, or is the only one to end in."""
+    if stem in leaves:
+        return stem
+    matches = [path for path in leaves if path.endswith(f".{stem}")]
+    if len(matches) > 1:
+        raise InputError(f"parameter {stem!r} may be {' or '.join(matches)}: give more of the path")
+    if not matches:
+        # Whoever wrote the end of a path is best served with the ends of others.
+        depth = stem.count(".") + 1
+        raise unknown("parameter", stem, {".".join(path.split(".")[-depth:]) for path in leaves})
+    return matches[0]
+
+
+def _entries(name: str, index: tuple[int, ...] | None, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The entries of an array of that shape which `name` stands for."""
+    if index is None:
+        return list(np.ndindex(shape))
+    if len(index) != len(shape) or any(i >= n for i, n in zip(index, shape, strict=False)):
+        raise InputError(f"the index of {name} is out of range: that array has shape {shape}")
+    return [index]
+
+
+def is_float(leaf: Any) -> bool:
+    """Whether a leaf holds floating-point numbers: only those can be estimated."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)

@@ -1,0 +1,90 @@
+"""The constrained least-squares problem, and what it looks like to first order."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from purerl.identification.parameters import Parameters
+from purerl.identification.segments import Segments
+from purerl.identification.shooting import Model, float32, simulate_segments
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """Where a search is: parameters ``[num_params]``, start states ``[num_trajectories, num_segments, d]``."""
+
+    values: np.ndarray
+    starts: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Linearization:
+    """Residuals and gaps to first order; R weighted residuals per segment, d entries of a start state.
+
+    Attributes:
+        residual: ``[num_trajectories, num_segments, R]``, prediction minus observation over noise.
+        gap: ``[num_trajectories, num_segments - 1, d]``, the end of a segment minus the start of the next.
+        by_unknowns: ``[num_trajectories, num_segments, R, d + num_params]``, derivatives of `residual`.
+        ends_by_unknowns: ``[num_trajectories, num_segments, d, d + num_params]``, derivatives of the ends.
+    """
+
+    residual: np.ndarray
+    gap: np.ndarray
+    by_unknowns: np.ndarray
+    ends_by_unknowns: np.ndarray
+
+    def merit(self, penalty: float) -> float:
+        """What a step has to decrease: half the squared residual and `penalty` times the norm of the gaps."""
+        value = 0.5 * np.sum(self.residual**2) + penalty * np.linalg.norm(self.gap)
+        # No step starts where there are no derivatives. Nothing follows the last segment, whose end does not matter.
+        derivatives = (self.by_unknowns, self.ends_by_unknowns[:, :-1])
+        usable = np.isfinite(value) and all(np.all(np.isfinite(array)) for array in derivatives)
+        return float(value) if usable else np.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What a search minimises.
+
+    Attributes:
+        model: what simulates.
+        parameters: what is searched for.
+        segments: the data.
+        weights: ``[num_entries]``, one over the noise; 0 for an entry that never changes.
+    """
+
+    model: Model
+    parameters: Parameters
+    segments: Segments
+    weights: np.ndarray
+
+    @property
+    def num_observed(self) -> int:
+        """Numbers to be explained."""
+        return self.segments.num_steps * int(np.count_nonzero(self.weights))
+
+    @property
+    def rounding(self) -> float:
+        """Sum of squared weighted residuals that float32 cannot tell from zero."""
+        return self.segments.rounding(self.weights)
+
+    def linearize(self, point: Point) -> Linearization:
+        """Residuals and gaps at `point`, with derivatives."""
+        outcome, derivatives = simulate_segments(self.model, float32(point.values), float32(point.starts))
+        (predicted, ends), (by_unknowns, ends_by_unknowns) = (
+            [np.asarray(x, np.float64) for x in pair] for pair in (outcome, derivatives)
+        )
+        weights = self.segments.used[..., None] * self.weights
+        with np.errstate(invalid="ignore", over="ignore"):  # a step that goes too far is none of the user's business
+            residual = np.where(weights > 0.0, (predicted - self.segments.observed) * weights, 0.0)
+            by_unknowns = np.where(weights[..., None] > 0.0, by_unknowns * weights[..., None], 0.0)
+        scale = np.concatenate([np.ones(point.starts.shape[-1]), self.parameters.slope(point.values)])
+        shape = (*residual.shape[:2], -1)
+        return Linearization(
+            residual.reshape(shape),
+            ends[:, :-1] - point.starts[:, 1:],
+            by_unknowns.reshape(*shape, scale.size) * scale,
+            ends_by_unknowns * scale,
+        )

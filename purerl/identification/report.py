@@ -1,0 +1,98 @@
+"""What a fit tells: estimates with their uncertainty, and in words what the data leave open."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+import jax
+import numpy as np
+from scipy.special import stdtrit
+
+from purerl.identification.parameters import Parameters
+from purerl.identification.problem import Problem
+from purerl.identification.search import Result, deviations, variance
+from purerl.identification.shooting import float32, unravel
+from purerl.types import Environment, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """What `fit_params` found.
+
+    Attributes:
+        env: the environment with the estimated parameters.
+        estimate: value of each parameter.
+        standard_error: of each estimate; infinite for those that the data leave open.
+        interval: 95 % confidence interval of each parameter, by Student's t.
+        covariance: ``[num_params, num_params]`` of the estimates, in the order of `estimate`; the start states, which
+            were estimated along with them, are accounted for.
+        undetermined: one sentence for each direction in parameter space that the data say nothing about.
+        noise: ``[num_entries]``, standard deviation of what observations deviate from predictions, per entry.
+        states: ``[num_trajectories, ...]`` in every leaf, where the trajectories start: as estimated or as given.
+        num_evaluations: simulations of the whole recording with derivatives.
+        converged: whether another step would change the predictions by next to nothing. If not, do not believe the
+            rest: the search got stuck, as it does where impacts make the misfit jump.
+    """
+
+    env: Environment
+    estimate: dict[str, float]
+    standard_error: dict[str, float]
+    interval: dict[str, tuple[float, float]]
+    covariance: np.ndarray
+    undetermined: tuple[str, ...]
+    noise: np.ndarray
+    states: PyTree
+    num_evaluations: int
+    converged: bool
+
+    def __str__(self) -> str:
+        width = max(len("parameter"), *map(len, self.estimate))
+        lines = [f"{'parameter':<{width}}  {'estimate':>10}  {'std. error':>10}  95 % interval"]
+        for name, value in self.estimate.items():
+            low, high = self.interval[name]
+            lines.append(
+                f"{name:<{width}}  {value:>10.5g}  {self.standard_error[name]:>10.2g}  {low:.5g} to {high:.5g}"
+            )
+        lines.append("noise of each entry of an observation: " + ", ".join(f"{x:.3g}" for x in self.noise))
+        lines.append(f"{'converged' if self.converged else 'NOT converged'} after {self.num_evaluations} evaluations")
+        return "\n".join([*lines, *self.undetermined])
+
+
+def report(problem: Problem, result: Result, num_evaluations: int) -> Fit:
+    """Estimates in their own units, with intervals."""
+    model, parameters, values, step = problem.model, problem.parameters, result.point.values, result.step
+    slope = parameters.slope(values)
+    covariance = variance(problem, result.at, step) * step.covariance * slope[:, None] * slope
+    error = np.sqrt(np.diag(covariance))
+    open_directions = step.open_directions / np.max(np.abs(step.open_directions), axis=1, keepdims=True, initial=1e-300)
+    error = np.where(np.any(np.abs(open_directions) > 1e-2, axis=0), np.inf, error)
+    half = stdtrit(problem.num_observed - step.rank, 0.975) * error
+    undetermined = tuple(_sentence(parameters, direction) for direction in open_directions)
+    for sentence in undetermined:
+        warnings.warn(sentence, stacklevel=3)
+    states = jax.vmap(unravel)(
+        jax.tree.map(lambda leaf: leaf[:, 0], model.template), float32(result.point.starts[:, 0])
+    )
+    return Fit(
+        env=model.assign(model.env, float32(values)),
+        estimate=parameters.named(values),
+        standard_error=parameters.named(error),
+        interval={n: (float(v - h), float(v + h)) for n, v, h in zip(parameters.names, values, half, strict=True)},
+        covariance=covariance,
+        undetermined=undetermined,
+        noise=deviations(problem, result),
+        states=states,
+        num_evaluations=num_evaluations,
+        converged=result.converged,
+    )
+
+
+def _sentence(parameters: Parameters, direction: np.ndarray) -> str:
+    """Says which change of parameters leaves all predictions as they are."""
+    involved = np.flatnonzero(np.abs(direction) > 1e-2)
+    if len(involved) == 1:
+        return f"the data say nothing about {parameters.names[involved[0]]}"
+    units = np.where(parameters.logarithmic, " %", "")
+    changes = [f"{parameters.names[i]} by {direction[i]:+.2g}{units[i]}" for i in involved]
+    return "the data cannot tell parameters apart: no prediction changes with " + " and ".join(changes)

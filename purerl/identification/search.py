@@ -1,0 +1,92 @@
+"""The search: Gauss-Newton steps that close the gaps between segments, as far as they improve the fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from purerl.errors import InputError
+from purerl.identification.elimination import Step, solve
+from purerl.identification.problem import Linearization, Point, Problem
+
+# No parameter changes by more than this factor in one step.
+_LARGEST_FACTOR = 3.0
+_MOST_HALVINGS = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Where a search ended, with the linear problem there."""
+
+    point: Point
+    at: Linearization
+    step: Step
+    converged: bool
+    num_evaluations: int
+
+
+def search(problem: Problem, point: Point, max_iterations: int, callback: Callable | None) -> Result:
+    """Constrained Gauss-Newton with a line search on the exact penalty of Han (1977), which falls along every step."""
+    named = problem.parameters.named
+    here = problem.linearize(point)
+    if not np.isfinite(here.merit(1.0)):
+        raise InputError(f"the simulation is not finite with {named(point.values)}: start elsewhere")
+    penalty, num_evaluations = 0.0, 1
+    for _ in range(max_iterations):
+        step = solve(here)
+        if callback is not None:
+            misfit = np.sqrt(np.sum(here.residual**2) / problem.num_observed)
+            gap = np.sqrt(np.mean(here.gap**2)) if here.gap.size else 0.0
+            callback(named(point.values), float(misfit), float(gap))
+        if _is_negligible(problem, here, step):
+            return Result(point, here, step, True, num_evaluations)
+
+        slope, gap = float(np.sum(here.residual * step.residual)), float(np.linalg.norm(here.gap))
+        if gap > 0.0:
+            penalty = max(penalty, 2.0 * slope / gap)
+        found, tried = _line_search(problem, point, here, step, penalty, slope - penalty * gap)
+        num_evaluations += tried
+        if found is None:
+            return Result(point, here, step, False, num_evaluations)
+        point, here = found
+    return Result(point, here, solve(here), False, num_evaluations)
+
+
+def _line_search(
+    problem: Problem, point: Point, here: Linearization, step: Step, penalty: float, descent: float
+) -> tuple[tuple[Point, Linearization] | None, int]:
+    """Halve the step until the merit falls by a share of `descent`, its slope (Armijo); and how many were tried."""
+    # What the merit may rise by rounding in the simulations alone.
+    slack = float(np.linalg.norm(here.residual)) * np.sqrt(problem.rounding / problem.num_observed)
+    largest = np.max(np.abs(step.params[problem.parameters.logarithmic]), initial=0.0)
+    share = min(1.0, np.log(_LARGEST_FACTOR) / max(largest, 1e-30))
+    for tried in range(_MOST_HALVINGS):
+        values = problem.parameters.moved(point.values, share * step.params)
+        there = Point(values, point.starts + share * step.starts)
+        at = problem.linearize(there)
+        if at.merit(penalty) < here.merit(penalty) + 1e-4 * share * descent + slack:
+            return (there, at), tried + 1
+        share *= 0.5
+    return None, _MOST_HALVINGS
+
+
+def variance(problem: Problem, at: Linearization, step: Step) -> float:
+    """Of a weighted residual, by what the unknowns cannot explain."""
+    return float(np.sum(at.residual**2)) / max(problem.num_observed - step.rank, 1)
+
+
+def deviations(problem: Problem, result: Result) -> np.ndarray:
+    """``[num_entries]`` standard deviations of observation minus prediction."""
+    weights = problem.weights
+    squared = np.sum(result.at.residual.reshape(-1, weights.size) ** 2, axis=0)
+    share = (problem.num_observed - result.step.rank) / problem.num_observed
+    variance = squared / (problem.segments.num_steps * share)
+    return np.sqrt(variance) / np.where(weights > 0.0, weights, 1.0)
+
+
+def _is_negligible(problem: Problem, at: Linearization, step: Step) -> bool:
+    """Whether a step moves predictions by little of their uncertainty (Bates and Watts 1981), or by rounding only."""
+    uncertainty = step.rank * variance(problem, at, step)
+    return float(np.sum(step.residual**2)) <= max(1e-4 * uncertainty, problem.rounding)

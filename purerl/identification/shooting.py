@@ -1,0 +1,81 @@
+"""Simulation of all segments at once, with derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from purerl import struct
+from purerl.identification.parameters import is_float
+from purerl.identification.recording import shoot
+from purerl.types import Array, Environment, PyTree
+
+
+@struct.dataclass
+class Model:
+    """What simulates all segments.
+
+    Attributes:
+        env: the environment whose leaves parameters are; None where `assign` builds another one.
+        assign: ``assign(env, values [num_params]) -> env``; hashable.
+        template: ``[num_trajectories, num_segments, ...]`` states, which give the entries that are not free.
+        actions: ``[num_trajectories, num_segments, segment_length, ...]``.
+    """
+
+    env: PyTree
+    assign: Callable[[PyTree, Array], Environment] = struct.field(static=True)
+    template: PyTree
+    actions: Array
+
+
+@jax.jit
+def simulate_segments(model: Model, values: Array, starts: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Predicted observations and end of every segment, and their derivatives by its start and the parameters.
+
+    Args:
+        model: what simulates.
+        values: ``[num_params]``.
+        starts: ``[num_trajectories, num_segments, d]``; d is 0 if states are known.
+
+    Returns:
+        ``(predicted [.., segment_length, num_entries], ends [.., d])`` and the same with a last axis
+        ``[d + num_params]``.
+    """
+    size = starts.shape[-1]
+
+    def one(template: PyTree, actions: Array, start: Array) -> tuple:
+        def outcome(unknowns: Array) -> tuple:
+            env = model.assign(model.env, unknowns[size:])
+            end, predicted = shoot(env, unravel(template, unknowns[:size]), actions)
+            reached = predicted.reshape(len(actions), -1), ravel(end) if size else unknowns[:0]
+            return reached, reached
+
+        derivatives, value = jax.jacfwd(outcome, has_aux=True)(jnp.concatenate([start, values]))
+        return value, derivatives
+
+    return jax.vmap(jax.vmap(one))(model.template, model.actions, starts)
+
+
+def ravel(state: PyTree) -> Array:
+    """The floating-point leaves of one state as a vector."""
+    leaves = [jnp.ravel(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(state) if is_float(leaf)]
+    return jnp.concatenate(leaves) if leaves else jnp.zeros(0)
+
+
+def unravel(template: PyTree, vector: Array) -> PyTree:
+    """`template` with the vector in place of its floating-point leaves; unchanged if the vector is empty."""
+    leaves, structure = jax.tree.flatten(template)
+    position = 0
+    for i, leaf in enumerate(leaves):
+        if is_float(leaf) and vector.size:
+            leaves[i] = vector[position : position + leaf.size].reshape(leaf.shape).astype(leaf.dtype)
+            position += leaf.size
+    return jax.tree.unflatten(structure, leaves)
+
+
+def float32(array: Any) -> Array:
+    """What leaves the host's float64 for the accelerator."""
+    return jnp.asarray(array, jnp.float32)

@@ -1,0 +1,70 @@
+"""First guesses of the states at which segments begin, where nobody recorded them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from purerl.identification.recording import shoot
+from purerl.identification.shooting import Model, ravel, unravel
+from purerl.types import Array, Environment, PyTree
+
+_NUM_RESETS = 256
+_TRACKING_STEPS = 10
+
+
+@jax.jit
+def nearest_resets(env: Environment, observations: Array, weights: Array) -> PyTree:
+    """For each first observation ``[num_trajectories, ...]`` the one of many start states that looks most like it."""
+    draws = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), _NUM_RESETS))
+
+    def nearest(observation: Array) -> Array:
+        difference = (draws.obs - observation[None]).reshape(_NUM_RESETS, -1) * weights[None]
+        return jnp.argmin(jnp.sum(difference**2, axis=1))
+
+    chosen = jax.vmap(nearest)(observations)
+    return jax.tree.map(lambda leaf: leaf[chosen], draws.state)
+
+
+@jax.jit
+def track(model: Model, values: Array, observed: Array, weights: Array) -> Array:
+    """Start states of all segments, found one after the other: each begins the search where the one before ended.
+
+    Args:
+        model: what simulates; the first state of each trajectory in its template is a guess.
+        values: ``[num_params]``.
+        observed: ``[num_trajectories, num_segments, segment_length, num_entries]``.
+        weights: ``[num_segments, segment_length, num_entries]``.
+
+    Returns:
+        ``[num_trajectories, num_segments, d]``.
+    """
+    env = model.assign(model.env, values)
+
+    def segment(start: Array, inputs: tuple) -> tuple[Array, Array]:
+        template, actions, observed, weights = inputs
+
+        def errors(start: Array) -> tuple[Array, tuple[Array, Array]]:
+            end, predicted = shoot(env, unravel(template, start), actions)
+            # Steps that count for nothing may have left the range of numbers.
+            error = jnp.where(weights > 0.0, (predicted.reshape(weights.shape) - observed) * weights, 0.0)
+            return jnp.ravel(error), (jnp.ravel(error), ravel(end))
+
+        def improve(loop: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+            start, damping = loop
+            derivatives, (error, _) = jax.jacfwd(errors, has_aux=True)(start)
+            gram = derivatives.T @ derivatives
+            scale = jnp.diag(gram) + 1e-6 * jnp.max(jnp.diag(gram))
+            tried = start - jnp.linalg.solve(gram + jnp.diag(damping * scale), derivatives.T @ error)
+            better = jnp.sum(errors(tried)[0] ** 2) < jnp.sum(error**2)
+            return (jnp.where(better, tried, start), jnp.where(better, 0.2 * damping, 5.0 * damping)), None
+
+        (start, _), _ = lax.scan(improve, (start, jnp.float32(0.1)), None, _TRACKING_STEPS)
+        return errors(start)[1][1], start
+
+    def trajectory(template: PyTree, actions: Array, observed: Array) -> Array:
+        first = ravel(jax.tree.map(lambda leaf: leaf[0], template))
+        return lax.scan(segment, first, (template, actions, observed, weights))[1]
+
+    return jax.vmap(trajectory)(model.template, model.actions, observed)
