@@ -234,6 +234,20 @@ _TUNED: dict[str, dict[str, Preset]] = {
             },
             total_steps=300_000,
         ),
+        "smooth/cartpole-swingup": Preset(
+            hyperparameters={
+                "num_envs": 16,
+                "rollout_length": 256,
+                "num_epochs": 10,
+                "num_minibatches": 32,
+                "learning_rate": 3e-4,
+                "gamma": 0.98,
+                "entropy_coef": 0.0,
+                "normalize_observations": True,
+                "normalize_rewards": True,
+            },
+            total_steps=400_000,
+        ),
         # gymnax-blines.
         "Catch-bsuite": Preset(
             hyperparameters={"num_envs": 16, "rollout_length": 32, "learning_rate": 5e-4, "max_grad_norm": 1.0},
@@ -341,11 +355,33 @@ _TUNED: dict[str, dict[str, Preset]] = {
     "discrete_sac": {"CartPole-v1": _DISCRETE_SAC},
     "apg": {
         "Pendulum-v1": _FIRST_ORDER.extended(hyperparameters={"learning_rate": 5e-3}, total_steps=4_000_000),
+        "smooth/pendulum": _APG.extended(
+            hyperparameters={"num_envs": 8, "learning_rate": 5e-3, "gamma": 0.95}, total_steps=300_000
+        ),
+        "smooth/cartpole-swingup": _APG.extended(
+            hyperparameters={"num_envs": 4, "rollout_length": 64, "learning_rate": 5e-3, "gamma": 0.95},
+            total_steps=300_000,
+        ),
     },
     "shac": {
         # Rewards down to -16 a step: scaled, so that values are no larger than the critic can follow.
         "Pendulum-v1": _FIRST_ORDER.extended(
             hyperparameters={"num_envs": 32, "rollout_length": 16, "reward_scale": 0.1}, total_steps=600_000
+        ),
+        "smooth/pendulum": _SHAC.extended(
+            hyperparameters={"num_envs": 8, "learning_rate": 5e-3, "gamma": 0.95, "tau": 0.2}, total_steps=300_000
+        ),
+        # So few environments make many updates of few steps; the rate must fall for them to settle.
+        "smooth/cartpole-swingup": _SHAC.extended(
+            hyperparameters={
+                "num_envs": 2,
+                "num_minibatches": 2,
+                "learning_rate": 1e-2,
+                "critic_learning_rate": 4e-3,
+                "gamma": 0.95,
+                "tau": 0.2,
+            },
+            total_steps=60_000,
         ),
     },
 }
