@@ -371,17 +371,18 @@ _TUNED: dict[str, dict[str, Preset]] = {
         "smooth/pendulum": _SHAC.extended(
             hyperparameters={"num_envs": 8, "learning_rate": 5e-3, "gamma": 0.95, "tau": 0.2}, total_steps=300_000
         ),
-        # So few environments make many updates of few steps; the rate must fall for them to settle.
+        # Two environments make many updates of few steps; the rate must fall for them to settle.
         "smooth/cartpole-swingup": _SHAC.extended(
             hyperparameters={
                 "num_envs": 2,
+                "rollout_length": 16,
                 "num_minibatches": 2,
                 "learning_rate": 1e-2,
                 "critic_learning_rate": 4e-3,
                 "gamma": 0.95,
-                "tau": 0.2,
+                "tau": 0.1,
             },
-            total_steps=60_000,
+            total_steps=32_000,
         ),
     },
 }

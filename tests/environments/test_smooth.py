@@ -171,7 +171,14 @@ def quadrotor_forces(env, q, qd, action):
 # Energies, forces, which entries of the state are coordinates and which velocities, and how to have no forces.
 MECHANICS = {
     "smooth/pendulum": (pendulum_energies, pendulum_forces, [0], [1], {"damping": 0.0}, 0.0),
-    "smooth/cartpole-swingup": (cartpole_energies, cartpole_forces, [0, 2], [1, 3], {"friction": 0.0, "rail_length": 9.0}, 0.0),
+    "smooth/cartpole-swingup": (
+        cartpole_energies,
+        cartpole_forces,
+        [0, 2],
+        [1, 3],
+        {"friction": 0.0, "rail_length": 9.0},
+        0.0,
+    ),
     "smooth/quadrotor": (quadrotor_energies, quadrotor_forces, [0, 1, 2], [3, 4, 5], {}, -1.0),
 }
 
