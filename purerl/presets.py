@@ -354,7 +354,9 @@ _TUNED: dict[str, dict[str, Preset]] = {
     },
     "discrete_sac": {"CartPole-v1": _DISCRETE_SAC},
     "apg": {
-        "Pendulum-v1": _FIRST_ORDER.extended(hyperparameters={"learning_rate": 5e-3}, total_steps=4_000_000),
+        "Pendulum-v1": _APG.extended(
+            hyperparameters={"num_envs": 16, "learning_rate": 5e-3, "gamma": 0.98}, total_steps=1_000_000
+        ),
         "smooth/pendulum": _APG.extended(
             hyperparameters={"num_envs": 8, "learning_rate": 5e-3, "gamma": 0.95}, total_steps=300_000
         ),

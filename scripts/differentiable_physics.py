@@ -3,6 +3,7 @@
 Each algorithm trains all its seeds in one program, from its preset, and is evaluated along the way without exploring.
 The picture shows the return against environment steps and against time; the table says what each needed to come 95 %
 of the way from where PPO begins to where it ends. Time is that of training alone; compiling is a column of its own.
+Further flags, such as ``--env.backend spring``, go to each algorithm as they go to ``purerl train``.
 
 Usage: python scripts/differentiable_physics.py --env smooth/cartpole-swingup --seeds 5 --out runs/physics
 """
@@ -48,8 +49,8 @@ class Curve:
         return first if first < len(self.steps) else None
 
 
-def train(algorithm: str, args: argparse.Namespace) -> Curve:
-    words = ["--seeds", str(args.seeds), "--seed", str(args.seed)]
+def train(algorithm: str, args: argparse.Namespace, flags: list[str]) -> Curve:
+    words = ["--seeds", str(args.seeds), "--seed", str(args.seed), *flags]
     steps = dict(word.split("=") for word in args.total_steps)
     if algorithm in steps:
         words += ["--total-steps", steps[algorithm]]
@@ -133,9 +134,9 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=25, help="points of each curve (default 25)")
     parser.add_argument("--episodes", type=int, default=32, help="of each evaluation and seed (default 32)")
     parser.add_argument("--out", type=Path, default=Path("runs/physics"), help="where table, curves and picture go")
-    args = parser.parse_args()
+    args, flags = parser.parse_known_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    curves = {name: train(name, args) for name in args.algorithms}
+    curves = {name: train(name, args, flags) for name in args.algorithms}
     lines = table(curves)
     (args.out / "table.md").write_text(lines)
     (args.out / "curves.json").write_text(json.dumps({name: dataclasses.asdict(c) for name, c in curves.items()}))

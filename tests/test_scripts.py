@@ -39,3 +39,13 @@ def test_system_identification_finds_the_hidden_pendulum_and_draws_it(tmp_path: 
     estimate = float(next(line for line in out.splitlines() if line.startswith("| mass |")).split("|")[4])
     assert abs(estimate - 1.5) < 0.05
     assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_first_order_methods_beside_ppo_end_in_a_table_and_a_picture(tmp_path: Path):
+    words = ["scripts/differentiable_physics.py", "--env", "smooth/lqr", "--seeds", "2", "--evaluations", "2"]
+    words += ["--total-steps", "shac=4096", "apg=4096", "ppo=8192", "--episodes", "2", "--out", str(tmp_path)]
+    table = run(*words, "--env.episode-length", "10", "--hidden-sizes", "8")
+    for name in ("SHAC", "APG", "PPO"):
+        assert f"| {name} | " in table
+    assert (tmp_path / "table.md").read_text() in table
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -76,7 +76,7 @@ class APG:
         default=False, static=True, help="standardise observations by running mean and deviation, clipped to +-10"
     )
     rematerialize: bool = struct.field(
-        default=False, static=True, help="compute steps again on the way back: less memory, a third more time"
+        default=False, static=True, help="compute steps again on the way back, to save memory"
     )
     steps_per_reset: int = struct.field(
         default=16,

@@ -16,7 +16,7 @@ from purerl.errors import InputError, unknown
 
 COMMANDS = {
     "train": ("train", "command", "train agents, or resume a run"),
-    "evaluate": ("evaluate", "command", "play complete episodes with the agents of a run"),
+    "evaluate": ("evaluate", "command", "play complete episodes with the agents of a run, or with a planner"),
     "plot": ("plot", "command", "draw the learning curves of runs"),
     "diagnose": ("diagnose", "command", "find out how far gradients through an environment can be trusted"),
     "envs": ("listing", "environments", "list environments with their spaces"),
@@ -30,6 +30,7 @@ EXAMPLES = """\
   purerl train ppo brax/ant --env.backend spring --seeds 4
   purerl train --resume runs/cartpole
   purerl evaluate runs/cartpole --episodes 128
+  purerl evaluate smooth/pendulum --controller mppi
   purerl plot runs/cartpole
   purerl diagnose Pendulum-v1
 """

@@ -37,8 +37,7 @@ class GradientGate:
         tally: float32 ``[3]``, zeros.
         max_norm: largest norm of a gradient that passes unchanged; None is any that is finite.
         rematerialize: compute each step again on the way back, so that only its state and action are kept: a backward
-            pass through n steps then needs memory for n states and the inside of a single step, not of n, and a third
-            more time.
+            pass through n steps then needs memory for n states and the inside of a single step, not of n.
     """
 
     env: Environment

@@ -129,3 +129,26 @@ def test_simulator_objects_are_not_environments():
 
     with pytest.raises(InputError, match=r"got CartPole .*register them there"):
         make(gymnax.make("CartPole-v1")[0])
+
+
+def test_differentiable_environments_are_set_up_or_refused():
+    assert make("smooth/lqr", differentiable=True, episode_length=7).length == 7
+    solver = make("brax/reacher", backend="mjx", differentiable=True).env._with_params().sys.opt
+    assert (solver.iterations, solver.ls_iterations) == (1, 4)
+    assert make("brax/reacher", backend="mjx").env._with_params().sys.opt.iterations > 1
+    env = make("Pendulum-v1", differentiable=True)
+    slope = jax.grad(lambda action: env.step(KEY, env.reset(KEY).state, action).reward)(jnp.float32([0.5]))
+    assert slope[0] != 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("CartPole-v1", "CartPole-v1 passes no gradient from action to reward; of gymnax, these do: Pendulum-v1, "),
+        ("brax/fast", "step function of the action.*WithReward"),
+        ("brax/inverted_pendulum", "is 1 at every step.*WithReward"),
+    ],
+)
+def test_what_passes_no_gradient_is_refused(name, message):
+    with pytest.raises(InputError, match=message):
+        make(name, differentiable=True)

@@ -18,6 +18,7 @@ from purerl.environments import (
     ScaleAction,
     StickyActions,
     TimeLimit,
+    WithReward,
 )
 from purerl.spaces import Box, Discrete
 from purerl.types import TimeStep
@@ -158,6 +159,18 @@ def test_action_repeat_passes_gradients_past_the_end():
         return env.step(KEY, env.reset(KEY).state, jnp.array([2.0])).reward
 
     np.testing.assert_allclose(jax.grad(total)(1.0), -1.0 / math.sqrt(2.0), rtol=1e-5)
+
+
+def test_another_reward_for_the_same_dynamics():
+    def reward(weight, state, action, timestep):
+        return weight * (100.0 * state + 10.0 * action[0] + timestep.state)
+
+    env = WithReward(Line(), Partial(reward, jnp.float32(2.0)))
+    timestep = env.step(KEY, jnp.float32(1.0), jnp.float32([0.5]))
+    assert float(timestep.reward) == 2.0 * (100.0 + 5.0 + 1.5)
+    np.testing.assert_array_equal(timestep.obs, Line().step(KEY, jnp.float32(1.0), jnp.float32([0.5])).obs)
+    assert [float(leaf) for leaf in jax.tree.leaves(env)] == [1.0, 2.0]
+    check_types(WithReward(Line(), lambda state, action, timestep: state))
 
 
 def test_scale_action_maps_onto_the_bounds():
