@@ -373,6 +373,11 @@ _TUNED: dict[str, dict[str, Preset]] = {
         "smooth/pendulum": _SHAC.extended(
             hyperparameters={"num_envs": 8, "learning_rate": 5e-3, "gamma": 0.95, "tau": 0.2}, total_steps=300_000
         ),
+        "brax/reacher": _SHAC.extended(
+            hyperparameters={"num_envs": 16, "rollout_length": 16, "gamma": 0.95, "tau": 0.2},
+            env={"backend": "generalized"},
+            total_steps=200_000,
+        ),
         # Two environments make many updates of few steps; the rate must fall for them to settle.
         "smooth/cartpole-swingup": _SHAC.extended(
             hyperparameters={

@@ -49,6 +49,16 @@ def test_sac():
     assert trained("sac", "Pendulum-v1", 12_000, 2, "--hidden-sizes", "64", "64").mean() >= -200
 
 
+def test_shac():
+    """Doing nothing gives -196, spinning about 20; above 100 the pole is up most of the time."""
+    assert trained("shac", "smooth/cartpole-swingup", 32_000, 4).mean() >= 125
+
+
+def test_apg():
+    """A random policy has -355, a planner that knows the future -32."""
+    assert trained("apg", "smooth/pendulum", 300_000, 4).mean() >= -60
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "env", "total_steps", "bar"),
@@ -61,6 +71,8 @@ def test_sac():
         ("sac", "Pendulum-v1", 20_000, -175),
         ("sac", "brax/fast", 32_768, 139.3),
         ("discrete_sac", "CartPole-v1", 500_000, 450),
+        ("apg", "Pendulum-v1", 1_000_000, -200),
+        ("shac", "Pendulum-v1", 600_000, -200),
     ],
 )
 def test_slow_rows(algorithm, env, total_steps, bar):
