@@ -255,7 +255,7 @@ def leaves_of(state):
 def test_priorities_follow_the_errors_and_weights_correct_for_them():
     algorithm = dqn(**PRIORITIZED, learning_rate=0.0)
     state, _ = update(algorithm, begin(algorithm), jax.random.key(0))
-    num_rows = state.collector.replay.ring.reward.shape[0]
+    num_rows = state.collector.replay.ring.outcome.shape[0]
     for iteration, correction in ((2, 0.4), (6, 0.7), (10, 1.0), (20, 1.0)):
         state = struct.replace(state, iteration=jnp.int32(iteration))
         before, key = leaves_of(state), jax.random.key(iteration)
