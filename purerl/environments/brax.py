@@ -86,7 +86,7 @@ class BraxEnvironment:
     def reset(self, key: Array) -> TimeStep:
         """Draw a start state."""
         simulator = self._with_params()
-        with jax.numpy_rank_promotion("allow"):
+        with _conventions():
             state = casting.strong(simulator.reset(key))
         return TimeStep(state, state.obs, jnp.float32(0.0), terminated=jnp.bool_(False), truncated=jnp.bool_(False))
 
@@ -97,7 +97,7 @@ class BraxEnvironment:
         state = casting.strong(state)
         # Brax writes into the dictionaries of the state that it is given: give it a copy.
         scratch = casting.strong(state)
-        with jax.numpy_rank_promotion("allow"):
+        with _conventions():
             next_state = simulator.step(scratch, jnp.asarray(action, jnp.float32))
         what = f"{PREFIX}{self.name}"
         next_state = casting.like(next_state, state, f"{what}: the state")
@@ -210,6 +210,14 @@ def _simulator(name: str, factory: Callable[..., Any], options: Options) -> Any:
     # The first look-up may come while tracing; what is cached must not hold tracers.
     with jax.ensure_compile_time_eval(), jax.numpy_rank_promotion("allow"), _without_remarks():
         return factory(**dict(options))
+
+
+@contextlib.contextmanager
+def _conventions() -> Iterator[None]:
+    """Brax relies on implicit broadcasting. And its matrix products must keep all bits of float32: with the 10 bits
+    that GPUs use by default for speed, gradients through physics explode."""
+    with jax.numpy_rank_promotion("allow"), jax.default_matmul_precision("highest"):
+        yield
 
 
 @contextlib.contextmanager

@@ -232,3 +232,11 @@ def test_parameters_are_tied_to_no_device():
 def test_a_system_of_another_robot_is_refused():
     with pytest.raises(InputError, match="brax/reacher has arrays of other shapes"):
         make("brax/reacher").env.with_sys(make("brax/inverted_pendulum").env.sys)
+
+
+def test_physics_keep_their_precision_on_gpus():
+    env = make("brax/reacher", backend="generalized")
+    state = jax.eval_shape(env.reset, KEY).state
+    program = str(jax.make_jaxpr(env.step)(KEY, state, jnp.zeros(2)))
+    assert program.count("dot_general") > 0
+    assert program.count("HIGHEST") >= program.count("dot_general")
