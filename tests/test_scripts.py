@@ -31,7 +31,7 @@ def test_the_worker_of_the_speed_benchmark_reports_what_it_measured():
     report = json.loads(run(*words).splitlines()[-1])
     assert report["env_steps"] == 2 * 4 * 128
     assert 0 < report["run_seconds"] < report["compile_seconds"]
-    assert report["peak_megabytes"] < 4000
+    assert 100 < report["peak_megabytes"] < 4000
 
 
 def test_system_identification_finds_the_hidden_pendulum_and_draws_it(tmp_path: Path):

@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import resource
 import time
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from peak_memory import peak_megabytes
 
 import purerl
 from purerl import runner
@@ -86,7 +86,7 @@ print(
             "run_seconds": run_seconds,
             "cpu_seconds": cpu_seconds,
             "env_steps": args.total_steps * args.seeds,
-            "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_megabytes": peak_megabytes(),
         }
     )
 )

@@ -2,11 +2,11 @@
 
 import argparse
 import json
-import resource
 import time
 
 import jax
 import jax.numpy as jnp
+from peak_memory import peak_megabytes
 
 import purerl
 from purerl import runner
@@ -34,7 +34,7 @@ print(
             "compile_seconds": compile_seconds,
             "run_seconds": run_seconds,
             "env_steps": args.iterations * algorithm.steps_per_iteration * args.seeds,
-            "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_megabytes": peak_megabytes(),
         }
     )
 )

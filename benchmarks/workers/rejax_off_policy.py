@@ -2,10 +2,10 @@
 
 import argparse
 import json
-import resource
 import time
 
 import jax
+from peak_memory import peak_megabytes
 from rejax import DQN, SAC, TD3  # pyright: ignore[reportMissingImports]
 
 parser = argparse.ArgumentParser()
@@ -101,7 +101,7 @@ print(
             "run_seconds": run_seconds,
             "cpu_seconds": cpu_seconds,
             "env_steps": args.total_steps * args.seeds,
-            "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_megabytes": peak_megabytes(),
         }
     )
 )

@@ -2,11 +2,11 @@
 
 import argparse
 import json
-import resource
 import time
 
 import jax
 import jax.numpy as jnp
+from peak_memory import peak_megabytes
 
 BATCH_SIZE = 128
 SEVERAL = 64  # transitions in the larger `add`
@@ -46,7 +46,7 @@ def report(cases, members):
     result = {}
     for name, (function, state, axes) in cases.items():
         result[name] = microseconds(function, state, axes, members)
-    result["peak_megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    result["peak_megabytes"] = peak_megabytes()
     print(json.dumps(result))
 
 
