@@ -68,6 +68,21 @@ def replace(node: T, **changes: Any) -> T:
     return dataclasses.replace(node, **changes)  # type: ignore[type-var]
 
 
+def wrap_functions(node: Any, *names: str) -> None:
+    """In a dataclass that is just being constructed, make plain functions pytrees, which `jax.jit` accepts.
+
+    None, and callables that are pytrees already (a `Partial`, a schedule with leaves of its own), stay as they are.
+
+    Args:
+        node: the dataclass.
+        names: of its fields that hold functions.
+    """
+    for name in names:
+        function = getattr(node, name)
+        if any(leaf is function for leaf in jax.tree.leaves(function)):
+            object.__setattr__(node, name, jax.tree_util.Partial(function))
+
+
 def member_axes(tree: Any, axis: int | None = 0, shared: int | None = None) -> Any:
     """Where each leaf of a population's `tree` keeps its members, as `jax.vmap` takes it.
 

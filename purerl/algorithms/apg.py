@@ -94,11 +94,7 @@ class APG:
             raise InputError(f"apg needs bounded continuous actions, got {space}: use ppo, dqn or discrete_sac")
         # Shapes only: a network that does not fit the observations says so here, not while compiling.
         jax.eval_shape(self._network.init, jax.random.key(0), self._blank_view())
-        for name in ("schedule", "terminal_value"):
-            function = getattr(self, name)
-            if function is not None and function in jax.tree.leaves(function):
-                # A plain function, such as an optax schedule, becomes a pytree that jit accepts.
-                object.__setattr__(self, name, Partial(function))
+        struct.wrap_functions(self, "schedule", "terminal_value")
 
     @property
     def steps_per_iteration(self) -> int:

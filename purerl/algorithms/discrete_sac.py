@@ -115,9 +115,7 @@ class DiscreteSAC:
         self._replay.num_rollouts(self.warmup_steps)
         # Shapes only: a network that does not fit the observations says so here, not while compiling.
         jax.eval_shape(self._init_params, jax.random.key(0))
-        if self.schedule is not None and self.schedule in jax.tree.leaves(self.schedule):
-            # A plain function, such as an optax schedule, becomes a pytree that jit accepts.
-            object.__setattr__(self, "schedule", Partial(self.schedule))
+        struct.wrap_functions(self, "schedule")
 
     @property
     def steps_per_iteration(self) -> int:

@@ -121,9 +121,7 @@ class DQN:
         self._ring.num_rollouts(self.warmup_steps)
         # Shapes only: a network that does not fit the observations says so here, not while compiling.
         jax.eval_shape(self._network.init, jax.random.key(0), self._collector.blank())
-        if self.schedule is not None and self.schedule in jax.tree.leaves(self.schedule):
-            # A plain function, such as an optax schedule, becomes a pytree that jit accepts.
-            object.__setattr__(self, "schedule", Partial(self.schedule))
+        struct.wrap_functions(self, "schedule")
 
     @property
     def steps_per_iteration(self) -> int:

@@ -129,9 +129,7 @@ class PPO:
             raise InputError("set clip_eps, kl_target or both: without either nothing keeps the update small")
         # Shapes only: a network that does not fit the observations says so here, not while compiling.
         jax.eval_shape(self._network.init, jax.random.key(0), self._blank_view())
-        if self.schedule is not None and self.schedule in jax.tree.leaves(self.schedule):
-            # A plain function, such as an optax schedule, becomes a pytree that jit accepts.
-            object.__setattr__(self, "schedule", Partial(self.schedule))
+        struct.wrap_functions(self, "schedule")
 
     @property
     def steps_per_iteration(self) -> int:

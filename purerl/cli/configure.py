@@ -12,7 +12,7 @@ from purerl.cli import flags
 from purerl.cli.config import RunConfig, algorithm_class, versions
 from purerl.cli.fields import hyperparameters, kind_of
 from purerl.cli.network import complete_network
-from purerl.cli.parser import Flag, Group, parse
+from purerl.cli.parser import Flag, parse
 from purerl.cli.run_directory import default_path
 from purerl.errors import InputError, unknown
 from purerl.presets import base, preset
@@ -71,9 +71,9 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
     draft = RunConfig(
         algorithm=algorithm,
         env=env,
-        env_options={**start.env, **_of(simulator, given, flags.ENV_PREFIX)},
-        hyperparameters=defaults | _of(tunable, given),
-        network=complete_network(algorithm_type, start.network, _of(network, given)),
+        env_options={**start.env, **flags.given_in(simulator, given, flags.ENV_PREFIX)},
+        hyperparameters=defaults | flags.given_in(tunable, given),
+        network=complete_network(algorithm_type, start.network, flags.given_in(network, given)),
         vary=_vary(given.get("vary", []), algorithm_type, given),
         anneal=given.get("anneal", start.anneal),
         seed=seed,
@@ -164,10 +164,6 @@ def _shares(algorithm: Any, shares: Mapping[str, float], total_steps: int) -> di
     whole = {field.name for field in hyperparameters(algorithm) if "int" in (kind_of(field) or "")}
     steps = {name: share * total_steps for name, share in shares.items()}
     return {name: max(1, round(value)) if name in whole else value for name, value in steps.items()}
-
-
-def _of(group: Group, given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    return {flag.name.removeprefix(prefix): given[flag.name] for flag in group.flags if flag.name in given}
 
 
 def _vary(texts: Sequence[str], algorithm: Any, given: Mapping[str, Any]) -> dict[str, list[float]]:

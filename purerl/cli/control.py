@@ -68,8 +68,8 @@ def command(usage: str, controller: str, argv: Sequence[str]) -> int:
 
     env_group = flags.env_group(env_name, environment_options(env_name), {})
     given, _ = parse(usage, about, [_RUN, planner_group, env_group], words)
-    env = make(env_name, **_of(env_group, given, flags.ENV_PREFIX))
-    planner = planner_type(**_of(planner_group, given))
+    env = make(env_name, **flags.given_in(env_group, given, flags.ENV_PREFIX))
+    planner = planner_type(**flags.given_in(planner_group, given))
     _play(f"{controller} on {env_name}", planner, env, given.get("episodes", 8), given.get("seed", 0))
     return 0
 
@@ -111,7 +111,3 @@ def _planner_class(controller: str) -> Any:
     from purerl import control
 
     return getattr(control, CONTROLLERS[controller])
-
-
-def _of(group: Group, given: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    return {flag.name.removeprefix(prefix): given[flag.name] for flag in group.flags if flag.name in given}

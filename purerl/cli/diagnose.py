@@ -62,7 +62,7 @@ def command(argv: Sequence[str]) -> int:
     simulator = flags.env_group(name, options, {})
     given, _ = parse(USAGE, ABOUT, [FLAGS, simulator], words)
     values = {flag.name: given.get(flag.name, flag.default) for flag in FLAGS.flags}
-    chosen = {"differentiable": True, **_environment_options(simulator, given)}
+    chosen = {"differentiable": True, **flags.given_in(simulator, given, flags.ENV_PREFIX)}
     out = Path(values["out"])
     if out.suffix.lower() != ".png":
         raise InputError(f"--out must name a .png file, got {out}")
@@ -94,11 +94,6 @@ def command(argv: Sequence[str]) -> int:
     draw(diagnosis, name, out)
     print(out)
     return 0
-
-
-def _environment_options(group: Group, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was said about the environment."""
-    return {flag.name.removeprefix(flags.ENV_PREFIX): given[flag.name] for flag in group.flags if flag.name in given}
 
 
 def _default_horizons(options: Mapping[str, Any]) -> list[int]:

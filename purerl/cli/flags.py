@@ -96,6 +96,11 @@ def _part_flags(part: str, defaults: Mapping[str, Any]) -> list[Flag]:
     return flags
 
 
+def given_in(group: Group, given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What was `given` for the flags of one group, by their names without `prefix`."""
+    return {flag.name.removeprefix(prefix): given[flag.name] for flag in group.flags if flag.name in given}
+
+
 def _of_field(field: dataclasses.Field, default: Any) -> Flag:
     """The flag that sets a field of an algorithm or a network."""
     annotation, meaning, within = annotation_of(field), field.metadata["help"], field.metadata["within"]

@@ -9,15 +9,13 @@ subscripts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.flatten_util import ravel_pytree
 
-from purerl import struct
+from purerl import floats, struct
 from purerl.control.model import (
     Plan,
     Trajectory,
@@ -110,7 +108,7 @@ class ILQR:
         check_differentiable(env)
         nominal = self._follow(env, state, key, actions)
         _, gain = _backward_pass(env, key, nominal, jnp.float32(0.0))
-        return Feedback(jax.vmap(lambda state: _floats(state)[0])(nominal.state), gain)
+        return Feedback(jax.vmap(lambda state: floats.ravel(state)[0])(nominal.state), gain)
 
     def _follow(self, env: Environment, state: PyTree, key: Array, actions: Array | None) -> Trajectory:
         return simulate(env, state, key, starting_actions(env, self.horizon, actions), lambda action, _: action)
@@ -133,11 +131,13 @@ class _Model:
 
 def _expand(env: Environment, key: Array, state: PyTree, action: Array) -> _Model:
     """Differentiate one step: one pass forward through its gradient gives all of the model."""
-    x, rebuild = _floats(state)
+    x, rebuild = floats.ravel(state)
+    if not x.size:
+        raise InputError("iLQR needs floating-point numbers in the state of the environment, and this one has none")
 
     def cost(xu: Array) -> tuple[Array, Array]:
         timestep = env.step(key, rebuild(xu[: x.size]), xu[x.size :].reshape(action.shape))
-        return -timestep.reward, _floats(timestep.state)[0]
+        return -timestep.reward, floats.ravel(timestep.state)[0]
 
     def slopes(xu: Array) -> tuple[tuple[Array, Array], Array]:
         gradient, next_x = jax.grad(cost, has_aux=True)(xu)
@@ -208,7 +208,7 @@ def _forward_pass(
 
     def act(planned: tuple[PyTree, Array, Array, Array], state: PyTree) -> Array:
         planned_state, action, k, gain = planned
-        deviation = _floats(state)[0] - _floats(planned_state)[0]
+        deviation = floats.ravel(state)[0] - floats.ravel(planned_state)[0]
         change = step_size * k + jnp.dot(gain, deviation, precision=lax.Precision.HIGHEST)
         return within_bounds(space, action + change.reshape(action.shape))
 
@@ -229,22 +229,3 @@ def _lower(regularization: Array) -> Array:
 
 def _higher(regularization: Array) -> Array:
     return jnp.maximum(regularization * _REGULARIZATION_FACTOR, _LEAST_REGULARIZATION)
-
-
-def _floats(state: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
-    """All floating-point numbers in `state` as one vector, and how to put others in their place.
-
-    Raises:
-        InputError: if there are none.
-    """
-    leaves, structure = jax.tree.flatten(state)
-    places = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
-    if not places:
-        raise InputError("iLQR needs floating-point numbers in the state of the environment, and this one has none")
-    vector, unravel = ravel_pytree([leaves[i] for i in places])
-
-    def rebuild(vector: Array) -> PyTree:
-        changed = dict(zip(places, unravel(vector), strict=True))
-        return jax.tree.unflatten(structure, [changed.get(i, leaf) for i, leaf in enumerate(leaves)])
-
-    return vector, rebuild

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from purerl import struct
+from purerl import floats, struct
 from purerl.types import Array, Environment, Policy, PyTree
 
 _NUM_COTANGENTS = 8
@@ -105,20 +105,22 @@ def jacobian_growth(env: Environment, trajectory: Trajectory, key: Array, horizo
         before.
     """
     inputs = (trajectory.states, trajectory.actions, trajectory.running, jnp.arange(trajectory.running.size))
-    floats = _floats(jax.tree.map(lambda leaf: leaf[0], trajectory.states))
-    keys = jax.random.split(key, len(floats))
-    drawn = [jax.random.normal(k, (_NUM_COTANGENTS, *f.shape), f.dtype) for k, f in zip(keys, floats, strict=True)]
+    start, _ = floats.split(jax.tree.map(lambda leaf: leaf[0], trajectory.states))
+    keys = jax.random.split(key, len(start))
+    drawn = [jax.random.normal(k, (_NUM_COTANGENTS, *f.shape), f.dtype) for k, f in zip(keys, start, strict=True)]
 
     def rate(horizon: Array) -> Array:
         def back(loop: tuple[list[Array], Array], inputs: tuple) -> tuple[tuple[list[Array], Array], None]:
             cotangents, log_size = loop
             state, action, running, index = inputs
 
-            def advance(floats: list[Array]) -> list[Array]:
-                onward = env.step(jax.random.fold_in(trajectory.key, index), _with_floats(state, floats), action)
-                return _floats(onward.state)
+            here, rebuild = floats.split(state)
 
-            _, pull = jax.vjp(advance, _floats(state))
+            def advance(here: list[Array]) -> list[Array]:
+                onward = env.step(jax.random.fold_in(trajectory.key, index), rebuild(here), action)
+                return floats.split(onward.state)[0]
+
+            _, pull = jax.vjp(advance, here)
             (pulled,) = jax.vmap(pull)(cotangents)
             pulled, size = _normalized(pulled)
             counts = running & (index < horizon)
@@ -128,18 +130,6 @@ def jacobian_growth(env: Environment, trajectory: Trajectory, key: Array, horizo
         return log_size / jnp.sum(trajectory.running & (inputs[-1] < horizon))
 
     return jax.vmap(rate)(horizons)
-
-
-def _floats(state: PyTree) -> list[Array]:
-    """The leaves that can carry a derivative."""
-    return [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-
-
-def _with_floats(state: PyTree, floats: list[Array]) -> PyTree:
-    """`state` with other values in the leaves that `_floats` gives."""
-    leaves, structure = jax.tree.flatten(state)
-    values = iter(floats)
-    return structure.unflatten(next(values) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in leaves)
 
 
 def _normalized(arrays: list[Array]) -> tuple[list[Array], Array]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from purerl import struct
+from purerl import floats, struct
 from purerl.errors import InputError
 from purerl.spaces import Space
 from purerl.types import Array, Environment, PyTree, TimeStep
@@ -61,13 +61,9 @@ class GradientGate:
 
     def step(self, key: Array, state: PyTree, action: Array) -> TimeStep:
         """Advance `state` by one action."""
-        leaves, structure = jax.tree.flatten((state, action))
-        floats = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        arrived, rebuild = floats.split((state, action))
         max_norm = jnp.asarray(jnp.inf if self.max_norm is None else self.max_norm, jnp.float32)
-        gated = _gate([leaves[i] for i in floats], max_norm, self.tally)
-        for i, leaf in zip(floats, gated, strict=True):
-            leaves[i] = leaf
-        state, action = jax.tree.unflatten(structure, leaves)
+        state, action = rebuild(_gate(arrived, max_norm, self.tally))
         advance = jax.checkpoint(self.env.step) if self.rematerialize else self.env.step
         timestep = advance(key, state, action)
 
@@ -87,9 +83,7 @@ class GradientGate:
 
 
 def _is_finite(leaf: Array) -> Array:
-    if jnp.issubdtype(leaf.dtype, jnp.inexact):
-        return jnp.isfinite(leaf)
-    return jnp.ones(leaf.shape, bool)
+    return jnp.isfinite(leaf) if floats.is_float(leaf) else jnp.ones(leaf.shape, bool)
 
 
 @jax.custom_vjp

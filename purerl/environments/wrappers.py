@@ -174,7 +174,7 @@ class WithReward:
     reward: Callable[[PyTree, Array, TimeStep], Array]
 
     def __post_init__(self) -> None:
-        _as_partial(self, "reward")
+        struct.wrap_functions(self, "reward")
 
     @property
     def observation_space(self) -> Space:
@@ -316,7 +316,7 @@ class RandomizeParameters:
     sample: Callable[[Array, Environment], Environment]
 
     def __post_init__(self) -> None:
-        _as_partial(self, "sample")
+        struct.wrap_functions(self, "sample")
 
     @property
     def observation_space(self) -> Space:
@@ -339,13 +339,6 @@ class RandomizeParameters:
         """Advance `state` by one action under its own parameters."""
         timestep = _with_leaves(self.env, state.drawn).step(key, state.env, action)
         return struct.replace(timestep, state=RandomizedState(timestep.state, state.drawn))
-
-
-def _as_partial(wrapper: Any, name: str) -> None:
-    """A bare function is no leaf; a Partial without arguments is all structure."""
-    function = getattr(wrapper, name)
-    if not isinstance(function, jax.tree_util.Partial):
-        object.__setattr__(wrapper, name, jax.tree_util.Partial(function))
 
 
 def _changed_leaves(env: Environment, other: Environment) -> dict[str, Array]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purerl import struct
+from purerl import floats, struct
 from purerl.errors import InputError
 from purerl.identification.parameters import find_parameters
 from purerl.identification.problem import Point, Problem
@@ -17,7 +17,7 @@ from purerl.identification.recording import Recording, check_recording
 from purerl.identification.report import Fit, report
 from purerl.identification.search import deviations, search
 from purerl.identification.segments import Segments, cut
-from purerl.identification.shooting import Model, float32, ravel
+from purerl.identification.shooting import Model, float32
 from purerl.identification.starts import nearest_resets, track
 from purerl.types import Array, Environment, PyTree
 
@@ -78,7 +78,9 @@ def fit_params(
     template = _states(guess, data, segments, weights)
     model = Model(found.base, found.assign, template, jnp.asarray(segments.actions))
     problem = Problem(model, found, segments, weights)
-    starts = jax.vmap(jax.vmap(ravel))(template) if free_states else jnp.zeros((*segments.observed.shape[:2], 0))
+    starts = jnp.zeros((*segments.observed.shape[:2], 0))
+    if free_states:
+        starts = jax.vmap(jax.vmap(lambda state: floats.ravel(state)[0]))(template)
     num_unknowns = found.start.size + starts.shape[0] * starts.shape[2]
     if problem.num_observed <= num_unknowns:
         raise InputError(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purerl import struct
+from purerl import floats, struct
 from purerl.errors import InputError, unknown
 from purerl.types import Array, Environment, PyTree
 
@@ -106,7 +106,7 @@ def _leaves(env: Any, names: Iterable[str], given: dict[str, float]) -> tuple[Py
     leaves = {
         jax.tree_util.keystr(path, simple=True, separator="."): (number, np.asarray(leaf))
         for number, (path, leaf) in enumerate(paths)
-        if is_float(leaf)
+        if floats.is_float(leaf)
     }
     places: dict[tuple[int, tuple[int, ...]], str] = {}
     start: dict[str, float] = {}
@@ -151,8 +151,3 @@ def _entries(name: str, index: tuple[int, ...] | None, shape: tuple[int, ...]) -
     if len(index) != len(shape) or any(i >= n for i, n in zip(index, shape, strict=False)):
         raise InputError(f"the index of {name} is out of range: that array has shape {shape}")
     return [index]
-
-
-def is_float(leaf: Any) -> bool:
-    """Whether a leaf holds floating-point numbers: only those can be estimated."""
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)

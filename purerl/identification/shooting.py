@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from purerl import struct
-from purerl.identification.parameters import is_float
+from purerl import floats, struct
 from purerl.identification.recording import shoot
 from purerl.types import Array, Environment, PyTree
 
@@ -50,7 +49,7 @@ def simulate_segments(model: Model, values: Array, starts: Array) -> tuple[tuple
         def outcome(unknowns: Array) -> tuple:
             env = model.assign(model.env, unknowns[size:])
             end, predicted = shoot(env, unravel(template, unknowns[:size]), actions)
-            reached = predicted.reshape(len(actions), -1), ravel(end) if size else unknowns[:0]
+            reached = predicted.reshape(len(actions), -1), floats.ravel(end)[0] if size else unknowns[:0]
             return reached, reached
 
         derivatives, value = jax.jacfwd(outcome, has_aux=True)(jnp.concatenate([start, values]))
@@ -59,21 +58,9 @@ def simulate_segments(model: Model, values: Array, starts: Array) -> tuple[tuple
     return jax.vmap(jax.vmap(one))(model.template, model.actions, starts)
 
 
-def ravel(state: PyTree) -> Array:
-    """The floating-point leaves of one state as a vector."""
-    leaves = [jnp.ravel(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(state) if is_float(leaf)]
-    return jnp.concatenate(leaves) if leaves else jnp.zeros(0)
-
-
 def unravel(template: PyTree, vector: Array) -> PyTree:
     """`template` with the vector in place of its floating-point leaves; unchanged if the vector is empty."""
-    leaves, structure = jax.tree.flatten(template)
-    position = 0
-    for i, leaf in enumerate(leaves):
-        if is_float(leaf) and vector.size:
-            leaves[i] = vector[position : position + leaf.size].reshape(leaf.shape).astype(leaf.dtype)
-            position += leaf.size
-    return jax.tree.unflatten(structure, leaves)
+    return floats.ravel(template)[1](vector) if vector.size else template
 
 
 def float32(array: Any) -> Array:

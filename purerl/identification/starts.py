@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from purerl import floats
 from purerl.identification.recording import shoot
-from purerl.identification.shooting import Model, ravel, unravel
+from purerl.identification.shooting import Model, unravel
 from purerl.types import Array, Environment, PyTree
 
 _NUM_RESETS = 256
@@ -49,7 +50,7 @@ def track(model: Model, values: Array, observed: Array, weights: Array) -> Array
             end, predicted = shoot(env, unravel(template, start), actions)
             # Steps that count for nothing may have left the range of numbers.
             error = jnp.where(weights > 0.0, (predicted.reshape(weights.shape) - observed) * weights, 0.0)
-            return jnp.ravel(error), (jnp.ravel(error), ravel(end))
+            return jnp.ravel(error), (jnp.ravel(error), floats.ravel(end)[0])
 
         def improve(loop: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
             start, damping = loop
@@ -64,7 +65,7 @@ def track(model: Model, values: Array, observed: Array, weights: Array) -> Array
         return errors(start)[1][1], start
 
     def trajectory(template: PyTree, actions: Array, observed: Array) -> Array:
-        first = ravel(jax.tree.map(lambda leaf: leaf[0], template))
+        first = floats.ravel(jax.tree.map(lambda leaf: leaf[0], template))[0]
         return lax.scan(segment, first, (template, actions, observed, weights))[1]
 
     return jax.vmap(trajectory)(model.template, model.actions, observed)

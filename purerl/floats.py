@@ -1,0 +1,36 @@
+"""The floating-point leaves of a state, by which derivatives are taken. Counters, flags and keys stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from purerl.types import Array, PyTree
+
+
+def is_float(leaf: Any) -> bool:
+    """Whether a leaf holds floating-point numbers."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def split(tree: PyTree) -> tuple[list[Array], Callable[[Sequence[Array]], PyTree]]:
+    """The floating-point leaves of `tree`, and how to put others in their place."""
+    leaves, structure = jax.tree.flatten(tree)
+    places = [i for i, leaf in enumerate(leaves) if is_float(leaf)]
+
+    def rebuild(floats: Sequence[Array]) -> PyTree:
+        changed = dict(zip(places, floats, strict=True))
+        return jax.tree.unflatten(structure, [changed.get(i, leaf) for i, leaf in enumerate(leaves)])
+
+    return [leaves[i] for i in places], rebuild
+
+
+def ravel(tree: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
+    """All floating-point numbers in `tree` as one vector, and how to put others in their place."""
+    floats, rebuild = split(tree)
+    vector, unravel = ravel_pytree(floats)
+    return vector, lambda vector: rebuild(unravel(vector))
