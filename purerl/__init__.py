@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from purerl.algorithms.a2c import A2C
     from purerl.algorithms.apg import APG
     from purerl.algorithms.ddpg import DDPG
     from purerl.algorithms.discrete_sac import DiscreteSAC
     from purerl.algorithms.dqn import DQN
+    from purerl.algorithms.impala import IMPALA
+    from purerl.algorithms.npg import NPG
     from purerl.algorithms.ppo import PPO
+    from purerl.algorithms.pqn import PQN
+    from purerl.algorithms.reinforce import REINFORCE, Baseline
     from purerl.algorithms.sac import SAC
     from purerl.algorithms.shac import SHAC
     from purerl.algorithms.td3 import TD3
+    from purerl.algorithms.trpo import TRPO
     from purerl.diagnostics import compare_gradients, diagnose
     from purerl.environments import make
     from purerl.errors import InputError
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from purerl.networks import CNN, MLP, ActorCritic, DeterministicPolicy
     from purerl.population import Population
     from purerl.q_networks import DeterministicActorCritic, DiscreteSoftActorCritic, QNetwork, SoftActorCritic
+    from purerl.recurrent import GRU, LSTM
     from purerl.rollout import evaluate
     from purerl.runner import Progress, iterate, train
     from purerl.schedules import LinearDecay
@@ -31,25 +38,34 @@ if TYPE_CHECKING:
     from purerl.value_heads import C51, ExpectedValue, QuantileRegression
 
 _HOME = {
+    "A2C": "algorithms.a2c",
     "APG": "algorithms.apg",
     "C51": "value_heads",
     "CNN": "networks",
     "DDPG": "algorithms.ddpg",
     "DQN": "algorithms.dqn",
+    "IMPALA": "algorithms.impala",
     "MLP": "networks",
+    "NPG": "algorithms.npg",
     "PPO": "algorithms.ppo",
+    "PQN": "algorithms.pqn",
+    "REINFORCE": "algorithms.reinforce",
     "SAC": "algorithms.sac",
     "SHAC": "algorithms.shac",
     "TD3": "algorithms.td3",
+    "TRPO": "algorithms.trpo",
     "ActorCritic": "networks",
     "Algorithm": "types",
+    "Baseline": "algorithms.reinforce",
     "DeterministicActorCritic": "q_networks",
     "DeterministicPolicy": "networks",
     "DiscreteSAC": "algorithms.discrete_sac",
     "DiscreteSoftActorCritic": "q_networks",
     "Environment": "types",
     "ExpectedValue": "value_heads",
+    "GRU": "recurrent",
     "InputError": "errors",
+    "LSTM": "recurrent",
     "LinearDecay": "schedules",
     "Policy": "types",
     "Population": "population",
@@ -69,18 +85,27 @@ _HOME = {
 }
 
 __all__ = [
+    "A2C",
     "APG",
     "C51",
     "CNN",
     "DDPG",
     "DQN",
+    "GRU",
+    "IMPALA",
+    "LSTM",
     "MLP",
+    "NPG",
     "PPO",
+    "PQN",
+    "REINFORCE",
     "SAC",
     "SHAC",
     "TD3",
+    "TRPO",
     "ActorCritic",
     "Algorithm",
+    "Baseline",
     "DeterministicActorCritic",
     "DeterministicPolicy",
     "DiscreteSAC",

@@ -18,7 +18,9 @@ import numpy as np
 from purerl import struct
 from purerl.distributions import Categorical, Distribution, Gaussian, TanhGaussian
 from purerl.errors import InputError
+from purerl.recurrent import NoMemory
 from purerl.spaces import Box, Discrete, Space
+from purerl.types import PyTree
 
 Array = jax.Array
 
@@ -46,19 +48,22 @@ class MLP(nn.Module):
     Attributes:
         hidden_sizes: width of each layer.
         activation: follows every layer.
+        layer_norm: whether what goes into every activation is standardised first (Ba et al. 2016, arXiv:1607.06450).
     """
 
     hidden_sizes: tuple[int, ...] = struct.field(default=(64, 64), help="width of each dense layer", within="[1, inf)")
     activation: Callable[[Array], Array] = struct.field(default=nn.tanh, help="after each layer")
+    layer_norm: bool = struct.field(default=False, help="standardise what goes into each activation")
 
     def __post_init__(self) -> None:
+        struct.check_fields(self)
         object.__setattr__(self, "hidden_sizes", _sizes("hidden_sizes", self.hidden_sizes))
         super().__post_init__()
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
         """``obs`` of any shape to features ``[hidden_sizes[-1]]``."""
-        return _dense_layers(jnp.ravel(obs), self.hidden_sizes, self.activation)
+        return _dense_layers(jnp.ravel(obs), self.hidden_sizes, self.activation, self.layer_norm)
 
 
 class CNN(nn.Module):
@@ -66,9 +71,12 @@ class CNN(nn.Module):
 
     Attributes:
         channels: of each convolution.
-        kernel: height and width of every convolution; the stride is 1.
+        kernel: height and width of every convolution.
         hidden_sizes: width of each dense layer.
         activation: follows every layer.
+        stride: of every convolution, in both directions.
+        layer_norm: whether what goes into every activation is standardised first, over the channels of each cell and
+            over each dense layer.
     """
 
     channels: tuple[int, ...] = struct.field(default=(16,), help="of each convolution", within="[1, inf)")
@@ -77,8 +85,11 @@ class CNN(nn.Module):
     )
     hidden_sizes: tuple[int, ...] = struct.field(default=(128,), help="width of each dense layer", within="[1, inf)")
     activation: Callable[[Array], Array] = struct.field(default=nn.relu, help="after each layer")
+    stride: int = struct.field(default=1, help="of every convolution", within="[1, inf)")
+    layer_norm: bool = struct.field(default=False, help="standardise what goes into each activation")
 
     def __post_init__(self) -> None:
+        struct.check_fields(self)
         for name in ("channels", "kernel", "hidden_sizes"):
             object.__setattr__(self, name, _sizes(name, getattr(self, name)))
         if len(self.kernel) != 2:
@@ -94,18 +105,19 @@ class CNN(nn.Module):
         """
         if obs.ndim != 3:
             raise InputError(f"CNN needs observations [height, width, channels], got shape {list(obs.shape)}: use MLP")
-        smallest = [1 + len(self.channels) * (size - 1) for size in self.kernel]
+        smallest = [_smallest(len(self.channels), size, self.stride) for size in self.kernel]
         if obs.shape[0] < smallest[0] or obs.shape[1] < smallest[1]:
             raise InputError(f"CNN needs a grid of at least {smallest} for its kernels, got {list(obs.shape[:2])}")
         x = obs
         for i, num_channels in enumerate(self.channels):
             layer = nn.Dense(num_channels, kernel_init=_orthogonal(math.sqrt(2.0)), name=f"Conv_{i}")
-            x = self.activation(layer(_patches(x, self.kernel)))
-        return _dense_layers(jnp.ravel(x), self.hidden_sizes, self.activation)
+            x = layer(_patches(x, self.kernel, self.stride))
+            x = self.activation(nn.LayerNorm()(x) if self.layer_norm else x)
+        return _dense_layers(jnp.ravel(x), self.hidden_sizes, self.activation, self.layer_norm)
 
 
 class ActorCritic(nn.Module):
-    """A policy and a value, each a linear head on its own copy of `trunk` or on one that both share.
+    """A policy and a value, each a linear head on its own copy of trunk and memory or on one that both share.
 
     The policy is `Categorical` for a `Discrete` action space; for a `Box` it is `Gaussian`, or `TanhGaussian` with
     `squash`, with a log-deviation that is a parameter of its own and does not depend on the observation.
@@ -114,13 +126,15 @@ class ActorCritic(nn.Module):
 
     Attributes:
         trunk: module from one observation to features ``[n]``.
-        shared: whether policy and value use the same trunk.
+        memory: module between trunk and heads, see `purerl.recurrent`.
+        shared: whether policy and value use the same trunk and memory.
         squash: whether continuous actions go through ``tanh``; leave it off for discrete ones.
         initial_std: deviation of continuous actions, before ``tanh``, until it is learned.
         action_space: what the policy is over. Algorithms fill it in: ``network.clone(action_space=...)``.
     """
 
     trunk: nn.Module = MLP()
+    memory: nn.Module = NoMemory()
     shared: bool = struct.field(default=False, help="policy and value share one trunk")
     squash: bool = struct.field(default=False, help="send continuous actions through tanh")
     initial_std: float = struct.field(default=1.0, help="deviation of continuous actions at first", within="(0, inf)")
@@ -130,6 +144,8 @@ class ActorCritic(nn.Module):
         struct.check_fields(self)
         if not isinstance(self.trunk, nn.Module):
             raise InputError(f"trunk must be a flax module such as MLP() or CNN(), got {self.trunk!r}")
+        if not isinstance(self.memory, nn.Module):
+            raise InputError(f"memory must be a flax module such as GRU() or LSTM(), got {self.memory!r}")
         if isinstance(self.action_space, Box) and len(self.action_space.shape) != 1:
             raise InputError(f"ActorCritic needs actions that are a vector, got {self.action_space}")
         if isinstance(self.action_space, Discrete) and self.squash:
@@ -137,7 +153,7 @@ class ActorCritic(nn.Module):
         super().__post_init__()
 
     def setup(self) -> None:
-        """Declare trunks and heads; flax calls it."""
+        """Declare trunks, memories and heads; flax calls it."""
         if self.action_space is None:
             raise InputError("ActorCritic needs an action_space before use: network.clone(action_space=...)")
         space = self.action_space
@@ -145,26 +161,70 @@ class ActorCritic(nn.Module):
         if not self.shared:
             self.actor_trunk = self.trunk.clone(name=None)
             self.critic_trunk = self.trunk.clone(name=None)
+            self.actor_memory = self.memory.clone(name=None)
+            self.critic_memory = self.memory.clone(name=None)
         self.actor_head = nn.Dense(num_outputs, kernel_init=_orthogonal(0.01))
         self.critic_head = nn.Dense(1, kernel_init=_orthogonal(1.0))
         if isinstance(space, Box):
             initial = nn.initializers.constant(math.log(self.initial_std))
             self.log_std = self.param("log_std", initial, (num_outputs,), jnp.float32)
 
+    def initial_carry(self) -> PyTree:
+        """What is remembered when an episode begins: that of the shared memory, or of the policy's and the value's."""
+        carry = self.memory.initial_carry()  # type: ignore[attr-defined]
+        return carry if self.shared else (carry, carry)
+
+    def advance(self, carry: PyTree, obs: Array) -> tuple[PyTree, tuple[Distribution, Array]]:
+        """One step of an episode: what is remembered afterwards; the policy's distribution, and the value, a scalar.
+
+        It is `features`, `remember` and `heads` in turn; only the second must wait for the step before.
+        """
+        carry, outputs = self.remember(carry, self.features(obs))
+        return carry, self.heads(outputs)
+
+    def features(self, obs: Array) -> PyTree:
+        """What trunks make of one observation."""
+        return self.trunk(obs) if self.shared else (self.actor_trunk(obs), self.critic_trunk(obs))
+
+    def remember(self, carry: PyTree, features: PyTree) -> tuple[PyTree, PyTree]:
+        """What is remembered now, and what memories put out."""
+        if self.shared:
+            return self.memory(carry, features)  # type: ignore[operator]
+        actor_carry, actor_output = self.actor_memory(carry[0], features[0])  # type: ignore[operator]
+        critic_carry, critic_output = self.critic_memory(carry[1], features[1])  # type: ignore[operator]
+        return (actor_carry, critic_carry), (actor_output, critic_output)
+
+    def heads(self, outputs: PyTree) -> tuple[Distribution, Array]:
+        """The policy's distribution and the value, from what memories put out."""
+        actor_output, critic_output = (outputs, outputs) if self.shared else outputs
+        return self._distribution(actor_output), self._value(critic_output)
+
     def __call__(self, obs: Array) -> tuple[Distribution, Array]:
         """Both the policy's distribution and the value, so that ``init(key, obs)`` makes all parameters."""
         return self.actor(obs), self.critic(obs)
 
     def actor(self, obs: Array) -> Distribution:
-        """The distribution over actions given one observation."""
-        output = self.actor_head((self.trunk if self.shared else self.actor_trunk)(obs))
+        """The distribution over actions given one observation, where nothing is remembered."""
+        self._check_memoryless()
+        return self._distribution((self.trunk if self.shared else self.actor_trunk)(obs))
+
+    def critic(self, obs: Array) -> Array:
+        """The value of one observation, a scalar, where nothing is remembered."""
+        self._check_memoryless()
+        return self._value((self.trunk if self.shared else self.critic_trunk)(obs))
+
+    def _distribution(self, features: Array) -> Distribution:
+        output = self.actor_head(features)
         if isinstance(self.action_space, Discrete):
             return Categorical(output)
         return TanhGaussian(output, self.log_std) if self.squash else Gaussian(output, self.log_std)
 
-    def critic(self, obs: Array) -> Array:
-        """The value of one observation, a scalar."""
-        return self.critic_head((self.trunk if self.shared else self.critic_trunk)(obs))[0]
+    def _value(self, features: Array) -> Array:
+        return self.critic_head(features)[0]
+
+    def _check_memoryless(self) -> None:
+        if not isinstance(self.memory, NoMemory):
+            raise InputError(f"only ppo and a2c take networks with memory, got {self.memory}")
 
 
 class DeterministicPolicy(nn.Module):
@@ -186,15 +246,23 @@ class DeterministicPolicy(nn.Module):
         return jnp.tanh(nn.Dense(num_outputs, kernel_init=_orthogonal(0.01))(self.trunk(obs)))
 
 
-def _patches(x: Array, kernel: tuple[int, int]) -> Array:
-    """All patches of a grid ``[height, width, n]``, each flattened as the kernel of a convolution is.
+def _smallest(num_layers: int, kernel: int, stride: int) -> int:
+    """How long an axis must be for so many convolutions to leave one cell of it."""
+    size = 1
+    for _ in range(num_layers):
+        size = (size - 1) * stride + kernel
+    return size
+
+
+def _patches(x: Array, kernel: tuple[int, int], stride: int) -> Array:
+    """Patches of a grid ``[height, width, n]``, `stride` apart, each flattened as the kernel of a convolution is.
 
     A convolution is one matrix product over them. On CPU the gradient of ``nn.Conv``, and any ``nn.Conv`` whose kernel
     differs between members of a population, runs as plain loops: a whole update of DQN on grids of ten by ten cells is
     4.4 times faster this way.
     """
     height, width = x.shape[0] - kernel[0] + 1, x.shape[1] - kernel[1] + 1
-    shifted = [x[i : i + height, j : j + width] for i in range(kernel[0]) for j in range(kernel[1])]
+    shifted = [x[i : i + height : stride, j : j + width : stride] for i in range(kernel[0]) for j in range(kernel[1])]
     return jnp.concatenate(shifted, axis=-1)
 
 
@@ -202,8 +270,9 @@ def _orthogonal(gain: float) -> Callable[..., Array]:
     return nn.initializers.orthogonal(gain)
 
 
-def _dense_layers(x: Array, sizes: tuple[int, ...], activation: Callable[[Array], Array]) -> Array:
+def _dense_layers(x: Array, sizes: tuple[int, ...], activation: Callable[[Array], Array], layer_norm: bool) -> Array:
     """To be called in a compact method, which owns the layers."""
     for size in sizes:
-        x = activation(nn.Dense(size, kernel_init=_orthogonal(math.sqrt(2.0)))(x))
+        x = nn.Dense(size, kernel_init=_orthogonal(math.sqrt(2.0)))(x)
+        x = activation(nn.LayerNorm()(x) if layer_norm else x)
     return x

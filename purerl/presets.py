@@ -76,6 +76,10 @@ def preset(algorithm: str, env: str) -> Preset:
 
 _PPO = Preset()
 
+_ACTOR_CRITIC = Preset()
+
+_POLICY_GRADIENT = Preset()
+
 _DQN = Preset(shares={"epsilon_steps": 0.5, "priority_correction_steps": 1.0}, anneal=False)
 
 # Hessel et al. 2018, table 1: noisy layers explore in place of epsilon.
@@ -92,14 +96,22 @@ _RAINBOW = Preset(
     anneal=False,
 )
 
+_PQN = Preset(shares={"epsilon_steps": 0.2})
+
 _OFF_POLICY = Preset(anneal=False)
 
 _FIRST_ORDER = Preset(env={"differentiable": True}, total_steps=2_000_000)
 
 _BASE = {
     "ppo": _PPO,
+    "a2c": _ACTOR_CRITIC,
+    "impala": _ACTOR_CRITIC,
+    "reinforce": _POLICY_GRADIENT,
+    "npg": _POLICY_GRADIENT,
+    "trpo": _POLICY_GRADIENT,
     "dqn": _DQN,
     "rainbow": _RAINBOW,
+    "pqn": _PQN,
     "ddpg": _OFF_POLICY,
     "td3": _OFF_POLICY,
     "sac": _OFF_POLICY,
@@ -140,6 +152,49 @@ def _generic_ppo(env: Environment) -> Preset:
     )
 
 
+def _generic_actor_critic(env: Environment) -> Preset:
+    """For one step on both policy and value per batch, which should be small."""
+    from purerl.spaces import Box
+
+    if isinstance(env.action_space, Box):
+        return _ACTOR_CRITIC.extended(
+            hyperparameters={
+                "rollout_length": 8,
+                "learning_rate": 2e-3,
+                "normalize_observations": True,
+                "normalize_rewards": True,
+            },
+            total_steps=1_000_000,
+        )
+    if _is_image(env):
+        return _ACTOR_CRITIC.extended(
+            hyperparameters={"num_envs": 64, "entropy_coef": 0.01}, network={"trunk": "cnn"}, total_steps=1_000_000
+        )
+    return _ACTOR_CRITIC
+
+
+def _generic_policy_gradient(env: Environment) -> Preset:
+    """For one step of the policy per batch, which must be large."""
+    from purerl.spaces import Box
+
+    if isinstance(env.action_space, Box):
+        return _POLICY_GRADIENT.extended(
+            hyperparameters={
+                "num_envs": 16,
+                "rollout_length": 256,
+                "num_minibatches": 32,
+                "normalize_observations": True,
+                "normalize_rewards": True,
+            },
+            total_steps=1_000_000,
+        )
+    if _is_image(env):
+        return _POLICY_GRADIENT.extended(
+            hyperparameters={"num_envs": 64, "num_minibatches": 32}, network={"trunk": "cnn"}, total_steps=1_000_000
+        )
+    return _POLICY_GRADIENT
+
+
 def _generic_rainbow(env: Environment) -> Preset:
     if _is_image(env):
         return _RAINBOW_ON_IMAGES
@@ -173,6 +228,19 @@ _RAINBOW_ON_IMAGES = _RAINBOW.extended(
     total_steps=1_000_000,
 )
 
+# PureJaxQL's pqn_minatar.yaml, the settings of the paper's MinAtar runs.
+_PQN_ON_IMAGES = _PQN.extended(
+    hyperparameters={
+        "num_envs": 128,
+        "rollout_length": 32,
+        "num_epochs": 2,
+        "num_minibatches": 32,
+    },
+    shares={"epsilon_steps": 0.1},
+    network={"trunk": "cnn", "layer_norm": True},
+    total_steps=1_000_000,
+)
+
 
 _CONTINUOUS = _OFF_POLICY.extended(
     hyperparameters={"learning_rate": 3e-4, "buffer_size": 200_000, "warmup_steps": 5_000}, total_steps=200_000
@@ -199,8 +267,14 @@ _SHAC = _FIRST_ORDER.extended(hyperparameters={"normalize_observations": True})
 
 _GENERIC = {
     "ppo": _generic_ppo,
+    "a2c": _generic_actor_critic,
+    "impala": _generic_actor_critic,
+    "reinforce": _generic_policy_gradient,
+    "npg": _generic_policy_gradient,
+    "trpo": _generic_policy_gradient,
     "dqn": lambda env: _DQN_ON_IMAGES if _is_image(env) else _DQN.extended(hyperparameters={"max_grad_norm": 10.0}),
     "rainbow": _generic_rainbow,
+    "pqn": lambda env: _PQN_ON_IMAGES if _is_image(env) else _PQN,
     "ddpg": lambda env: _CONTINUOUS,
     "td3": lambda env: _CONTINUOUS,
     "sac": lambda env: _CONTINUOUS,
@@ -209,6 +283,11 @@ _GENERIC = {
     "shac": lambda env: _SHAC,
 }
 """Settings by kind of spaces. An algorithm that is not for these spaces says so itself."""
+
+_POLICY_GRADIENT_ON_PENDULUM = _POLICY_GRADIENT.extended(
+    hyperparameters={"num_envs": 8, "rollout_length": 256, "gamma": 0.98, "normalize_rewards": True},
+    total_steps=300_000,
+)
 
 _DETERMINISTIC_PENDULUM = _OFF_POLICY.extended(
     hyperparameters={"gamma": 0.98, "buffer_size": 200_000, "warmup_steps": 10_000},
@@ -248,6 +327,12 @@ _TUNED: dict[str, dict[str, Preset]] = {
             },
             total_steps=400_000,
         ),
+        # What is asked at the end is shown at the beginning only.
+        "MemoryChain-bsuite": Preset(
+            hyperparameters={"num_envs": 16, "rollout_length": 64, "learning_rate": 1e-3},
+            network={"memory": "gru", "memory_size": 32},
+            total_steps=100_000,
+        ),
         # gymnax-blines.
         "Catch-bsuite": Preset(
             hyperparameters={"num_envs": 16, "rollout_length": 32, "learning_rate": 5e-4, "max_grad_norm": 1.0},
@@ -266,6 +351,18 @@ _TUNED: dict[str, dict[str, Preset]] = {
             network={"hidden_sizes": (256, 256), "activation": "relu"},
             total_steps=1_280_000,
             anneal=False,
+        ),
+        # Velocities are faint differences of two pictures: without standardising, only the angle is learned.
+        "pixels/CartPole-v1": Preset(
+            hyperparameters={
+                "num_envs": 16,
+                "num_minibatches": 8,
+                "learning_rate": 1e-3,
+                "entropy_coef": 0.0,
+                "normalize_observations": True,
+            },
+            network={"trunk": "cnn", "channels": (16, 32), "stride": 2, "shared": True},
+            total_steps=1_000_000,
         ),
         # Brax scales rewards by 10 and clips no gradients; with clipping the value loss would drown the policy's.
         "brax/fast": Preset(
@@ -318,6 +415,19 @@ _TUNED: dict[str, dict[str, Preset]] = {
             anneal=False,
         ),
     },
+    "a2c": {
+        # RL Baselines3 Zoo, which is also this algorithm's default.
+        "CartPole-v1": _ACTOR_CRITIC,
+    },
+    "impala": {"CartPole-v1": _ACTOR_CRITIC.extended(hyperparameters={"lag": 8})},
+    "reinforce": {
+        "CartPole-v1": _POLICY_GRADIENT,
+        "Pendulum-v1": _POLICY_GRADIENT_ON_PENDULUM.extended(
+            hyperparameters={"learning_rate": 1e-2}, total_steps=600_000
+        ),
+    },
+    "npg": {"CartPole-v1": _POLICY_GRADIENT, "Pendulum-v1": _POLICY_GRADIENT_ON_PENDULUM},
+    "trpo": {"CartPole-v1": _POLICY_GRADIENT, "Pendulum-v1": _POLICY_GRADIENT_ON_PENDULUM},
     "dqn": {
         # CleanRL's dqn_jax.py, which is also this algorithm's default but for the loss.
         "CartPole-v1": _DQN.extended(network={"huber_delta": None}),
@@ -327,6 +437,14 @@ _TUNED: dict[str, dict[str, Preset]] = {
         # A reward of 1 per step is worth at most 1 / (1 - gamma) = 100.
         "CartPole-v1": _RAINBOW.extended(network={"num_atoms": 101, "v_min": 0.0, "v_max": 100.0}),
         "Breakout-MinAtar": _RAINBOW_ON_IMAGES,
+    },
+    "pqn": {
+        "CartPole-v1": _PQN.extended(hyperparameters={"learning_rate": 1e-3}),
+        "pixels/CartPole-v1": _PQN.extended(
+            hyperparameters={"normalize_observations": True},
+            network={"trunk": "cnn", "channels": (16, 32), "stride": 2, "layer_norm": True},
+        ),
+        "Breakout-MinAtar": _PQN_ON_IMAGES,
     },
     # RL Baselines3 Zoo.
     "ddpg": {"Pendulum-v1": _DETERMINISTIC_PENDULUM},

@@ -91,6 +91,60 @@ def lambda_returns(
     return target
 
 
+def vtrace(
+    reward: Array,
+    value: Array,
+    next_value: Array,
+    terminated: Array,
+    done: Array,
+    ratio: Array,
+    gamma: float | Array,
+    lambda_: float | Array,
+    rho_bar: float | Array,
+    c_bar: float | Array,
+) -> tuple[Array, Array]:
+    """V-trace: targets and advantages from another policy's actions (Espeholt et al. 2018, arXiv:1802.01561, eq. 1).
+
+    ::
+
+        delta_t = rho_t (r_t + gamma (1 - terminated_t) V(s_{t+1}) - V(s_t)),     rho_t = min(rho_bar, ratio_t)
+        v_t     = V(s_t) + delta_t + gamma c_t (1 - done_t) (v_{t+1} - V(s_{t+1})),  c_t = lambda min(c_bar, ratio_t)
+        A_t     = rho_t (r_t + gamma (1 - terminated_t) v_{t+1} - V(s_t))
+
+    where ``V(s_{t+1})`` stands in for ``v_{t+1}`` after a truncated step and after the last one. `rho_bar` settles
+    whose values are learned, from those of the acting policy (near 0) to those of the target policy (infinite); `c_bar`
+    only how fast. With ratios of 1, targets are `lambda_returns`, and with ``lambda_ = 1`` advantages are those of
+    `gae`; with less they look one step further than `gae` before `lambda_` sets in, as the paper has it (section 4.2).
+
+    Args:
+        reward: ``[T]``.
+        value: ``[T]``, ``V(s_t)``.
+        next_value: ``[T]``, ``V(s_{t+1})`` of the true successor.
+        terminated: ``[T]`` bool.
+        done: ``[T]`` bool.
+        ratio: ``[T]``, how many times as probable the action is to the policy that learns than to the one that acted.
+        gamma: discount per step.
+        lambda_: decay of traces (remark 2 of the paper).
+        rho_bar: largest weight of a temporal difference.
+        c_bar: largest factor of a trace.
+
+    Returns:
+        ``(v, A)``: the target ``[T]`` for ``V(s_t)`` and the advantage ``[T]`` of the action taken.
+    """
+    delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
+    rho = jnp.minimum(rho_bar, ratio)
+    c = jnp.where(done, 0.0, lambda_ * jnp.minimum(c_bar, ratio))
+
+    def backward(correction: Array, step: tuple[Array, Array, Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        delta_t, rho_t, c_t, done_t = step
+        ahead = gamma * jnp.where(done_t, 0.0, correction)
+        correction = rho_t * delta_t + c_t * ahead  # v_t - V(s_t)
+        return correction, (correction, rho_t * (delta_t + ahead))
+
+    _, (correction, advantage) = jax.lax.scan(backward, jnp.zeros_like(delta[-1]), (delta, rho, c, done), reverse=True)
+    return value + correction, advantage
+
+
 def window_return(reward: Array, next_value: Array, terminated: Array, done: Array, gamma: float | Array) -> Array:
     """What a window of steps is worth, seen from its start (Xu et al. 2022, "Accelerated policy learning ...", eq. 5).
 
@@ -99,7 +153,8 @@ def window_return(reward: Array, next_value: Array, terminated: Array, done: Arr
         sum over episodes e in the window of  sum_{k < n} gamma^k r_{e+k} + gamma^n V(s_{e+n})
 
     where an episode counts from where it begins, or the window does, for the ``n`` steps until it ends, or the window
-    does. There is no value after a terminated step. Everything is differentiable, in `next_value` too.
+    does. There is no value after a terminated step. Everything is differentiable, in `next_value` too. To cut the
+    window into several, set `done` where they end.
 
     Args:
         reward: ``[T]``.
@@ -113,14 +168,25 @@ def window_return(reward: Array, next_value: Array, terminated: Array, done: Arr
     """
     last = jnp.arange(len(reward)) == len(reward) - 1
     bootstrap = jnp.where((done | last) & ~terminated, next_value, 0.0)
+    return jnp.sum(window_discounts(done, gamma) * (reward + gamma * bootstrap))
 
-    def forward(discount: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        reward_t, bootstrap_t, done_t = step
-        worth = discount * (reward_t + gamma * bootstrap_t)
-        return jnp.where(done_t, 1.0, discount * gamma), worth
 
-    _, worth = jax.lax.scan(forward, jnp.ones_like(reward[0]), (reward, bootstrap, done))
-    return jnp.sum(worth)
+def window_discounts(done: Array, gamma: float | Array) -> Array:
+    """``gamma^k`` for the k-th step since an episode began, or the window did: the weights of `window_return`.
+
+    Args:
+        done: ``[T]`` bool.
+        gamma: discount per step.
+
+    Returns:
+        The discount ``[T]``.
+    """
+
+    def forward(discount: Array, done_t: Array) -> tuple[Array, Array]:
+        return jnp.where(done_t, 1.0, discount * gamma), discount
+
+    _, discount = jax.lax.scan(forward, jnp.float32(1.0), done)
+    return discount
 
 
 def discounted_return(reward: Array, done: Array, gamma: float | Array, initial: float | Array) -> tuple[Array, Array]:

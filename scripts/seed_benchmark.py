@@ -1,12 +1,13 @@
-"""One algorithm on several environments with many seeds: a table with honest statistics and a picture.
+"""Algorithms on environments with many seeds: a table with honest statistics and a picture.
 
-Every environment is one run directory, trained from its preset with all seeds in one program. Finished runs are
-not repeated and interrupted ones go on, so the command can be given again.
+Every pair is one run directory, trained from its preset with all seeds in one program. Finished runs are not repeated
+and interrupted ones go on, so the command can be given again.
 
-Usage: python scripts/seed_benchmark.py --envs CartPole-v1 Acrobot-v1 --seeds 16 --out runs/benchmark
+Usage: python scripts/seed_benchmark.py --algorithms ppo a2c --envs CartPole-v1 Acrobot-v1 --seeds 16 --out runs/16
 """
 
 import argparse
+import itertools
 import json
 import math
 import sys
@@ -18,18 +19,20 @@ choose_thread_pool()  # before jax is imported; see docs/cpu.md
 
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.ticker import EngFormatter  # noqa: E402
 
 from purerl import cli  # noqa: E402
+from purerl.cli.plot import COLORS  # noqa: E402
 from purerl.statistics import bootstrap_interval, summarize  # noqa: E402
 
 LAST_EPISODES = 100
 
 
-def train(env: str, args: argparse.Namespace) -> Path:
-    """Train or finish the run of one environment; its directory."""
-    directory = args.out / f"{args.algorithm}-{env.replace('/', '-')}"
-    command = ["train", args.algorithm, env, "--out", directory, "--seeds", args.seeds, "--seed", args.seed]
+def train(algorithm: str, env: str, args: argparse.Namespace) -> Path:
+    """Train or finish the run of one algorithm on one environment; its directory."""
+    directory = args.out / f"{algorithm}-{env.replace('/', '-')}"
+    command = ["train", algorithm, env, "--out", directory, "--seeds", args.seeds, "--seed", args.seed]
     if args.total_steps is not None:
         command += ["--total-steps", args.total_steps]
     if (directory / "config.json").exists():
@@ -54,48 +57,56 @@ def training_returns(rows: list[dict], members: int) -> np.ndarray:
 
 def table(runs: list[tuple[dict, list[dict]]]) -> str:
     """One line of Markdown per run."""
-    lines = [
-        "| environment | steps | last 100 training episodes | evaluation | IQM | 95 % interval | each seed |",
-        "|---|---:|---:|---:|---:|---|---|",
-    ]
+    head = "algorithm | environment | steps | last 100 training episodes | evaluation | IQM | 95 % interval | each seed"
+    lines = [f"| {head} |", "|---|---|---:|---:|---:|---:|---|---|"]
     for summary, rows in runs:
         training = summarize(training_returns(rows, summary["members"]))
         evaluation = summary["eval_return"]
         interval = "" if evaluation["ci95"] is None else "{:.2f} to {:.2f}".format(*evaluation["ci95"])
         lines.append(
-            f"| {summary['env']} | {summary['total_steps']:,} | {training['mean']:.2f} | {evaluation['mean']:.2f} | "
-            f"{evaluation['iqm']:.2f} | {interval} | {', '.join(f'{x:.1f}' for x in evaluation['per_member'])} |"
+            f"| {summary['algorithm']} | {summary['env']} | {summary['total_steps']:,} | {training['mean']:.2f} | "
+            f"{evaluation['mean']:.2f} | {evaluation['iqm']:.2f} | {interval} | "
+            f"{', '.join(f'{x:.1f}' for x in evaluation['per_member'])} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def draw(runs: list[tuple[dict, list[dict]]], out: Path) -> None:
-    """Training return against environment steps, mean and 95 % interval over seeds, one panel per run."""
-    columns = min(3, len(runs))
-    shape = (-(-len(runs) // columns), columns)
-    figure, axes = plt.subplots(*shape, figsize=(4 * columns, 2.8 * shape[0]), layout="constrained", squeeze=False)
-    for (summary, rows), ax in zip(runs, axes.flat, strict=False):
-        steps = np.asarray([row["env_steps"] for row in rows if row["member"] == 0])
-        returns = [[row["episode_return"] for row in rows if row["member"] == m] for m in range(summary["members"])]
-        returns = np.asarray(returns, dtype=float)
-        seen = np.isfinite(returns).all(axis=0)
-        ax.plot(steps[seen], returns[:, seen].mean(axis=0), color="#0072B2")
-        band = bootstrap_interval(returns[:, seen])
-        if band is not None:
-            ax.fill_between(steps[seen], *band, color="#0072B2", alpha=0.2, linewidth=0)
-        ax.set_title(f"{summary['algorithm']} on {summary['env']}, {summary['members']} seeds", fontsize="medium")
+    """Training return against environment steps: a panel per environment, mean and 95 % interval over seeds."""
+    envs = list(dict.fromkeys(summary["env"] for summary, _ in runs))
+    columns = min(3, len(envs))
+    shape = (-(-len(envs) // columns), columns)
+    size = (7.5, 4.5) if len(envs) == 1 else (4 * columns, 2.8 * shape[0])
+    figure, axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)
+    for env, ax in zip(envs, axes.flat, strict=False):
+        here = [(summary, rows) for summary, rows in runs if summary["env"] == env]
+        for (summary, rows), color in zip(here, itertools.cycle(COLORS), strict=False):
+            draw_curve(ax, summary, rows, color)
+        ax.set_title(f"{env}, {here[0][0]['members']} seeds", fontsize="medium")
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.grid(alpha=0.25)
-    for ax in axes.flat[len(runs) :]:
+    axes.flat[0].legend(fontsize="small")
+    for ax in axes.flat[len(envs) :]:
         ax.set_axis_off()
     figure.supxlabel("environment steps per seed")
     figure.supylabel("episode return in training")
     figure.savefig(out, dpi=150)
 
 
+def draw_curve(ax: Axes, summary: dict, rows: list[dict], color: str) -> None:
+    steps = np.asarray([row["env_steps"] for row in rows if row["member"] == 0])
+    returns = [[row["episode_return"] for row in rows if row["member"] == m] for m in range(summary["members"])]
+    returns = np.asarray(returns, dtype=float)
+    seen = np.isfinite(returns).all(axis=0)
+    ax.plot(steps[seen], returns[:, seen].mean(axis=0), color=color, label=summary["algorithm"])
+    band = bootstrap_interval(returns[:, seen])
+    if band is not None:
+        ax.fill_between(steps[seen], *band, color=color, alpha=0.2, linewidth=0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--algorithm", default="ppo", help="which algorithm (default ppo)")
+    parser.add_argument("--algorithms", nargs="+", default=["ppo"], help="which algorithms (default ppo)")
     parser.add_argument("--envs", nargs="+", default=["CartPole-v1", "Acrobot-v1"], help="which environments")
     parser.add_argument("--seeds", type=int, default=8, help="members of each run (default 8)")
     parser.add_argument("--seed", type=int, default=0, help="of the whole benchmark (default 0)")
@@ -103,8 +114,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="where runs, table and picture go")
     args = parser.parse_args()
     runs = []
-    for env in args.envs:
-        directory = train(env, args)
+    for algorithm, env in itertools.product(args.algorithms, args.envs):
+        directory = train(algorithm, env, args)
         summary = json.loads((directory / "summary.json").read_text())
         runs.append((summary, [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]))
     lines = table(runs)

@@ -92,6 +92,23 @@ class Target(Probe):
 
 
 @struct.dataclass
+class Recall(Probe):
+    """Three steps; the reward is the product of the last action (-1 or 1) and the first observation (+-1).
+
+    The other observations are 0, so that without memory nothing above 0 can be expected.
+    """
+
+    def reset(self, key):
+        sign = 2.0 * jax.random.bernoulli(key).astype(jnp.float32) - 1.0
+        return _timestep((sign, jnp.int32(0)), sign)
+
+    def step(self, key, state, action):
+        sign, now = state
+        last = now == 2
+        return _timestep((sign, now + 1), 0.0, reward=jnp.where(last, sign * self.signed(action), 0.0), terminated=last)
+
+
+@struct.dataclass
 class Endless(Probe):
     """Reward 1 for ever, looked at for `limit` steps at a time. V = 1 / (1 - gamma), whatever the limit."""
 

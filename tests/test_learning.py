@@ -44,6 +44,16 @@ def test_dqn():
     assert trained("dqn", "CartPole-v1", 500_000, 2).mean() >= 460
 
 
+def test_pqn():
+    assert trained("pqn", "CartPole-v1", 150_000, 2).mean() >= 470
+
+
+def test_memory():
+    """What is asked at the end of an episode is shown at its beginning; guessing has 0 on average."""
+    assert trained("ppo", "MemoryChain-bsuite", 32_000, 2).mean() >= 0.95
+    assert abs(trained("ppo", "MemoryChain-bsuite", 32_000, 2, "--memory", "none").mean()) < 0.4
+
+
 def test_sac():
     """The published row has layers of 256; these are faster and learn as well."""
     assert trained("sac", "Pendulum-v1", 12_000, 2, "--hidden-sizes", "64", "64").mean() >= -200
@@ -66,6 +76,15 @@ def test_apg():
         ("ppo", "Acrobot-v1", 500_000, -90),
         ("ppo", "Pendulum-v1", 300_000, -200),
         ("ppo", "brax/inverted_pendulum", 2_000_000, 950),
+        ("ppo", "pixels/CartPole-v1", 1_000_000, 400),
+        ("pqn", "CartPole-v1", 500_000, 470),
+        ("pqn", "pixels/CartPole-v1", 500_000, 400),
+        ("reinforce", "CartPole-v1", 500_000, 470),
+        ("reinforce", "Pendulum-v1", 600_000, -200),
+        ("npg", "CartPole-v1", 500_000, 470),
+        ("npg", "Pendulum-v1", 300_000, -200),
+        ("trpo", "CartPole-v1", 500_000, 470),
+        ("trpo", "Pendulum-v1", 300_000, -200),
         ("ddpg", "Pendulum-v1", 20_000, -180),
         ("td3", "Pendulum-v1", 20_000, -180),
         ("sac", "Pendulum-v1", 20_000, -175),

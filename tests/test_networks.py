@@ -94,6 +94,39 @@ def test_a_convolution_is_that_of_flax_with_its_gradients():
     chex.assert_trees_all_close(*slopes, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("stride", [2, 3])
+def test_a_stride_leaves_out_what_lies_between(stride):
+    obs = jax.random.normal(KEY, (8, 9, 3))
+    all_cells, some = CNN((5,), (3, 2), ()), CNN((5,), (3, 2), (), stride=stride)
+    params = init(all_cells, obs)
+    expected = all_cells.apply({"params": params}, obs).reshape(6, 8, 5)[::stride, ::stride]
+    np.testing.assert_array_equal(some.apply({"params": params}, obs), expected.ravel())
+    assert shapes(init(CNN((2, 3), (3, 3), (), stride=2), obs))["Conv_1"]["kernel"] == (3 * 3 * 2, 3)
+
+
+def test_layer_norm_comes_before_every_activation():
+    network = MLP((5, 7), nn.relu, layer_norm=True)
+    params = init(network)
+    assert set(params) == {"Dense_0", "LayerNorm_0", "Dense_1", "LayerNorm_1"}
+    x = np.ravel(OBS)
+    for i in range(2):
+        x = x @ params[f"Dense_{i}"]["kernel"]
+        x = np.maximum((x - x.mean()) / np.sqrt(x.var() + 1e-6), 0.0)
+    np.testing.assert_allclose(network.apply({"params": params}, OBS), x, rtol=1e-4, atol=1e-5)
+    # The size of an observation does not matter to what comes out.
+    np.testing.assert_allclose(network.apply({"params": params}, 100.0 * OBS), x, rtol=1e-4, atol=1e-4)
+
+
+def test_layer_norm_of_images_is_over_the_channels_of_each_cell():
+    network = CNN((4,), (3, 3), (), layer_norm=True)
+    obs = jax.random.normal(KEY, (4, 5, 2))
+    params = init(network, obs)
+    plain = CNN((4,), (3, 3), (), lambda x: x).apply({"params": {"Conv_0": params["Conv_0"]}}, obs).reshape(2, 3, 4)
+    mean, var = plain.mean(-1, keepdims=True), plain.var(-1, keepdims=True)
+    expected = np.maximum((plain - mean) / np.sqrt(var + 1e-6), 0.0)
+    np.testing.assert_allclose(network.apply({"params": params}, obs), expected.ravel(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("space", [Discrete(3), BOX])
 def test_initialisation_is_orthogonal_with_the_gains_of_ppo(shared, space):
@@ -207,6 +240,9 @@ def test_no_hidden_layers_is_a_linear_policy():
         (lambda: CNN(kernel=(3,)), "kernel must be a height and a width"),
         (lambda: CNN().init(KEY, jnp.ones(4)), r"needs observations \[height, width, channels\], got shape \[4\]"),
         (lambda: CNN((2, 2)).init(KEY, jnp.ones((9, 4, 1))), r"at least \[5, 5\].*got \[9, 4\]"),
+        (lambda: CNN((2, 2), stride=2).init(KEY, jnp.ones((7, 6, 1))), r"at least \[7, 7\].*got \[7, 6\]"),
+        (lambda: CNN(stride=0), r"stride must lie in \[1, inf\), got 0"),
+        (lambda: MLP(layer_norm=1), "layer_norm must be true or false, got 1"),
         (lambda: ActorCritic().init(KEY, OBS), "needs an action_space"),
         (lambda: ActorCritic(action_space=Box((2, 3))), "actions that are a vector"),
         (lambda: ActorCritic(squash=True).clone(action_space=Discrete(2)), "squash is for continuous actions"),

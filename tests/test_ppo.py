@@ -13,7 +13,7 @@ from test_contract import NETWORK, bits, last, ppo
 
 import purerl
 from purerl import PPO, ActorCritic, InputError, LinearDecay, iterate
-from purerl.algorithms.ppo import Batch, shuffled_indices
+from purerl.algorithms.ppo import Batch
 
 
 def run(algorithm, iterations, seed=0):
@@ -47,29 +47,6 @@ def test_the_first_ratio_check_can_fail():
     assert run(algorithm, 3).metrics["approx_kl"].value > 1e-4
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 100, 512, 1000, 2**15])
-def test_shuffled_indices_hold_every_index_once(size):
-    for seed in range(3):
-        order = shuffled_indices(jax.random.key(seed), size)
-        np.testing.assert_array_equal(np.sort(order), np.arange(size))
-
-
-def test_every_index_is_equally_likely_in_every_minibatch_and_beside_every_other():
-    num_shuffles, size, num_minibatches = 4000, 16, 4
-    keys = jax.random.split(jax.random.key(0), num_shuffles)
-    order = np.asarray(jax.vmap(lambda key: shuffled_indices(key, size))(keys))
-    minibatch = np.argsort(order, axis=1) // (size // num_minibatches)  # of each index, in each shuffle
-    share = (minibatch[..., None] == np.arange(num_minibatches)).mean(axis=0)
-    np.testing.assert_allclose(share, 1 / num_minibatches, atol=4 * np.sqrt(0.25 * 0.75 / num_shuffles))
-    together = (minibatch[:, :, None] == minibatch[:, None, :]).mean(axis=0)[~np.eye(size, dtype=bool)]
-    np.testing.assert_allclose(together, 3 / 15, atol=4.5 * np.sqrt(0.2 * 0.8 / num_shuffles))
-
-
-def test_shuffles_differ():
-    orders = {tuple(np.asarray(shuffled_indices(jax.random.key(seed), 8))) for seed in range(200)}
-    assert len(orders) > 190
-
-
 def test_zero_learning_rate_leaves_parameters_unchanged():
     algorithm = ppo(purerl.make("CartPole-v1"), learning_rate=0.0)
     before = bits(algorithm.init(jax.random.key(0)).params)
@@ -78,10 +55,7 @@ def test_zero_learning_rate_leaves_parameters_unchanged():
 
 def reference_loss(algorithm, batch, logits, value):
     """Equations 7 and 9 of the paper, sample by sample, for categorical actions."""
-    losses = []
-    advantage = batch.advantage
-    if algorithm.normalize_advantage:
-        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    losses, advantage = [], batch.advantage
     for i in range(len(value)):
         p = np.exp(logits[i]) / np.exp(logits[i]).sum()
         ratio = p[batch.raw_action[i]] / np.exp(batch.log_prob[i])
@@ -95,25 +69,49 @@ def reference_loss(algorithm, batch, logits, value):
     return np.mean(losses)
 
 
-@pytest.mark.parametrize("normalize_advantage", [True, False])
-def test_loss_against_a_slow_reference(normalize_advantage):
-    algorithm = ppo(ObsReward(), normalize_advantage=normalize_advantage, entropy_coef=0.3, value_coef=0.7)
+def random_batch():
     rng = np.random.default_rng(0)
-    batch = Batch(
+    return Batch(
+        carry=(),
         obs=rng.normal(size=(32, 1)),
-        raw_action=rng.integers(0, 2, size=32),
+        done=rng.random(32) < 0.2,
+        raw_action=rng.integers(0, 2, size=32, dtype=np.int32),
         log_prob=np.log(rng.uniform(0.2, 0.9, size=32)),
         value=rng.normal(size=32),
         advantage=rng.normal(size=32),
         target=rng.normal(size=32),
     )
+
+
+def as_steps(algorithm, batch):
+    """As learning has it: sequences of a single step."""
+    batch = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32 if x.dtype == float else x.dtype)[:, None], batch)
+    return dataclasses.replace(batch, carry=algorithm.network.initial_carry())
+
+
+def test_loss_against_a_slow_reference():
+    algorithm = ppo(ObsReward(), entropy_coef=0.3, value_coef=0.7)
+    batch = random_batch()
     network = algorithm.network.clone(action_space=algorithm.env.action_space)
     params = jax.tree.map(lambda x: x + 0.3, network.init(jax.random.key(0), jnp.zeros(1)))
     distribution, value = jax.vmap(lambda obs: network.apply(params, obs))(jnp.float32(batch.obs))
     expected = reference_loss(algorithm, batch, np.asarray(distribution.logits), np.asarray(value))
-    as_float32 = jax.tree.map(lambda x: jnp.asarray(x, jnp.int32 if x.dtype == int else jnp.float32), batch)
-    loss, _ = algorithm._loss(params, as_float32, jnp.float32(0.0), jax.random.key(0))
+    loss, _ = algorithm._loss(params, as_steps(algorithm, batch), jnp.float32(0.0), jax.random.key(0))
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("normalize_advantage", [True, False])
+def test_advantages_are_standardised_within_minibatches(normalize_advantage):
+    algorithm = ppo(ObsReward(), normalize_advantage=normalize_advantage, num_envs=8, rollout_length=4)
+    state, batch = algorithm.init(jax.random.key(0)), as_steps(algorithm, random_batch())
+    other = dataclasses.replace(batch, advantage=7.0 * batch.advantage + 3.0)
+    update = jax.jit(lambda batch: algorithm._update(state, batch, jnp.float32(0.01), jax.random.key(1))[0])
+    before, one, two = (
+        np.concatenate([x.ravel() for x in jax.tree.leaves(bits(params))])
+        for params in (state.params, update(batch), update(other))
+    )
+    assert np.abs(one - before).max() > 1e-3
+    assert np.allclose(one, two, atol=1e-5) == normalize_advantage
 
 
 def test_epochs_stop_once_the_policy_has_moved_too_far():

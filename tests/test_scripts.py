@@ -15,10 +15,11 @@ def run(*words: str) -> str:
 
 
 def test_seed_benchmark_draws_a_table_and_a_picture_and_does_not_repeat_itself(tmp_path: Path):
-    command = ["scripts/seed_benchmark.py", "--envs", "CartPole-v1", "Catch-bsuite", "--seeds", "2"]
+    command = ["scripts/seed_benchmark.py", "--algorithms", "ppo", "pqn", "--envs", "CartPole-v1", "--seeds", "2"]
     command += ["--total-steps", "8192", "--out", str(tmp_path)]
     table = run(*command)
-    assert "| CartPole-v1 | 8,192 |" in table
+    for algorithm in ("ppo", "pqn"):
+        assert f"| {algorithm} | CartPole-v1 | 8,192 |" in table
     assert (tmp_path / "table.md").read_text() in table
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     again = run(*command)
@@ -27,7 +28,7 @@ def test_seed_benchmark_draws_a_table_and_a_picture_and_does_not_repeat_itself(t
 
 
 def test_the_worker_of_the_speed_benchmark_reports_what_it_measured():
-    words = ["benchmarks/workers/purerl_ppo.py", "--num-envs", "4", "--iterations", "2"]
+    words = ["benchmarks/workers/purerl_training.py", "--num-envs", "4", "--iterations", "2"]
     report = json.loads(run(*words).splitlines()[-1])
     assert report["env_steps"] == 2 * 4 * 128
     assert 0 < report["run_seconds"] < report["compile_seconds"]

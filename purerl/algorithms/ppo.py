@@ -6,6 +6,9 @@ acted: by clipping the probability ratio (equation 7), by penalising the KL dive
 Implementation details follow Huang et al. 2022 ("The 37 implementation details of PPO"), except that a time limit is
 not treated as the end of the task: there the value of the true successor is bootstrapped (Pardo et al. 2018,
 arXiv:1712.00378).
+
+A network with memory learns from whole rollouts: minibatches are of environments, and each goes through its rollout
+again from what it remembered at the beginning, which is how far back gradients reach.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ from jax.tree_util import Partial
 
 from purerl import normalize, rollout, struct
 from purerl.errors import InputError
-from purerl.minibatches import shuffled_indices
+from purerl.minibatches import accumulate_gradient, shuffled_indices
 from purerl.networks import ActorCritic, encode
+from purerl.recurrent import along
 from purerl.returns import discounted_return, gae
 from purerl.spaces import Box
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
@@ -57,9 +61,14 @@ class PPOState:
 
 @struct.dataclass
 class Batch:
-    """What the update learns from; leaves ``[num_envs * rollout_length, ...]``."""
+    """What the update learns from: sequences of steps, leaves ``[num_sequences, sequence_length, ...]``.
 
+    Whole rollouts for a network with memory, else single steps; what differs is what a minibatch is made of.
+    """
+
+    carry: PyTree  # [num_sequences, ...], what was remembered when the sequence began
     obs: Array
+    done: Array
     raw_action: Array
     log_prob: Array
     value: Array
@@ -123,12 +132,17 @@ class PPO:
                 f"num_envs * rollout_length = {self.steps_per_iteration} steps cannot be divided into "
                 f"num_minibatches = {self.num_minibatches} equal minibatches"
             )
+        if self._num_sequences % self.num_minibatches:
+            raise InputError(
+                f"num_envs = {self.num_envs} environments cannot be divided into num_minibatches = "
+                f"{self.num_minibatches} equal minibatches: a network with memory learns from whole rollouts"
+            )
         if self.normalize_advantage and self.steps_per_iteration == self.num_minibatches:
             raise InputError("normalize_advantage needs minibatches of at least 2 steps, got 1")
         if self.clip_eps is None and self.kl_target is None:
             raise InputError("set clip_eps, kl_target or both: without either nothing keeps the update small")
         # Shapes only: a network that does not fit the observations says so here, not while compiling.
-        jax.eval_shape(self._network.init, jax.random.key(0), self._blank_view())
+        jax.eval_shape(self._init_params, jax.random.key(0))
         struct.wrap_functions(self, "schedule")
 
     @property
@@ -145,15 +159,15 @@ class PPO:
         """Fresh environments, networks and statistics."""
         key, params_key, reset_key = jax.random.split(key, 3)
         timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
-        blank = self._blank_view()
-        params = self._network.init(params_key, blank)
+        params = self._init_params(params_key)
+        carry = self.network.initial_carry()
         return PPOState(
             key=key,
             iteration=jnp.int32(0),
-            rollout=jax.vmap(lambda timestep: rollout.begin(timestep, ()))(timestep),
+            rollout=jax.vmap(lambda timestep: rollout.begin(timestep, carry))(timestep),
             params=params,
             opt_state=self._optimizer(jnp.float32(0.0)).init(params),
-            obs_stats=normalize.init(blank.shape) if self.normalize_observations else None,
+            obs_stats=normalize.init(self._blank_view().shape) if self.normalize_observations else None,
             return_stats=normalize.init(()) if self.normalize_rewards else None,
             discounted_return=jnp.zeros(self.num_envs),
             kl_coef=jnp.float32(1.0),
@@ -163,7 +177,7 @@ class PPO:
         """Sample actions (``explore=True``) or take the most likely ones, in the environment's own units."""
         act = PPO._sample if explore else PPO._most_likely
         # Not a bound method: that would hide the leaves of `self` where JAX does not see them.
-        return Policy(Partial(act, self, state.params, state.obs_stats))
+        return Policy(Partial(act, self, state.params, state.obs_stats), self.network.initial_carry())
 
     def step(self, state: PPOState) -> tuple[PPOState, Metrics]:
         """Collect, estimate, update."""
@@ -205,11 +219,17 @@ class PPO:
     def _network(self) -> ActorCritic:
         return self.network.clone(action_space=self.env.action_space)
 
-    def _actor(self, params: PyTree, obs: Array) -> Any:
-        return self._network.apply(params, obs, method="actor")
+    @property
+    def _num_sequences(self) -> int:
+        remembers = bool(jax.tree.leaves(self.network.initial_carry()))
+        return self.num_envs if remembers else self.steps_per_iteration
 
-    def _critic(self, params: PyTree, obs: Array) -> Any:
-        return self._network.apply(params, obs, method="critic")
+    def _init_params(self, key: Array) -> PyTree:
+        return self._network.init(key, self.network.initial_carry(), self._blank_view(), method="advance")
+
+    def _advance(self, params: PyTree, carry: PyTree, obs: Array) -> Any:
+        """One step: ``(carry, (distribution, value))``."""
+        return self._network.apply(params, carry, obs, method="advance")
 
     def _view(self, obs_stats: normalize.RunningStatistics | None, obs: Array) -> Array:
         """What the network sees of one observation."""
@@ -228,17 +248,17 @@ class PPO:
         return space.from_unit(action) if isinstance(space, Box) else action
 
     def _sample(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
-    ) -> tuple[Array, tuple, dict[str, Array]]:
-        distribution = self._actor(params, self._view(obs_stats, obs))
+        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
+    ) -> tuple[Array, PyTree, dict[str, Array]]:
+        carry, (distribution, _) = self._advance(params, carry, self._view(obs_stats, obs))
         raw, log_prob = distribution.sample_and_log_prob(key)
         # The environment gets a clipped and scaled action; learning needs the one whose probability was taken.
         return self._to_env(distribution.action(raw)), carry, {"raw_action": raw, "log_prob": log_prob}
 
     def _most_likely(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
-    ) -> tuple[Array, tuple, dict[str, Array]]:
-        distribution = self._actor(params, self._view(obs_stats, obs))
+        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
+    ) -> tuple[Array, PyTree, dict[str, Array]]:
+        carry, (distribution, _) = self._advance(params, carry, self._view(obs_stats, obs))
         return self._to_env(distribution.action(distribution.mode())), carry, {}
 
     # Estimating
@@ -259,30 +279,32 @@ class PPO:
     def _estimate(self, state: PPOState, transitions: Transition, reward: Array) -> Batch:
         """Advantages and value targets, flattened for the update."""
         view = jax.vmap(jax.vmap(lambda obs: self._view(state.obs_stats, obs)))
-        value_of = jax.vmap(jax.vmap(lambda obs: self._critic(state.params, obs)))
+        value_of = jax.vmap(jax.vmap(lambda carry, obs: self._advance(state.params, carry, obs)[1][1]))
         obs = view(transitions.obs)
-        value = value_of(obs)
+        carries, (distribution, value) = along(self._network, state.params, state.rollout.carry, obs, transitions.done)
         advantage = jax.vmap(gae, in_axes=(0, 0, 0, 0, 0, None, None))(
             reward,
             value,
-            value_of(view(transitions.next_obs)),
+            value_of(carries, view(transitions.next_obs)),
             transitions.terminated,
             transitions.done,
             self.gamma,
             self.gae_lambda,
         )
         batch = Batch(
+            carry=(),
             obs=obs,
+            done=transitions.done,
             raw_action=transitions.extras["raw_action"],
             log_prob=transitions.extras["log_prob"],
             value=value,
             advantage=advantage,
             target=advantage + value,
+            old=None if self.kl_target is None else distribution,
         )
-        batch = jax.tree.map(lambda leaf: leaf.reshape(self.steps_per_iteration, *leaf.shape[2:]), batch)
-        if self.kl_target is not None:
-            batch = struct.replace(batch, old=jax.vmap(lambda obs: self._actor(state.params, obs))(batch.obs))
-        return batch
+        shape = (self._num_sequences, self.steps_per_iteration // self._num_sequences)
+        batch = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[2:]), batch)
+        return struct.replace(batch, carry=state.rollout.carry)
 
     # Learning
 
@@ -303,15 +325,27 @@ class PPO:
         def minibatch(learner: tuple[PyTree, PyTree], inputs: tuple[Array, Array]) -> tuple[tuple, Metrics]:
             params, opt_state = learner
             indices, entropy_key = inputs
-            sample = jax.tree.map(lambda leaf: leaf[indices], batch)
-            grads, metrics = jax.grad(self._loss, has_aux=True)(params, sample, state.kl_coef, entropy_key)
+            advantage = batch.advantage[indices]
+            if self.normalize_advantage:
+                advantage = (advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-8)
+
+            def gradient(key: Array, part: tuple[Array, Array]) -> tuple[PyTree, Metrics]:
+                indices, advantage = part
+                sample = jax.tree.map(lambda leaf: leaf[indices], batch)
+                sample = struct.replace(sample, advantage=advantage)
+                return jax.grad(self._loss, has_aux=True)(params, sample, state.kl_coef, key)
+
+            grads, metrics = accumulate_gradient(gradient, entropy_key, (indices, advantage))
             updates, opt_state = optimizer.update(grads, opt_state, params)
             metrics["grad_norm"] = Mean.of(optax.tree.norm(grads))
             return (optax.apply_updates(params, updates), opt_state), metrics
 
         def epoch(learner: tuple[PyTree, PyTree], key: Array) -> tuple[tuple, Metrics]:
             order_key, entropy_key = jax.random.split(key)
-            order = shuffled_indices(order_key, self.steps_per_iteration).reshape(self.num_minibatches, -1)
+            size = self._num_sequences
+            # The only minibatch is the batch, in the order it has.
+            order = jnp.arange(size) if self.num_minibatches == 1 else shuffled_indices(order_key, size)
+            order = order.reshape(self.num_minibatches, -1)
             learner, metrics = lax.scan(
                 minibatch, learner, (order, jax.random.split(entropy_key, self.num_minibatches))
             )
@@ -333,20 +367,16 @@ class PPO:
         return *learner, {**metrics, "explained_variance": Mean.of(1.0 - unexplained)}
 
     def _loss(self, params: PyTree, batch: Batch, kl_coef: Array, key: Array) -> tuple[Array, Metrics]:
-        """Policy loss - entropy bonus + value loss, over one minibatch."""
-        distribution = jax.vmap(lambda obs: self._actor(params, obs))(batch.obs)
-        value = jax.vmap(lambda obs: self._critic(params, obs))(batch.obs)
+        """Policy loss - entropy bonus + value loss, over a minibatch or a part of one."""
+        _, (distribution, value) = along(self._network, params, batch.carry, batch.obs, batch.done)
         entropy = jnp.mean(distribution.entropy(key))
         log_ratio = distribution.log_prob(batch.raw_action) - batch.log_prob
         ratio = jnp.exp(log_ratio)
 
-        advantage = batch.advantage
-        if self.normalize_advantage:
-            advantage = (advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-8)
-        surrogate = ratio * advantage
+        surrogate = ratio * batch.advantage
         if self.clip_eps is not None:
             clipped = jnp.clip(ratio, 1.0 - self.clip_eps, 1.0 + self.clip_eps)
-            surrogate = jnp.minimum(surrogate, clipped * advantage)
+            surrogate = jnp.minimum(surrogate, clipped * batch.advantage)
         policy_loss = -jnp.mean(surrogate)
         if self.kl_target is not None:
             policy_loss += kl_coef * jnp.mean(batch.old.kl(distribution))
@@ -372,7 +402,7 @@ class PPO:
         """Halve or double beta when the policy moved much less or more than `kl_target` (section 4 of the paper)."""
         if self.kl_target is None:
             return kl_coef, {}
-        new = jax.vmap(lambda obs: self._actor(params, obs))(batch.obs)
+        _, (new, _) = along(self._network, params, batch.carry, batch.obs, batch.done)
         kl = jnp.mean(batch.old.kl(new))
         factor = jnp.where(kl < self.kl_target / 1.5, 0.5, jnp.where(kl > self.kl_target * 1.5, 2.0, 1.0))
         return kl_coef * factor, {"kl": Mean.of(kl), "kl_coef": Mean.of(kl_coef)}

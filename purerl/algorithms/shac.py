@@ -10,6 +10,11 @@ it bootstraps; the same copy stands at the end of windows (equation 5).
 With `entropy_coef` both maximise the entropy along with the rewards (Haarnoja et al. 2018, arXiv:1801.01290; with
 analytic gradients: Xing et al. 2024, arXiv:2412.12089).
 
+Two options are for dynamics that are partly too stiff for such gradients. With `max_step_growth` the rollout is cut
+into windows so short that few hold a stiff step (after Georgiev et al. 2024, arXiv:2405.17784; see `adaptive_horizon`).
+With `mix_likelihood_ratio` the same windows give a second estimate of the gradient, from returns and probabilities
+alone, and the two are averaged by their variances (Suh et al. 2022, arXiv:2202.00817; see `gradient_mixing`).
+
 A time limit is not the end of the task: there the value of the true successor is bootstrapped. The environment must be
 differentiable: ``purerl.make(name, differentiable=True)``.
 """
@@ -27,12 +32,14 @@ from jax import lax
 from jax.tree_util import Partial
 
 from purerl import normalize, rollout, struct
+from purerl.adaptive_horizon import GradientWindows, adapt_horizon, begin_windows
 from purerl.environments.gradient_gate import GradientGate, check_differentiable
 from purerl.errors import InputError
+from purerl.gradient_mixing import mix_gradients
 from purerl.minibatches import shuffled_indices
 from purerl.networks import MLP, ActorCritic, encode
-from purerl.returns import lambda_returns, window_return
-from purerl.spaces import Box
+from purerl.returns import gae, lambda_returns, window_discounts, window_return
+from purerl.spaces import Box, Discrete
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
 
 
@@ -50,6 +57,7 @@ class SHACState:
         actor_opt_state: of the policy's optimiser.
         critic_opt_state: of the value's optimiser.
         obs_stats: of the observations, frozen within an iteration; None unless they are normalised.
+        horizon: float32, steps that a gradient passes through; None unless it adapts.
     """
 
     key: Array
@@ -61,6 +69,7 @@ class SHACState:
     actor_opt_state: PyTree
     critic_opt_state: PyTree
     obs_stats: normalize.RunningStatistics | None
+    horizon: Array | None
 
 
 @struct.dataclass
@@ -71,11 +80,15 @@ class Window:
         obs: as the networks see it.
         target: of the value, TD(lambda).
         raw_obs: as the environment gave it.
+        raw_action: as the policy drew it.
+        advantage: of that action, discounted from where its window began; None unless gradients are mixed.
     """
 
     obs: Array
     target: Array
     raw_obs: Array
+    raw_action: Array
+    advantage: Array | None
 
 
 @struct.dataclass
@@ -111,6 +124,14 @@ class SHAC:
     max_step_grad_norm: float | None = struct.field(
         default=None, help="clip what passes back through each step of each environment to this", within="(0, inf)"
     )
+    max_step_growth: float | None = struct.field(
+        default=None,
+        help="where a change of the state grows more in one step, that is stiff; make windows short enough to hold few",
+        within="(0, inf)",
+    )
+    mix_likelihood_ratio: bool = struct.field(
+        default=False, static=True, help="average with likelihood-ratio gradients, by the variances over environments"
+    )
     reward_scale: float = struct.field(default=1.0, help="multiply rewards by this", within="(0, inf)")
     normalize_observations: bool = struct.field(
         default=False, static=True, help="standardise observations by running mean and deviation, clipped to +-10"
@@ -139,6 +160,8 @@ class SHAC:
                 f"num_envs * rollout_length = {self.steps_per_iteration} steps cannot be divided into "
                 f"num_minibatches = {self.num_minibatches} equal minibatches"
             )
+        if self.mix_likelihood_ratio and self.num_envs == 1:
+            raise InputError("mix_likelihood_ratio needs num_envs of at least 2, whose gradients it compares, got 1")
         # Shapes only: a network that does not fit the observations says so here, not while compiling.
         jax.eval_shape(self._network.init, jax.random.key(0), self._blank_view())
         struct.wrap_functions(self, "schedule")
@@ -160,7 +183,7 @@ class SHAC:
         timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
         blank = self._blank_view()
         actor_params = self._network.init(actor_key, blank, method="actor")
-        critic_params = self._network.init(critic_key, blank, method="critic")
+        critic_params = self._value_network.init(critic_key, blank, method="critic")
         optimizer = self._optimizer(jnp.float32(0.0))
         return SHACState(
             key=key,
@@ -172,6 +195,7 @@ class SHAC:
             actor_opt_state=optimizer.init(actor_params),
             critic_opt_state=optimizer.init(critic_params),
             obs_stats=normalize.init(blank.shape) if self.normalize_observations else None,
+            horizon=None if self.max_step_growth is None else jnp.float32(self.rollout_length),
         )
 
     def policy(self, state: SHACState, *, explore: bool) -> Policy:
@@ -183,14 +207,13 @@ class SHAC:
     def step(self, state: SHACState) -> tuple[SHACState, Metrics]:
         """Improve the policy along its gradient through a window, then fit the value to what was seen there."""
         key, window_key, critic_key = jax.random.split(state.key, 3)
-        gradient = jax.grad(self._actor_loss, argnums=(0, 1), has_aux=True)
-        (grads, counts), (rollouts, window, metrics) = gradient(state.actor_params, jnp.zeros(3), state, window_key)
+        (grads, counts), (rollouts, window, metrics) = self._actor_gradient(state, window_key)
         factor = self._schedule_factor(state.iteration)
         optimizer = self._optimizer(self.learning_rate * factor)
         updates, actor_opt_state = optimizer.update(grads, state.actor_opt_state, state.actor_params)
         critic_params, critic_opt_state, critic_metrics = self._fit_critic(state, window, factor, critic_key)
 
-        nonfinite, clipped, failed = counts
+        nonfinite, clipped, failed, *stiff = counts
         steps = jnp.float32(self.steps_per_iteration)
         metrics |= critic_metrics | {
             "grad_norm": Mean.of(optax.tree.norm(grads)),
@@ -199,6 +222,10 @@ class SHAC:
             "failed_steps": Mean(failed, steps),
             "learning_rate": Mean.of(self.learning_rate * factor),
         }
+        horizon = state.horizon
+        if horizon is not None:
+            metrics |= {"horizon": Mean.of(horizon), "stiff_steps": Mean(stiff[0], steps)}
+            horizon = adapt_horizon(horizon, stiff[0] / steps, self.rollout_length)
         # Only now: within a window everything is seen through the same statistics.
         obs_stats = state.obs_stats
         if obs_stats is not None:
@@ -214,6 +241,7 @@ class SHAC:
             actor_opt_state=actor_opt_state,
             critic_opt_state=critic_opt_state,
             obs_stats=obs_stats,
+            horizon=horizon,
         )
         return state, metrics
 
@@ -223,11 +251,16 @@ class SHAC:
     def _network(self) -> ActorCritic:
         return self.network.clone(action_space=self.env.action_space)
 
+    @property
+    def _value_network(self) -> ActorCritic:
+        # A value is the same over any actions; over discrete ones no deviation comes along as a parameter.
+        return self.network.clone(action_space=Discrete(1), squash=False)
+
     def _actor(self, params: PyTree, obs: Array) -> Any:
         return self._network.apply(params, obs, method="actor")
 
     def _critic(self, params: PyTree, obs: Array) -> Any:
-        return self._network.apply(params, obs, method="critic")
+        return self._value_network.apply(params, obs, method="critic")
 
     def _view(self, obs_stats: normalize.RunningStatistics | None, obs: Array) -> Array:
         """What the networks see of one observation."""
@@ -254,7 +287,7 @@ class SHAC:
     ) -> tuple[Array, tuple, dict[str, Array]]:
         distribution = self._actor(params, self._view(obs_stats, obs))
         raw, log_prob = distribution.sample_and_log_prob(key)
-        return self._to_env(distribution.action(raw)), carry, {"log_prob": log_prob}
+        return self._to_env(distribution.action(raw)), carry, {"raw_action": raw, "log_prob": log_prob}
 
     def _most_likely(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
@@ -273,29 +306,77 @@ class SHAC:
         adam = optax.adam(learning_rate, b1=0.7, b2=0.95)
         return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), adam)
 
+    def _actor_gradient(self, state: SHACState, key: Array) -> tuple[tuple[PyTree, Array], tuple]:
+        """Of `_actor_loss`, with what it returns besides; or that mixed with the likelihood ratio's."""
+        tally = jnp.zeros(3 if self.max_step_growth is None else 4)
+        gradient = jax.grad(self._actor_loss, argnums=(0, 1), has_aux=True)
+        if not self.mix_likelihood_ratio:
+            return gradient(state.actor_params, tally, state, key)
+
+        def of_one(flight: rollout.RolloutState, key: Array) -> tuple[tuple[PyTree, PyTree, Array], tuple]:
+            alone = struct.replace(state, rollout=jax.tree.map(lambda leaf: leaf[None], flight))
+            (first, counts), (flights, windows, metrics) = gradient(state.actor_params, tally, alone, key)
+            zeroth = jax.grad(self._likelihood_ratio_loss)(state.actor_params, windows)
+            flight, window = jax.tree.map(lambda leaf: leaf[0], (flights, windows))
+            return (first, zeroth, counts), (flight, window, metrics)
+
+        estimates, (flights, window, metrics) = jax.vmap(of_one)(state.rollout, jax.random.split(key, self.num_envs))
+        first, zeroth, counts = estimates
+        grads, weight = mix_gradients(first, zeroth)
+        metrics = {name: mean.sum() for name, mean in metrics.items()} | {"first_order_weight": Mean.of(weight)}
+        return (grads, counts.sum(0)), (flights, window, metrics)
+
     def _actor_loss(
         self, params: PyTree, tally: Array, state: SHACState, key: Array
     ) -> tuple[Array, tuple[rollout.RolloutState, Window, Metrics]]:
         """Minus the return of the windows with the value at their ends, per step (equation 5); and what was seen."""
-        rollouts, transitions, episodes = rollout.collect(
-            GradientGate(self.env, tally, self.max_step_grad_norm, self.rematerialize),
-            self._sampling(params, state.obs_stats),
-            state.rollout,
+        env, policy, flights = self.env, self._sampling(params, state.obs_stats), state.rollout
+        if self.max_step_growth is not None:
+            assert state.horizon is not None
+            env = GradientWindows(env, tally[3], self.max_step_growth)
+            policy = begin_windows(policy, state.horizon)
+            flights = struct.replace(flights, carry=jnp.zeros_like(flights.episode_length))
+        flights, transitions, episodes = rollout.collect(
+            GradientGate(env, tally[:3], self.max_step_grad_norm, self.rematerialize),
+            policy,
+            flights,
             key,
             self.rollout_length,
             self.steps_per_reset,
         )
+        flights = struct.replace(flights, carry=())
+        # Where the next step begins a window, or would.
+        ends = transitions.done
+        if self.max_step_growth is not None:
+            ends = jnp.roll(transitions.extras["begins"], -1, axis=1)
         log_prob = transitions.extras["log_prob"]
         reward = self.reward_scale * transitions.reward - self.entropy_coef * log_prob
         view = jax.vmap(jax.vmap(lambda obs: self._view(state.obs_stats, obs)))
         value_of = jax.vmap(jax.vmap(lambda obs: self._critic(state.target_params, obs)))
-        next_value = value_of(view(transitions.next_obs))
+        obs, next_value = view(transitions.obs), value_of(view(transitions.next_obs))
         returns = jax.vmap(window_return, in_axes=(0, 0, 0, 0, None))(
-            reward, next_value, transitions.terminated, transitions.done, self.gamma
+            reward, next_value, transitions.terminated, ends, self.gamma
         )
         loss = -jnp.mean(returns) / self.rollout_length
-        window = Window(view(transitions.obs), self._target(transitions, reward, next_value), transitions.obs)
-        return loss, (rollouts, window, {**episodes, "actor_loss": Mean.of(loss), "entropy": Mean.of(-log_prob)})
+        advantage = None
+        if self.mix_likelihood_ratio:
+            # With lambda = 1 it is the same windows' return, less a baseline: both estimate one gradient.
+            advantage = jax.vmap(gae, in_axes=(0, 0, 0, 0, 0, None, None))(
+                reward, value_of(obs), next_value, transitions.terminated, ends, self.gamma, 1.0
+            ) * jax.vmap(window_discounts, in_axes=(0, None))(ends, self.gamma)
+        window = Window(
+            obs=obs,
+            target=self._target(transitions, reward, next_value),
+            raw_obs=transitions.obs,
+            raw_action=transitions.extras["raw_action"],
+            advantage=advantage,
+        )
+        return loss, (flights, window, {**episodes, "actor_loss": Mean.of(loss), "entropy": Mean.of(-log_prob)})
+
+    def _likelihood_ratio_loss(self, params: PyTree, window: Window) -> Array:
+        """Its gradient is that of `_actor_loss` in the mean, without a derivative of the environment."""
+        log_prob = jax.vmap(jax.vmap(lambda obs, raw: self._actor(params, obs).log_prob(raw)))
+        return -jnp.mean(log_prob(window.obs, window.raw_action) * window.advantage)
 
     def _target(self, transitions: Transition, reward: Array, next_value: Array) -> Array:
         """TD(lambda) targets of the value (equation 7)."""

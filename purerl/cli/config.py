@@ -8,6 +8,7 @@ import itertools
 import platform
 from typing import TYPE_CHECKING, Any
 
+from purerl.cli.fields import value_of
 from purerl.cli.network import build_network
 from purerl.errors import InputError, unknown
 
@@ -19,8 +20,14 @@ FORMAT = 1
 
 ALGORITHMS = {
     "ppo": "PPO",
+    "a2c": "A2C",
+    "impala": "IMPALA",
+    "reinforce": "REINFORCE",
+    "npg": "NPG",
+    "trpo": "TRPO",
     "dqn": "DQN",
     "rainbow": "DQN",
+    "pqn": "PQN",
     "ddpg": "DDPG",
     "td3": "TD3",
     "sac": "SAC",
@@ -126,11 +133,12 @@ class RunConfig:
         import purerl
 
         algorithm = algorithm_class(self.algorithm)
-        fields = {field.name for field in dataclasses.fields(algorithm)}
-        values = dict(self.hyperparameters)
-        for name in values:
+        fields = {field.name: field for field in dataclasses.fields(algorithm)}
+        values = {}
+        for name, value in self.hyperparameters.items():
             if name not in fields:
                 raise unknown(f"hyper-parameter of {self.algorithm}", name, fields)
+            values[name] = value_of(fields[name], value)
         if self.anneal:
             values["schedule"] = purerl.LinearDecay(float(self.total_steps))
         env = purerl.make(self.env, **self.env_options)

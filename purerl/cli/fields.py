@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from typing import Any
+
+from purerl.errors import unknown
 
 
 def annotation_of(field: dataclasses.Field) -> str:
@@ -12,11 +15,37 @@ def annotation_of(field: dataclasses.Field) -> str:
 
 
 def kind_of(field: dataclasses.Field) -> str | None:
-    """``int``, ``float`` or ``bool``, possibly with ``" | None"``; None for fields that hold anything else."""
+    """``int``, ``float`` or ``bool``, possibly with ``" | None"``; ``str`` for a choice; None for anything else."""
+    if choices_of(field):
+        return "str"
     annotation = annotation_of(field)
     return annotation if annotation.removesuffix(" | None") in ("int", "float", "bool") else None
 
 
+def choices_of(field: dataclasses.Field) -> tuple[str, ...]:
+    """The words for the members of the `enum.Enum` that a field holds; empty for other fields."""
+    return tuple(word_of(member) for member in type(field.default)) if isinstance(field.default, enum.Enum) else ()
+
+
+def word_of(value: Any) -> Any:
+    """A member of an enumeration by its name, as flags and JSON have it; anything else as it is."""
+    return value.name.lower() if isinstance(value, enum.Enum) else value
+
+
+def value_of(field: dataclasses.Field, word: Any) -> Any:
+    """What `word_of` made the word of.
+
+    Raises:
+        InputError: if the field has no such choice.
+    """
+    if not isinstance(field.default, enum.Enum):
+        return word
+    members = {word_of(member): member for member in type(field.default)}
+    if word not in members:
+        raise unknown(f"{field.name} value", str(word), members)
+    return members[word]
+
+
 def hyperparameters(algorithm: Any) -> list[dataclasses.Field]:
-    """The fields of an algorithm's class that are numbers or switches, and so can be flags."""
+    """The fields of an algorithm's class that are numbers, switches or choices, and so can be flags."""
     return [field for field in dataclasses.fields(algorithm) if kind_of(field) is not None]

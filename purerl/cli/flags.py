@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from purerl.cli.fields import annotation_of, hyperparameters, kind_of
+from purerl.cli.fields import annotation_of, choices_of, hyperparameters, kind_of, word_of
 from purerl.cli.network import ACTIVATIONS, KINDS, complete_network, default_network, parameters, part_class
 from purerl.cli.parser import Flag, Group
 from purerl.presets import Preset
@@ -60,12 +60,12 @@ def with_defaults(group: Group, defaults: Mapping[str, Any]) -> Group:
 
 
 def hyperparameter_group(name: str, algorithm: Any, preset: Preset) -> Group:
-    """One flag per number or switch among the fields of the class `algorithm`, with the defaults of a preset."""
+    """One flag per number, switch or choice among the fields of the class `algorithm`, with a preset's defaults."""
     shares = {field: f"{100 * share:g} % of --total-steps" for field, share in preset.shares.items()}
     defaults = {**preset.hyperparameters, **shares}
     return Group(
         f"hyper-parameters of {name}",
-        [_of_field(field, defaults.get(field.name, field.default)) for field in hyperparameters(algorithm)],
+        [_of_field(field, word_of(defaults.get(field.name, field.default))) for field in hyperparameters(algorithm)],
     )
 
 
@@ -107,7 +107,8 @@ def _of_field(field: dataclasses.Field, default: Any) -> Flag:
     if annotation.startswith("Callable"):
         return Flag(field.name, "str", meaning, default, choices=ACTIVATIONS)
     many = annotation.startswith("tuple")
-    return Flag(field.name, "int" if many else kind_of(field) or "", meaning, default, within, many=many)
+    kind = "int" if many else kind_of(field) or ""
+    return Flag(field.name, kind, meaning, default, within, choices_of(field), many)
 
 
 def env_group(env: str, options: Mapping[str, Any], preset: Mapping[str, Any]) -> Group:

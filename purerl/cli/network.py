@@ -16,6 +16,7 @@ from purerl.errors import InputError, unknown
 
 KINDS = {
     "trunk": {"mlp": "networks.MLP", "cnn": "networks.CNN"},
+    "memory": {"none": "recurrent.NoMemory", "gru": "recurrent.GRU", "lstm": "recurrent.LSTM"},
     "head": {
         "mean": "value_heads.ExpectedValue",
         "c51": "value_heads.C51",

@@ -197,5 +197,5 @@ def show(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple):
-        return " ".join(show(item) for item in value)
+        return " ".join(show(item) for item in value) or "none"
     return str(value)

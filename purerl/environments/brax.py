@@ -19,7 +19,7 @@ import numpy as np
 
 from purerl import struct
 from purerl.environments import casting
-from purerl.environments.options import Options, as_plain, constructor_options
+from purerl.environments.options import COMMON, Options, as_plain, constructor_options
 from purerl.errors import InputError, unknown
 from purerl.spaces import Box
 from purerl.types import Array, PyTree, TimeStep
@@ -156,7 +156,7 @@ def make(name: str, *, differentiable: bool = False, **options: Any) -> BraxEnvi
         struct.check_value(f"n_frames of {name}", options["n_frames"], int, "[1, inf)")
     for option in options:
         if option not in defaults:
-            raise unknown(f"option of {name}", option, {*defaults, "episode_length", "action_repeat", "differentiable"})
+            raise unknown(f"option of {name}", option, {*defaults, *COMMON})
     chosen = constructor_options(name, options, defaults)
     try:
         return _probe(name.removeprefix(PREFIX), factory, chosen, differentiable)

@@ -76,7 +76,7 @@ class GradientGate:
         return TimeStep(
             state=jax.tree.map(lambda new, old: jnp.where(ok, new, old), timestep.state, state),
             obs=jnp.where(ok, timestep.obs, jnp.zeros_like(timestep.obs)),
-            reward=_count(jnp.where(ok, timestep.reward, 0.0), 1.0 - ok, self.tally),
+            reward=count(jnp.where(ok, timestep.reward, 0.0), jnp.stack([0.0, 0.0, 1.0 - ok]), self.tally),
             terminated=timestep.terminated | ~ok,
             truncated=timestep.truncated & ok,
         )
@@ -109,20 +109,20 @@ _gate.defvjp(_gate_forward, _gate_backward)
 
 
 @jax.custom_vjp
-def _count(reward: Array, failed: Array, tally: Array) -> Array:
-    return reward
+def count(value: Array, counts: Array, tally: Array) -> Array:
+    """`value`, with `counts` as its "gradient" with respect to `tally`, of the same shape, once per backward pass."""
+    return value
 
 
-def _count_forward(reward: Array, failed: Array, tally: Array) -> tuple[Array, Array]:
-    return reward, failed
+def _count_forward(value: Array, counts: Array, tally: Array) -> tuple[Array, Array]:
+    return value, counts
 
 
-def _count_backward(failed: Array, gradient: Array) -> tuple[Array, Array, Array]:
-    nothing = jnp.zeros_like(failed)
-    return gradient, nothing, jnp.stack([nothing, nothing, failed])
+def _count_backward(counts: Array, gradient: Array) -> tuple[Array, Array, Array]:
+    return gradient, jnp.zeros_like(counts), counts
 
 
-_count.defvjp(_count_forward, _count_backward)
+count.defvjp(_count_forward, _count_backward)
 
 
 def check_differentiable(env: Environment) -> None:

@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 from purerl import struct
 from purerl.environments import casting
-from purerl.environments.options import Options, as_plain, constructor_options, parameter
+from purerl.environments.options import COMMON, Options, as_plain, constructor_options, parameter
 from purerl.errors import InputError, unknown
 from purerl.spaces import Box, Discrete, Space
 from purerl.types import Array, PyTree, TimeStep
@@ -135,7 +135,7 @@ def make(
         chosen = tuple(sorted(chosen + constructor_options(name, rest, {})))
         simulator = _simulator(name, factory, chosen)
     elif rest:
-        valid = {*environment_options(name), "episode_length", "action_repeat", "differentiable"}
+        valid = {*environment_options(name), *COMMON}
         raise unknown(f"option of {name}", next(iter(rest)), valid)
 
     changes = {k: v for k, v in options.items() if k in fields and k not in arguments}

@@ -14,6 +14,9 @@ from purerl.errors import InputError
 
 Options = tuple[tuple[str, Any], ...]
 
+COMMON = ("episode_length", "action_repeat", "keep", "frame_stack", "differentiable")
+"""What `purerl.make` takes for every environment."""
+
 
 def constructor_options(environment: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Options:
     """`given` as sorted ``(name, value)`` pairs that hash and compare by value.

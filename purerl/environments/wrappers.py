@@ -15,7 +15,7 @@ from jax import lax
 
 from purerl import struct
 from purerl.errors import InputError
-from purerl.spaces import Box, Discrete, Space
+from purerl.spaces import Box, Space
 from purerl.types import Array, Environment, PyTree, TimeStep
 
 
@@ -194,43 +194,6 @@ class WithReward:
         """Advance `state` by one action."""
         timestep = self.env.step(key, state, action)
         return struct.replace(timestep, reward=jnp.asarray(self.reward(state, action, timestep), jnp.float32))
-
-
-@struct.dataclass
-class FlattenObservation:
-    """Turns every observation into one float32 vector; discrete ones become one-hot.
-
-    Attributes:
-        env: the environment.
-    """
-
-    env: Environment
-
-    @property
-    def observation_space(self) -> Box:
-        """A vector, with the bounds of the entries it is made of."""
-        space = self.env.observation_space
-        if isinstance(space, Discrete):
-            return Box((space.n,), 0.0, 1.0)
-        return Box((int(np.prod(space.shape)),), space.low, space.high)
-
-    @property
-    def action_space(self) -> Space:
-        """That of `env`."""
-        return self.env.action_space
-
-    def reset(self, key: Array) -> TimeStep:
-        """Draw a start state."""
-        return self._flatten(self.env.reset(key))
-
-    def step(self, key: Array, state: PyTree, action: Array) -> TimeStep:
-        """Advance `state` by one action."""
-        return self._flatten(self.env.step(key, state, action))
-
-    def _flatten(self, timestep: TimeStep) -> TimeStep:
-        space, obs = self.env.observation_space, timestep.obs
-        flat = jax.nn.one_hot(obs, space.n) if isinstance(space, Discrete) else jnp.ravel(obs).astype(jnp.float32)
-        return struct.replace(timestep, obs=flat)
 
 
 @struct.dataclass

@@ -1,5 +1,6 @@
 """Flags to configuration to algorithm, and back from JSON."""
 
+import dataclasses
 import json
 import math
 import os
@@ -91,6 +92,7 @@ def test_parameters_follow_the_kind_of_their_part() -> None:
         "trunk": "mlp",
         "hidden_sizes": (120, 84),
         "activation": "relu",
+        "layer_norm": False,
         "head": "mean",
         "huber_delta": 1.0,
         "dueling": False,
@@ -153,7 +155,8 @@ def test_tuned_presets_build(algorithm: str, env: str) -> None:
 
 GENERIC = [
     *(("ppo", env) for env in ("MountainCar-v0", "Reacher-misc", "Asterix-MinAtar", "FrozenLake-misc", "brax/reacher")),
-    *((name, env) for name in ("dqn", "rainbow", "discrete_sac") for env in ("MountainCar-v0", "Asterix-MinAtar")),
+    *((name, env) for name in ("dqn", "rainbow", "pqn") for env in ("MountainCar-v0", "Asterix-MinAtar")),
+    *(("discrete_sac", env) for env in ("MountainCar-v0", "Asterix-MinAtar")),
     *((name, env) for name in ("ddpg", "td3", "sac") for env in ("Reacher-misc", "brax/reacher")),
 ]
 
@@ -194,6 +197,23 @@ def test_rainbow_is_dqn_with_presets_of_its_own() -> None:
     assert not dqn.double
 
 
+def test_a_choice_is_a_word_on_the_command_line_and_in_json() -> None:
+    run = made("--baseline mean", algorithm="reinforce")
+    assert run.hyperparameters["baseline"] == "mean"
+    assert made(algorithm="reinforce").hyperparameters["baseline"] == "value"
+    again = RunConfig.from_json(json.loads(json.dumps(run.to_json())))
+    assert again.population().algorithm.baseline is purerl.Baseline.MEAN
+    group = flags.hyperparameter_group("reinforce", purerl.REINFORCE, preset("reinforce", "CartPole-v1"))
+    flag = next(flag for flag in group.flags if flag.name == "baseline")
+    assert (flag.default, flag.choices) == ("value", ("none", "mean", "value"))
+    with pytest.raises(InputError, match="unknown --baseline value 'means': did you mean 'mean'"):
+        made("--baseline means", algorithm="reinforce")
+    with pytest.raises(InputError, match="--vary baseline: it shapes the compiled program"):
+        made("--vary baseline=none,mean", algorithm="reinforce")
+    with pytest.raises(InputError, match="unknown baseline value 'median'"):
+        dataclasses.replace(run, hyperparameters={"baseline": "median"}).population()
+
+
 def test_shares_of_the_run_become_numbers() -> None:
     short = made("--total-steps 40000", algorithm="dqn")
     assert short.hyperparameters["epsilon_steps"] == 20_000
@@ -227,7 +247,7 @@ def test_a_population_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPat
 def test_every_environment_option_is_a_flag() -> None:
     from purerl.environments import environment_options
 
-    for name in ("Acrobot-v1", "FourRooms-misc", "FrozenLake-misc", "brax/ant", "brax/fast"):
+    for name in ("Acrobot-v1", "FourRooms-misc", "FrozenLake-misc", "pixels/CartPole-v1", "brax/ant", "brax/fast"):
         group = flags.env_group(name, environment_options(name), {})
         assert {flag.name for flag in group.flags} == {f"env.{option}" for option in environment_options(name)}
         assert all(flag.description for flag in group.flags)
@@ -237,6 +257,9 @@ def test_environment_options_reach_the_environment() -> None:
     run = made("--env.healthy-z-range .3 1 --env.backend spring --env.n-frames 2", env="brax/ant")
     assert run.env_options == {"healthy_z_range": [0.3, 1.0], "backend": "spring", "n_frames": 2}
     assert "backend='spring'" in repr(run.population().env)
+    run = made("--env.keep 2 0 --env.frame-stack 3")
+    assert run.env_options == {"keep": [2, 0], "frame_stack": 3}
+    assert run.population().env.observation_space.shape == (6,)
 
 
 def test_rows_are_cut_back_to_a_checkpoint(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_envs_lists_spaces_and_limits(capsys: pytest.CaptureFixture[str]) -> Non
     assert any(line.startswith("CartPole-v1") and "Discrete(2)" in line and line.endswith("500") for line in lines)
     assert any(line.startswith("brax/inverted_pendulum") and "Box([1], [-1, 1])" in line for line in lines)
     names = [line.split()[0] for line in lines[1:]]
-    assert names == ["smooth/cartpole-swingup", "CartPole-v1", "brax/inverted_pendulum"]
+    assert names == ["smooth/cartpole-swingup", "pixels/CartPole-v1", "CartPole-v1", "brax/inverted_pendulum"]
 
 
 def test_a_reader_that_stops_early_is_no_error() -> None:

@@ -12,7 +12,15 @@ from probes import Counter, Endless
 
 import purerl
 from purerl import InputError
-from purerl.environments import ActionRepeat, TimeLimit, describe, environment_names, environment_options, make
+from purerl.environments import (
+    ActionRepeat,
+    FrameStack,
+    TimeLimit,
+    describe,
+    environment_names,
+    environment_options,
+    make,
+)
 from purerl.spaces import Box, Discrete
 
 KEY = jax.random.key(0)
@@ -70,7 +78,8 @@ def test_limits_count_inner_steps():
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("CartPole-v1", {"gravity": 9.8, "episode_length": 500, "action_repeat": 1}),
+        ("CartPole-v1", {"gravity": 9.8, "episode_length": 500, "action_repeat": 1, "keep": (), "frame_stack": 1}),
+        ("pixels/CartPole-v1", {"gravity": 9.8, "episode_length": 500, "frame_stack": 2}),
         ("DeepSea-bsuite", {"size": 8, "randomize_actions": True, "episode_length": 8}),
         ("DiscountingChain-bsuite", {"reward_timestep": (1, 3, 10, 30, 100), "n_actions": 5}),
         ("BernoulliBandit-misc", {"episode_length": 100}),
@@ -84,22 +93,40 @@ def test_options(name, expected):
     assert "max_steps_in_episode" not in options
 
 
-@pytest.mark.parametrize("name", ["CartPole-v1", "DeepSea-bsuite", "DiscountingChain-bsuite", "brax/fast"])
+@pytest.mark.parametrize(
+    "name", ["CartPole-v1", "DeepSea-bsuite", "DiscountingChain-bsuite", "brax/fast", "pixels/CartPole-v1"]
+)
 def test_every_default_is_accepted(name):
     options = environment_options(name)
     assert all(np.isscalar(v) or isinstance(v, tuple | None) for v in options.values())
     make(name, **options)
 
 
+def test_the_agent_sees_what_is_asked_for():
+    env = make("CartPole-v1", keep=(2, 0), frame_stack=3, action_repeat=2)
+    assert isinstance(env, FrameStack)
+    assert env.observation_space.shape == (6,)
+    first = env.reset(KEY)
+    timestep = env.step(KEY, first.state, jnp.int32(0))
+    inner = timestep.state.env
+    np.testing.assert_array_equal(timestep.obs[-2:], [inner.theta, inner.x])
+    # Two steps of the simulator make one frame.
+    assert int(inner.time) == 2
+    np.testing.assert_array_equal(timestep.obs[:4], jnp.tile(first.obs[:2], 2))
+    assert make(Counter(), keep=[0], frame_stack=2).observation_space.shape == (2,)
+
+
 def test_descriptions():
     assert describe("CartPole-v1")[1:] == (Discrete(2), 500)
     assert describe("FrozenLake-misc") == (Discrete(16), Discrete(4), 100)
+    assert describe("pixels/CartPole-v1")[1:] == (Discrete(2), 500)
+    assert describe("pixels/CartPole-v1")[0].shape[-1] == 2
     assert describe("brax/fast") == (Box((2,)), Box((1,), -1.0, 1.0), 1000)
 
 
 def test_names():
     names = environment_names()
-    assert {"CartPole-v1", "Breakout-MinAtar", "brax/ant", "brax/fast"} <= set(names)
+    assert {"CartPole-v1", "Breakout-MinAtar", "brax/ant", "brax/fast", "pixels/CartPole-v1"} <= set(names)
     assert len(names) == len(set(names))
 
 
@@ -114,6 +141,14 @@ def test_names():
         ("CartPole-v1", {"action_repeat": 1.5}, "action_repeat must be a whole number, got 1.5"),
         ("CartPole-v1", {"episode_length": -1}, r"episode_length must lie in \[1, inf\), got -1"),
         ("brax/fast", {"episode_length": 0}, r"episode_length must lie in \[1, inf\), got 0"),
+        ("CartPole-v1", {"keep": (4,)}, "keep must name different entries, 0 to 3, got"),
+        ("FrozenLake-misc", {"keep": (0,)}, "keep is for observations that are a vector, not Discrete"),
+        ("CartPole-v1", {"keep": 0}, "keep must name different entries"),
+        ("CartPole-v1", {"frame_stack": 0}, r"frame_stack must lie in \[1, inf\), got 0"),
+        ("CartPole-v1", {"frame_stack": True}, "frame_stack must be a whole number, got True"),
+        ("FrozenLake-misc", {"frame_stack": 2}, "only observations that are arrays can be stacked, not Discrete"),
+        ("CartPole-v1", {"frame_stak": 2}, "unknown option of CartPole-v1 'frame_stak': did you mean 'frame_stack'"),
+        ("pixels/Pendulum-v1", {}, "unknown environment 'pixels/Pendulum-v1': did you mean"),
         (Counter(), {"gravity": 1.0}, "unknown option of an environment object 'gravity'"),
         (3, {}, "expected an environment's name or a purerl Environment, got int"),
     ],

@@ -10,10 +10,13 @@ import pytest
 from environment_contract import check_types
 from jax.tree_util import Partial
 
-from purerl import InputError, struct
+import purerl
+from purerl import InputError, rollout, struct
 from purerl.environments import (
     ActionRepeat,
     FlattenObservation,
+    FrameStack,
+    MaskObservation,
     RandomizeParameters,
     ScaleAction,
     StickyActions,
@@ -48,6 +51,29 @@ class Line:
 
 
 @struct.dataclass
+class Lights:
+    """One more of nine lights burns at every step; a grid of one channel."""
+
+    dtype: type = struct.field(default=bool, static=True)
+
+    @property
+    def observation_space(self):
+        return Box((3, 3, 1), 0.0, 1.0, self.dtype)
+
+    action_space = Discrete(2)
+
+    def _timestep(self, count):
+        obs = (jnp.arange(9) < count).reshape(3, 3, 1).astype(self.dtype)
+        return TimeStep(count, obs, jnp.float32(0.0), jnp.bool_(False), jnp.bool_(False))
+
+    def reset(self, key):
+        return self._timestep(jnp.int32(1))
+
+    def step(self, key, state, action):
+        return self._timestep(state + 1)
+
+
+@struct.dataclass
 class Dial:
     """Observes the last action, one of three."""
 
@@ -74,6 +100,10 @@ WRAPPED = {
     "ScaleAction": ScaleAction(Line()),
     "FlattenObservation": FlattenObservation(Line()),
     "FlattenDiscrete": FlattenObservation(Dial()),
+    "FrameStack": FrameStack(FlattenObservation(Line()), 3),
+    "FrameStackOfBooleans": FrameStack(Lights(), 3),
+    "FrameStackOfIntegers": FrameStack(Lights(np.uint8), 2),
+    "MaskObservation": MaskObservation(FlattenObservation(Line()), (1,)),
     "StickyActions": StickyActions(Line(), 0.5),
     "StickyDial": StickyActions(Dial()),
     "RandomizeParameters": RandomizeParameters(Line(), Partial(faster, low=np.float32(1), high=np.float32(2))),
@@ -201,6 +231,52 @@ def test_flatten_observation():
     np.testing.assert_array_equal(next(moves(env, [jnp.int32(2)])).obs, [0.0, 0.0, 1.0])
 
 
+def test_stacked_vectors_begin_with_copies_of_the_first():
+    env = FrameStack(FlattenObservation(Line()), 3)
+    assert env.observation_space == Box((6,), -1.0, 1.0)
+    np.testing.assert_array_equal(env.reset(KEY).obs, np.zeros(6))
+    seen = [timestep.obs for timestep in moves(env, [jnp.array([1.0])] * 4)]
+    expected = [[0, 0, 0, 0, 1, -1], [0, 0, 1, -1, 2, -2], [1, -1, 2, -2, 3, -3], [2, -2, 3, -3, 4, -4]]
+    np.testing.assert_array_equal(seen, expected)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.float32])
+def test_stacked_images_gain_channels_and_keep_their_type(dtype):
+    env = FrameStack(Lights(dtype), 2)
+    assert env.observation_space == Box((3, 3, 2), 0.0, 1.0, dtype)
+    np.testing.assert_array_equal(env.reset(KEY).obs.sum((0, 1)), [1, 1])
+    seen = [timestep.obs for timestep in moves(env, [0] * 3)]
+    assert all(obs.dtype == dtype for obs in seen)
+    np.testing.assert_array_equal([obs.sum((0, 1)) for obs in seen], [[1, 2], [2, 3], [3, 4]])
+
+
+def test_a_stack_is_filled_anew_in_every_episode():
+    env = FrameStack(TimeLimit(FlattenObservation(Line()), 2), 2)
+    policy = purerl.Policy(Partial(lambda key, carry, obs: (jnp.ones(1), carry, {})))
+    state = rollout.begin(env.reset(KEY), ())
+    _, transitions, _ = rollout.unroll(env, policy, state, KEY, 4, lambda key, index: env.reset(key))
+    np.testing.assert_array_equal(transitions.obs[:, [0, 2]], [[0, 0], [0, 1], [0, 0], [0, 1]])
+    np.testing.assert_array_equal(transitions.next_obs[:, [0, 2]], [[0, 1], [1, 2], [0, 1], [1, 2]])
+
+
+def test_bounds_of_a_stack_are_those_of_each_frame():
+    @struct.dataclass
+    class Uneven(Dial):
+        observation_space = Box((2,), (-1.0, -np.inf), (1.0, 5.0))
+
+    assert FrameStack(Uneven(), 2).observation_space == Box((4,), (-1, -np.inf, -1, -np.inf), (1, 5, 1, 5))
+    assert MaskObservation(Uneven(), (1,)).observation_space == Box((1,), -np.inf, 5.0)
+
+
+def test_masked_entries_are_not_seen():
+    env = MaskObservation(FlattenObservation(Line()), [1])
+    assert env.observation_space == Box((1,), -1.0, 1.0)
+    np.testing.assert_array_equal(env.reset(KEY).obs, [0.0])
+    np.testing.assert_array_equal(next(moves(env, [jnp.array([1.5])])).obs, [-1.5])
+    swapped = MaskObservation(FlattenObservation(Line()), (1, 0))
+    np.testing.assert_array_equal(next(moves(swapped, [jnp.array([1.5])])).obs, [-1.5, 1.5])
+
+
 def test_sticky_actions_repeat_with_their_probability():
     actions = jnp.arange(400, dtype=jnp.int32) % 3
 
@@ -265,6 +341,18 @@ def test_random_parameters_must_fit():
         (partial(TimeLimit, Line(), 1.5), "length of a time limit must be a whole number, got 1.5"),
         (partial(ActionRepeat, Line(), 0), r"action_repeat must lie in \[1, inf\), got 0"),
         (partial(ActionRepeat, Line(), True), "action_repeat must be a whole number, got True"),
+        (partial(FrameStack, Line(), 0), r"frame_stack must lie in \[1, inf\), got 0"),
+        (partial(FrameStack, Line(), 1.5), "frame_stack must be a whole number, got 1.5"),
+        (partial(FrameStack, Dial(), 2), r"only observations that are arrays can be stacked, not Discrete\(3\)"),
+        (partial(MaskObservation, Line(), (0,)), r"keep is for observations that are a vector, not Box\(\[2, 1\]"),
+        (partial(MaskObservation, Dial(), (0,)), "keep is for observations that are a vector, not Discrete"),
+        *(
+            (
+                partial(MaskObservation, FlattenObservation(Line()), keep),
+                "keep must name different entries, 0 to 1, got",
+            )
+            for keep in ((), (2,), (-1,), (0, 0), (0.0,), (True,), 1, "01")
+        ),
         (partial(StickyActions, Line(), 1.5), r"probability of sticky actions must lie in \[0, 1\], got 1.5"),
     ],
 )

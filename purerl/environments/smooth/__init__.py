@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from purerl.environments.options import as_plain, parameter
+from purerl.environments.options import COMMON, as_plain, parameter
 from purerl.environments.smooth.bouncing_mass import BouncingMass
 from purerl.environments.smooth.cartpole import CartPoleSwingUp
 from purerl.environments.smooth.linear_quadratic import LinearQuadratic
@@ -61,7 +61,7 @@ def make(name: str, **options: Any) -> Environment:
     defaults = _defaults(name)
     for option, value in options.items():
         if option not in defaults:
-            raise unknown(f"option of {name}", option, {*defaults, "episode_length", "action_repeat", "differentiable"})
+            raise unknown(f"option of {name}", option, {*defaults, *COMMON})
         parameter(f"{option} of {name}", value, np.asarray(defaults[option], np.float32))
     return _CLASSES[name](**options)
 

@@ -1,0 +1,337 @@
+"""Importance weighted actor-learner architecture (Espeholt et al. 2018, arXiv:1802.01561), on one machine.
+
+Where many actors feed one learner, the policy that acted is some updates behind the one that learns. V-trace corrects
+for it: errors of the value are weighed by probability ratios clipped at `rho_bar`, traces by ratios clipped at `c_bar`,
+and the policy gradient by the former. On one machine there is nobody to wait for; here `lag` says how many iterations
+the acting policy is behind, always exactly, so that every run can be repeated. Without a lag all ratios are 1 and this
+is A2C. A time limit is not treated as the end of the task: there the value of the true successor is bootstrapped (Pardo
+et al. 2018, arXiv:1712.00378).
+
+A network with memory goes through each rollout again from what the acting policy remembered when it began, back to
+which gradients reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import Partial
+
+from purerl import normalize, rollout, struct
+from purerl.errors import InputError
+from purerl.networks import ActorCritic, encode
+from purerl.recurrent import along
+from purerl.returns import discounted_return, vtrace
+from purerl.spaces import Box
+from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
+
+
+@struct.dataclass
+class IMPALAState:
+    """Everything that changes while IMPALA trains.
+
+    Attributes:
+        key: randomness of all that is still to come.
+        iteration: int32, iterations done.
+        rollout: the environments in flight, ``[num_envs]``.
+        params: network parameters.
+        recent_params: those of the last ``lag + 1`` iterations, a ring ``[lag + 1, ...]``.
+        opt_state: of the optimiser.
+        obs_stats: of the observations, frozen within an iteration; None unless they are normalised.
+        return_stats: of the discounted returns that scale rewards; None unless they are normalised.
+        discounted_return: float32 ``[num_envs]``, running, for `return_stats`.
+    """
+
+    key: Array
+    iteration: Array = struct.field(shared=True)
+    rollout: rollout.RolloutState
+    params: PyTree
+    recent_params: PyTree
+    opt_state: PyTree
+    obs_stats: normalize.RunningStatistics | None
+    return_stats: normalize.RunningStatistics | None
+    discounted_return: Array
+
+
+@struct.dataclass
+class Batch:
+    """What the update learns from: sequences of steps, leaves ``[num_sequences, sequence_length, ...]``.
+
+    Whole rollouts for a network with memory, else single steps.
+    """
+
+    carry: PyTree  # [num_sequences, ...], what was remembered when the sequence began
+    obs: Array
+    done: Array
+    raw_action: Array
+    log_prob: Array
+    advantage: Array
+    target: Array
+
+
+@struct.dataclass
+class IMPALA:
+    """IMPALA for discrete and continuous actions. See the module for the method, the fields for hyper-parameters."""
+
+    env: Environment
+    network: ActorCritic = struct.field(default=ActorCritic(), static=True, help="trunk, heads and sharing")
+    lag: int = struct.field(
+        default=1, static=True, help="iterations that the acting policy is behind the learning one", within="[0, inf)"
+    )
+    num_envs: int = struct.field(default=8, static=True, help="environments stepped side by side", within="[1, inf)")
+    rollout_length: int = struct.field(
+        default=5, static=True, help="steps in each environment per iteration", within="[1, inf)"
+    )
+    learning_rate: float = struct.field(default=7e-4, help="step size of the optimiser", within="[0, inf)")
+    schedule: Callable[[Array], Array] | None = struct.field(
+        default=None, help="environment steps to a factor of the learning rate; None is constant"
+    )
+    gamma: float = struct.field(default=0.99, help="discount factor per step", within="[0, 1]")
+    vtrace_lambda: float = struct.field(default=1.0, help="decay of V-trace's traces", within="[0, 1]")
+    rho_bar: float = struct.field(default=1.0, help="clip the ratios that weigh errors to this", within="(0, inf]")
+    c_bar: float = struct.field(default=1.0, help="clip the ratios that decay traces to this", within="[0, inf]")
+    correct: bool = struct.field(
+        default=True, static=True, help="weigh by probability ratios; without, for comparison, they count as 1"
+    )
+    entropy_coef: float = struct.field(default=0.0, help="weight of the entropy bonus", within="[0, inf)")
+    value_coef: float = struct.field(default=0.5, help="weight of the value loss", within="[0, inf)")
+    max_grad_norm: float = struct.field(default=0.5, help="clip the gradient's global norm to this", within="(0, inf)")
+    adam: bool = struct.field(default=False, static=True, help="use Adam in place of RMSProp")
+    normalize_observations: bool = struct.field(
+        default=False, static=True, help="standardise observations by running mean and deviation, clipped to +-10"
+    )
+    normalize_rewards: bool = struct.field(
+        default=False, static=True, help="divide rewards by the running deviation of the discounted return"
+    )
+    reward_scale: float = struct.field(default=1.0, help="multiply rewards by this", within="(0, inf)")
+    steps_per_reset: int = struct.field(
+        default=16,
+        static=True,
+        help="draw one fresh start state for so many environment steps; 1 draws one for every step",
+        within="[1, inf)",
+    )
+
+    def __post_init__(self) -> None:
+        struct.check_fields(self)
+        if not isinstance(self.env, Environment):
+            raise InputError(f"env must be an Environment such as purerl.make('CartPole-v1'), got {self.env!r}")
+        # Shapes only: a network that does not fit the observations says so here, not while compiling.
+        jax.eval_shape(self._init_params, jax.random.key(0))
+        struct.wrap_functions(self, "schedule")
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps of one iteration."""
+        return self.num_envs * self.rollout_length
+
+    @property
+    def warmup_iterations(self) -> int:
+        """None: there is no replay to fill."""
+        return 0
+
+    def init(self, key: Array) -> IMPALAState:
+        """Fresh environments, networks and statistics."""
+        key, params_key, reset_key = jax.random.split(key, 3)
+        timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
+        params = self._init_params(params_key)
+        carry = self.network.initial_carry()
+        return IMPALAState(
+            key=key,
+            iteration=jnp.int32(0),
+            rollout=jax.vmap(lambda timestep: rollout.begin(timestep, carry))(timestep),
+            params=params,
+            recent_params=jax.tree.map(lambda leaf: jnp.stack([leaf] * (self.lag + 1)), params),
+            opt_state=self._optimizer(jnp.float32(0.0)).init(params),
+            obs_stats=normalize.init(self._blank_view().shape) if self.normalize_observations else None,
+            return_stats=normalize.init(()) if self.normalize_rewards else None,
+            discounted_return=jnp.zeros(self.num_envs),
+        )
+
+    def policy(self, state: IMPALAState, *, explore: bool) -> Policy:
+        """Sample actions (``explore=True``) or take the most likely ones, in the environment's own units.
+
+        With the newest parameters in either case; those that `step` acts with are older.
+        """
+        act = IMPALA._sample if explore else IMPALA._most_likely
+        # Not a bound method: that would hide the leaves of `self` where JAX does not see them.
+        return Policy(Partial(act, self, state.params, state.obs_stats), self.network.initial_carry())
+
+    def step(self, state: IMPALAState) -> tuple[IMPALAState, Metrics]:
+        """Collect, estimate, update."""
+        key, collect_key, entropy_key = jax.random.split(state.key, 3)
+        recent_params, acting_params = self._remember(state)
+        rollouts, transitions, episodes = rollout.collect(
+            self.env,
+            self.policy(struct.replace(state, params=acting_params), explore=True),
+            state.rollout,
+            collect_key,
+            self.rollout_length,
+            self.steps_per_reset,
+        )
+        reward, return_stats, discounted = self._scale_rewards(state, transitions)
+        batch = self._estimate(state, transitions, reward)
+        learning_rate = self._learning_rate(state.iteration)
+        params, opt_state, metrics = self._update(state, batch, learning_rate, entropy_key)
+        # Only now: while acting and learning from one batch, both see observations through the same statistics.
+        obs_stats = state.obs_stats
+        if obs_stats is not None:
+            obs = jax.vmap(jax.vmap(lambda obs: encode(self.env.observation_space, obs)))(transitions.obs)
+            obs_stats = normalize.update(obs_stats, obs)
+        state = IMPALAState(
+            key=key,
+            iteration=state.iteration + 1,
+            rollout=rollouts,
+            params=params,
+            recent_params=recent_params,
+            opt_state=opt_state,
+            obs_stats=obs_stats,
+            return_stats=return_stats,
+            discounted_return=discounted,
+        )
+        return state, {**episodes, **metrics, "learning_rate": Mean.of(learning_rate)}
+
+    # Networks
+
+    @property
+    def _network(self) -> ActorCritic:
+        return self.network.clone(action_space=self.env.action_space)
+
+    def _init_params(self, key: Array) -> PyTree:
+        return self._network.init(key, self.network.initial_carry(), self._blank_view(), method="advance")
+
+    def _advance(self, params: PyTree, carry: PyTree, obs: Array) -> Any:
+        """One step: ``(carry, (distribution, value))``."""
+        return self._network.apply(params, carry, obs, method="advance")
+
+    def _view(self, obs_stats: normalize.RunningStatistics | None, obs: Array) -> Array:
+        """What the network sees of one observation."""
+        features = encode(self.env.observation_space, obs)
+        return features if obs_stats is None else normalize.standardize(obs_stats, features)
+
+    def _blank_view(self) -> Array:
+        space = self.env.observation_space
+        return encode(space, jnp.zeros(space.shape, space.dtype))
+
+    # Acting
+
+    def _remember(self, state: IMPALAState) -> tuple[PyTree, PyTree]:
+        """The ring with the newest parameters in it, and those of `lag` iterations ago, or the first ones."""
+        newest, oldest = state.iteration % (self.lag + 1), (state.iteration + 1) % (self.lag + 1)
+        # Written before it is read, the ring stays in place; the other way round XLA copies it in every iteration.
+        ring = jax.tree.map(lambda ring, leaf: ring.at[newest].set(leaf), state.recent_params, state.params)
+        return ring, jax.tree.map(lambda ring: ring[oldest], ring)
+
+    def _to_env(self, action: Array) -> Array:
+        """From the unit interval of a continuous policy to the environment's bounds."""
+        space = self.env.action_space
+        return space.from_unit(action) if isinstance(space, Box) else action
+
+    def _sample(
+        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
+    ) -> tuple[Array, PyTree, dict[str, Array]]:
+        carry, (distribution, _) = self._advance(params, carry, self._view(obs_stats, obs))
+        raw, log_prob = distribution.sample_and_log_prob(key)
+        # The environment gets a clipped and scaled action; learning needs the one whose probability was taken.
+        return self._to_env(distribution.action(raw)), carry, {"raw_action": raw, "log_prob": log_prob}
+
+    def _most_likely(
+        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
+    ) -> tuple[Array, PyTree, dict[str, Array]]:
+        carry, (distribution, _) = self._advance(params, carry, self._view(obs_stats, obs))
+        return self._to_env(distribution.action(distribution.mode())), carry, {}
+
+    # Estimating
+
+    def _scale_rewards(
+        self, state: IMPALAState, transitions: Transition
+    ) -> tuple[Array, normalize.RunningStatistics | None, Array]:
+        """Rewards ``[num_envs, time]`` as learning sees them, and the statistics behind them."""
+        reward = transitions.reward * self.reward_scale
+        if state.return_stats is None:
+            return reward, None, state.discounted_return
+        discounted, returns = jax.vmap(discounted_return, in_axes=(0, 0, None, 0))(
+            reward, transitions.done, self.gamma, state.discounted_return
+        )
+        return_stats = normalize.update(state.return_stats, returns)
+        return normalize.scale(return_stats, reward), return_stats, discounted
+
+    def _estimate(self, state: IMPALAState, transitions: Transition, reward: Array) -> Batch:
+        """Advantages and value targets, laid out for the update."""
+        view = jax.vmap(jax.vmap(lambda obs: self._view(state.obs_stats, obs)))
+        value_of = jax.vmap(jax.vmap(lambda carry, obs: self._advance(state.params, carry, obs)[1][1]))
+        obs = view(transitions.obs)
+        carries, (distribution, value) = along(self._network, state.params, state.rollout.carry, obs, transitions.done)
+        log_ratio = distribution.log_prob(transitions.extras["raw_action"]) - transitions.extras["log_prob"]
+        ratio = jnp.exp(log_ratio) if self.correct else jnp.ones_like(log_ratio)
+        target, advantage = jax.vmap(vtrace, in_axes=(0,) * 6 + (None,) * 4)(
+            reward,
+            value,
+            value_of(carries, view(transitions.next_obs)),
+            transitions.terminated,
+            transitions.done,
+            ratio,
+            self.gamma,
+            self.vtrace_lambda,
+            self.rho_bar,
+            self.c_bar,
+        )
+        batch = Batch(
+            carry=(),
+            obs=obs,
+            done=transitions.done,
+            raw_action=transitions.extras["raw_action"],
+            log_prob=transitions.extras["log_prob"],
+            advantage=advantage,
+            target=target,
+        )
+        remembers = bool(jax.tree.leaves(state.rollout.carry))
+        shape = (self.num_envs, self.rollout_length) if remembers else (self.steps_per_iteration, 1)
+        batch = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[2:]), batch)
+        return struct.replace(batch, carry=state.rollout.carry)
+
+    # Learning
+
+    def _learning_rate(self, iteration: Array) -> Array:
+        env_steps = iteration.astype(jnp.float32) * self.steps_per_iteration
+        factor = 1.0 if self.schedule is None else self.schedule(env_steps)
+        return jnp.asarray(self.learning_rate * factor, jnp.float32)
+
+    def _optimizer(self, learning_rate: Array) -> optax.GradientTransformation:
+        """RMSProp as `optax.rmsprop` has it: eps under the root, as in TensorFlow, not added to it as in PyTorch."""
+        kind = optax.adam(learning_rate, eps=1e-5) if self.adam else optax.rmsprop(learning_rate, decay=0.99, eps=1e-5)
+        return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), kind)
+
+    def _update(
+        self, state: IMPALAState, batch: Batch, learning_rate: Array, key: Array
+    ) -> tuple[PyTree, PyTree, Metrics]:
+        """One gradient step on the whole batch."""
+        grads, metrics = jax.grad(self._loss, has_aux=True)(state.params, batch, key)
+        updates, opt_state = self._optimizer(learning_rate).update(grads, state.opt_state, state.params)
+        metrics["grad_norm"] = Mean.of(optax.tree.norm(grads))
+        return optax.apply_updates(state.params, updates), opt_state, metrics
+
+    def _loss(self, params: PyTree, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        """Policy loss - entropy bonus + value loss, over the batch (section 4.2 of the paper)."""
+        _, (distribution, value) = along(self._network, params, batch.carry, batch.obs, batch.done)
+        entropy = jnp.mean(distribution.entropy(key))
+
+        log_prob = distribution.log_prob(batch.raw_action)
+        policy_loss = -jnp.mean(log_prob * batch.advantage)
+        value_loss = 0.5 * jnp.mean(jnp.square(value - batch.target))
+
+        log_ratio = log_prob - batch.log_prob
+        unexplained = jnp.var(batch.target - value) / jnp.maximum(jnp.var(batch.target), 1e-8)
+        metrics = {
+            "policy_loss": Mean.of(policy_loss),
+            "value_loss": Mean.of(value_loss),
+            "entropy": Mean.of(entropy),
+            # Low in variance and never negative: Schulman, "Approximating KL divergence" (2020), estimator k3.
+            "approx_kl": Mean.of(jnp.mean(jnp.expm1(log_ratio) - log_ratio)),
+            "clip_fraction": Mean.of(jnp.mean(jnp.exp(log_ratio) > self.rho_bar)),
+            "explained_variance": Mean.of(1.0 - unexplained),
+        }
+        return policy_loss - self.entropy_coef * entropy + self.value_coef * value_loss, metrics

@@ -1,0 +1,373 @@
+"""Trust region policy optimisation (Schulman et al. 2015, arXiv:1502.05477).
+
+Collect a fixed number of steps with the current policy, estimate advantages with GAE (Schulman et al. 2016,
+arXiv:1506.02438), and improve the policy as far as its mean KL divergence from the one that acted allows (equation 14).
+The direction is the natural gradient ``F^-1 g``, by conjugate gradient on products with the Fisher matrix ``F``; the
+step is as long as the divergence allows to second order, and is then shortened until the divergence itself does and
+the surrogate has improved (appendix C). If no length will do, the policy stays as it is. Damping counts in the length
+too, as is usual: where the policy is all but deterministic hardly any change of it shows to second order.
+
+The value is fitted separately, by epochs of minibatches with Adam. A time limit is not treated as the end of the task:
+there the value of the true successor is bootstrapped (Pardo et al. 2018, arXiv:1712.00378).
+
+Statistics of the observations move after the update, and the policy with them; that part is not in the divergence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.tree_util import Partial
+
+from purerl import floats, normalize, rollout, struct
+from purerl.errors import InputError
+from purerl.minibatches import shuffled_indices
+from purerl.natural_gradient import conjugate_gradient, fisher_vector_product
+from purerl.networks import ActorCritic, encode
+from purerl.returns import discounted_return, gae
+from purerl.spaces import Box
+from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
+
+
+@struct.dataclass
+class TRPOState:
+    """Everything that changes while TRPO trains.
+
+    Attributes:
+        key: randomness of all that is still to come.
+        iteration: int32, iterations done.
+        rollout: the environments in flight, ``[num_envs]``.
+        actor_params: of the policy.
+        critic_params: of the value.
+        critic_opt_state: of the value's optimiser.
+        obs_stats: of the observations, frozen within an iteration; None unless they are normalised.
+        return_stats: of the discounted returns that scale rewards; None unless they are normalised.
+        discounted_return: float32 ``[num_envs]``, running, for `return_stats`.
+    """
+
+    key: Array
+    iteration: Array = struct.field(shared=True)
+    rollout: rollout.RolloutState
+    actor_params: PyTree
+    critic_params: PyTree
+    critic_opt_state: PyTree
+    obs_stats: normalize.RunningStatistics | None
+    return_stats: normalize.RunningStatistics | None
+    discounted_return: Array
+
+
+@struct.dataclass
+class Batch:
+    """What the update learns from; leaves ``[num_envs * rollout_length, ...]``."""
+
+    obs: Array
+    raw_action: Array
+    log_prob: Array
+    value: Array
+    advantage: Array  # standardised
+    target: Array
+
+
+@struct.dataclass
+class TRPO:
+    """TRPO for discrete and continuous actions. See the module for the method, the fields for the hyper-parameters."""
+
+    env: Environment
+    network: ActorCritic = struct.field(default=ActorCritic(), static=True, help="trunk and heads")
+    num_envs: int = struct.field(default=8, static=True, help="environments stepped side by side", within="[1, inf)")
+    rollout_length: int = struct.field(
+        default=128, static=True, help="steps in each environment per iteration", within="[1, inf)"
+    )
+    num_epochs: int = struct.field(
+        default=10, static=True, help="passes of the critic over each batch", within="[1, inf)"
+    )
+    num_minibatches: int = struct.field(
+        default=8, static=True, help="updates of the critic per epoch", within="[1, inf)"
+    )
+    learning_rate: float = struct.field(default=1e-3, help="step size of Adam for the value", within="[0, inf)")
+    schedule: Callable[[Array], Array] | None = struct.field(
+        default=None, help="environment steps to a factor of the learning rate; None is constant"
+    )
+    gamma: float = struct.field(default=0.99, help="discount factor per step", within="[0, 1]")
+    gae_lambda: float = struct.field(default=0.95, help="decay of advantage traces", within="[0, 1]")
+    max_kl: float = struct.field(
+        default=0.01, help="how far the policy may move per iteration, in KL divergence", within="(0, inf)"
+    )
+    damping: float = struct.field(default=0.1, help="added to the Fisher matrix's diagonal", within="[0, inf)")
+    num_cg_iterations: int = struct.field(
+        default=10, static=True, help="iterations of conjugate gradient", within="[1, inf)"
+    )
+    num_backtracks: int = struct.field(
+        default=10, static=True, help="lengths that the line search tries, the full one first", within="[1, inf)"
+    )
+    backtrack_ratio: float = struct.field(default=0.8, help="of each length to the one before", within="(0, 1)")
+    normalize_observations: bool = struct.field(
+        default=False, static=True, help="standardise observations by running mean and deviation, clipped to +-10"
+    )
+    normalize_rewards: bool = struct.field(
+        default=False, static=True, help="divide rewards by the running deviation of the discounted return"
+    )
+    reward_scale: float = struct.field(default=1.0, help="multiply rewards by this", within="(0, inf)")
+    steps_per_reset: int = struct.field(
+        default=16,
+        static=True,
+        help="draw one fresh start state for so many environment steps; 1 draws one for every step",
+        within="[1, inf)",
+    )
+
+    def __post_init__(self) -> None:
+        struct.check_fields(self)
+        if not isinstance(self.env, Environment):
+            raise InputError(f"env must be an Environment such as purerl.make('CartPole-v1'), got {self.env!r}")
+        if self.network.shared:
+            raise InputError("trpo needs a network with shared=False: policy and value learn apart")
+        if self.steps_per_iteration % self.num_minibatches:
+            raise InputError(
+                f"num_envs * rollout_length = {self.steps_per_iteration} steps cannot be divided into "
+                f"num_minibatches = {self.num_minibatches} equal minibatches"
+            )
+        if self.steps_per_iteration == 1:
+            raise InputError("trpo needs num_envs * rollout_length of at least 2 steps, got 1")
+        # Shapes only: a network that does not fit the observations says so here, not while compiling.
+        jax.eval_shape(self._network.init, jax.random.key(0), self._blank_view())
+        struct.wrap_functions(self, "schedule")
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps of one iteration."""
+        return self.num_envs * self.rollout_length
+
+    @property
+    def warmup_iterations(self) -> int:
+        """None: there is no replay to fill."""
+        return 0
+
+    def init(self, key: Array) -> TRPOState:
+        """Fresh environments, networks and statistics."""
+        key, actor_key, critic_key, reset_key = jax.random.split(key, 4)
+        timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
+        blank = self._blank_view()
+        critic_params = self._network.init(critic_key, blank, method="critic")
+        return TRPOState(
+            key=key,
+            iteration=jnp.int32(0),
+            rollout=jax.vmap(lambda timestep: rollout.begin(timestep, ()))(timestep),
+            actor_params=self._network.init(actor_key, blank, method="actor"),
+            critic_params=critic_params,
+            critic_opt_state=self._optimizer(jnp.float32(0.0)).init(critic_params),
+            obs_stats=normalize.init(blank.shape) if self.normalize_observations else None,
+            return_stats=normalize.init(()) if self.normalize_rewards else None,
+            discounted_return=jnp.zeros(self.num_envs),
+        )
+
+    def policy(self, state: TRPOState, *, explore: bool) -> Policy:
+        """Sample actions (``explore=True``) or take the most likely ones, in the environment's own units."""
+        act = TRPO._sample if explore else TRPO._most_likely
+        # Not a bound method: that would hide the leaves of `self` where JAX does not see them.
+        return Policy(Partial(act, self, state.actor_params, state.obs_stats))
+
+    def step(self, state: TRPOState) -> tuple[TRPOState, Metrics]:
+        """Collect, estimate, improve the policy, fit the value."""
+        key, collect_key, entropy_key, critic_key = jax.random.split(state.key, 4)
+        rollouts, transitions, episodes = rollout.collect(
+            self.env,
+            self.policy(state, explore=True),
+            state.rollout,
+            collect_key,
+            self.rollout_length,
+            self.steps_per_reset,
+        )
+        reward, return_stats, discounted = self._scale_rewards(state, transitions)
+        batch = self._estimate(state, transitions, reward)
+        learning_rate = self._learning_rate(state.iteration)
+        actor_params, actor_metrics = self._improve_policy(state.actor_params, batch, entropy_key)
+        critic_params, critic_opt_state, critic_metrics = self._fit_critic(state, batch, learning_rate, critic_key)
+        # Only now: while acting and learning from one batch, both see observations through the same statistics.
+        obs_stats = state.obs_stats
+        if obs_stats is not None:
+            obs = jax.vmap(jax.vmap(lambda obs: encode(self.env.observation_space, obs)))(transitions.obs)
+            obs_stats = normalize.update(obs_stats, obs)
+        state = TRPOState(
+            key=key,
+            iteration=state.iteration + 1,
+            rollout=rollouts,
+            actor_params=actor_params,
+            critic_params=critic_params,
+            critic_opt_state=critic_opt_state,
+            obs_stats=obs_stats,
+            return_stats=return_stats,
+            discounted_return=discounted,
+        )
+        return state, {**episodes, **actor_metrics, **critic_metrics, "learning_rate": Mean.of(learning_rate)}
+
+    # Networks
+
+    @property
+    def _network(self) -> ActorCritic:
+        return self.network.clone(action_space=self.env.action_space)
+
+    def _actor(self, params: PyTree, obs: Array) -> Any:
+        return self._network.apply(params, obs, method="actor")
+
+    def _critic(self, params: PyTree, obs: Array) -> Any:
+        return self._network.apply(params, obs, method="critic")
+
+    def _view(self, obs_stats: normalize.RunningStatistics | None, obs: Array) -> Array:
+        """What the networks see of one observation."""
+        features = encode(self.env.observation_space, obs)
+        return features if obs_stats is None else normalize.standardize(obs_stats, features)
+
+    def _blank_view(self) -> Array:
+        space = self.env.observation_space
+        return encode(space, jnp.zeros(space.shape, space.dtype))
+
+    # Acting
+
+    def _to_env(self, action: Array) -> Array:
+        """From the unit interval of a continuous policy to the environment's bounds."""
+        space = self.env.action_space
+        return space.from_unit(action) if isinstance(space, Box) else action
+
+    def _sample(
+        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
+    ) -> tuple[Array, tuple, dict[str, Array]]:
+        distribution = self._actor(params, self._view(obs_stats, obs))
+        raw, log_prob = distribution.sample_and_log_prob(key)
+        # The environment gets a clipped and scaled action; learning needs the one whose probability was taken.
+        return self._to_env(distribution.action(raw)), carry, {"raw_action": raw, "log_prob": log_prob}
+
+    def _most_likely(
+        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
+    ) -> tuple[Array, tuple, dict[str, Array]]:
+        distribution = self._actor(params, self._view(obs_stats, obs))
+        return self._to_env(distribution.action(distribution.mode())), carry, {}
+
+    # Estimating
+
+    def _scale_rewards(
+        self, state: TRPOState, transitions: Transition
+    ) -> tuple[Array, normalize.RunningStatistics | None, Array]:
+        """Rewards ``[num_envs, time]`` as learning sees them, and the statistics behind them."""
+        reward = transitions.reward * self.reward_scale
+        if state.return_stats is None:
+            return reward, None, state.discounted_return
+        discounted, returns = jax.vmap(discounted_return, in_axes=(0, 0, None, 0))(
+            reward, transitions.done, self.gamma, state.discounted_return
+        )
+        return_stats = normalize.update(state.return_stats, returns)
+        return normalize.scale(return_stats, reward), return_stats, discounted
+
+    def _estimate(self, state: TRPOState, transitions: Transition, reward: Array) -> Batch:
+        """Advantages and value targets, flattened for the update."""
+        view = jax.vmap(jax.vmap(lambda obs: self._view(state.obs_stats, obs)))
+        value_of = jax.vmap(jax.vmap(lambda obs: self._critic(state.critic_params, obs)))
+        obs = view(transitions.obs)
+        value = value_of(obs)
+        advantage = jax.vmap(gae, in_axes=(0, 0, 0, 0, 0, None, None))(
+            reward,
+            value,
+            value_of(view(transitions.next_obs)),
+            transitions.terminated,
+            transitions.done,
+            self.gamma,
+            self.gae_lambda,
+        )
+        batch = Batch(
+            obs=obs,
+            raw_action=transitions.extras["raw_action"],
+            log_prob=transitions.extras["log_prob"],
+            value=value,
+            advantage=(advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-8),
+            target=advantage + value,
+        )
+        return jax.tree.map(lambda leaf: leaf.reshape(self.steps_per_iteration, *leaf.shape[2:]), batch)
+
+    # Learning
+
+    def _surrogate(self, params: PyTree, batch: Batch) -> Array:
+        """Mean of probability ratio times advantage (equation 14)."""
+        distribution = jax.vmap(lambda obs: self._actor(params, obs))(batch.obs)
+        return jnp.mean(jnp.exp(distribution.log_prob(batch.raw_action) - batch.log_prob) * batch.advantage)
+
+    def _improve_policy(self, params: PyTree, batch: Batch, key: Array) -> tuple[PyTree, Metrics]:
+        """The longest step along the natural gradient that stays near and is for the better (appendix C)."""
+        flat, unravel = floats.ravel(params)
+        old = jax.vmap(lambda obs: self._actor(params, obs))(batch.obs)
+
+        def surrogate(flat: Array) -> Array:
+            return self._surrogate(unravel(flat), batch)
+
+        def divergence(flat: Array) -> Array:
+            new = jax.vmap(lambda obs: self._actor(unravel(flat), obs))(batch.obs)
+            return jnp.mean(old.kl(new))
+
+        fisher = fisher_vector_product(divergence, flat)
+
+        def product(v: Array) -> Array:
+            return fisher(v) + self.damping * v
+
+        gradient = jax.grad(surrogate)(flat)
+        x, residual = conjugate_gradient(product, gradient, self.num_cg_iterations)
+        # Without any advantage there is no direction: the step is 0, not 0 / 0.
+        step = jnp.sqrt(2.0 * self.max_kl / jnp.maximum(x @ product(x), 1e-12)) * x
+        before = surrogate(flat)
+
+        def shorten(chosen: Array, length: Array) -> tuple[Array, None]:
+            good = (surrogate(flat + length * step) > before) & (divergence(flat + length * step) <= self.max_kl)
+            return jnp.where((chosen == 0.0) & good, length, chosen), None
+
+        # All lengths are tried: a loop that ends early would run to the slowest member of a population.
+        lengths = self.backtrack_ratio ** jnp.arange(self.num_backtracks, dtype=jnp.float32)
+        length, _ = lax.scan(shorten, jnp.float32(0.0), lengths)
+        # A selection: where nothing was good the step may not even be finite.
+        new = jnp.where(length > 0.0, flat + length * step, flat)
+        grad_norm = jnp.linalg.norm(gradient)
+        metrics = {
+            "policy_loss": Mean.of(-surrogate(new)),
+            "entropy": Mean.of(old.entropy(key)),
+            "kl": Mean.of(divergence(new)),
+            "step_length": Mean.of(length),
+            "accepted": Mean.of(length > 0.0),
+            "grad_norm": Mean.of(grad_norm),
+            "cg_residual": Mean.of(jnp.linalg.norm(residual) / jnp.maximum(grad_norm, 1e-12)),
+        }
+        return unravel(new), metrics
+
+    def _learning_rate(self, iteration: Array) -> Array:
+        env_steps = iteration.astype(jnp.float32) * self.steps_per_iteration
+        factor = 1.0 if self.schedule is None else self.schedule(env_steps)
+        return jnp.asarray(self.learning_rate * factor, jnp.float32)
+
+    def _optimizer(self, learning_rate: Array) -> optax.GradientTransformation:
+        return optax.adam(learning_rate, eps=1e-5)
+
+    def _fit_critic(
+        self, state: TRPOState, batch: Batch, learning_rate: Array, key: Array
+    ) -> tuple[PyTree, PyTree, Metrics]:
+        """Epochs of shuffled minibatches of squared errors."""
+        optimizer = self._optimizer(learning_rate)
+
+        def loss(params: PyTree, obs: Array, target: Array) -> Array:
+            value = jax.vmap(lambda obs: self._critic(params, obs))(obs)
+            return 0.5 * jnp.mean(jnp.square(value - target))
+
+        def minibatch(learner: tuple[PyTree, PyTree], indices: Array) -> tuple[tuple[PyTree, PyTree], Mean]:
+            params, opt_state = learner
+            value_loss, grads = jax.value_and_grad(loss)(params, batch.obs[indices], batch.target[indices])
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state), Mean.of(value_loss)
+
+        def epoch(learner: tuple[PyTree, PyTree], key: Array) -> tuple[tuple[PyTree, PyTree], Mean]:
+            order = shuffled_indices(key, self.steps_per_iteration).reshape(self.num_minibatches, -1)
+            learner, losses = lax.scan(minibatch, learner, order)
+            return learner, losses.sum(0)
+
+        keys = jax.random.split(key, self.num_epochs)
+        learner, losses = lax.scan(epoch, (state.critic_params, state.critic_opt_state), keys)
+        unexplained = jnp.var(batch.target - batch.value) / jnp.maximum(jnp.var(batch.target), 1e-8)
+        return *learner, {"value_loss": losses.sum(0), "explained_variance": Mean.of(1.0 - unexplained)}

@@ -1,0 +1,104 @@
+"""CartPole as a camera sees it: the dynamics of gymnax, and small pictures instead of numbers.
+
+Positions and angles must be read off the pixels, and velocities off the difference of two pictures, which `purerl.make`
+stacks by default. Pictures are drawn by arithmetic on distances, in the same compiled program as everything else. An
+edge that lies within a pixel lights it in part, so that movements far smaller than a pixel can be seen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from purerl import struct
+from purerl.environments import gymnax
+from purerl.environments.gymnax import GymnaxEnvironment
+from purerl.spaces import Box, Space
+from purerl.types import Array, PyTree, TimeStep
+
+PREFIX = "pixels/"
+
+FRAME_STACK = 2
+"""Pictures that `purerl.make` shows at once by default."""
+
+_HEIGHT, _WIDTH = 10, 36
+_PIXEL = 0.15
+"""Length of its sides (m): the picture is 5.4 m wide, a little more than the track, and 1.5 m high."""
+
+_CART = (0.25, 0.1)
+"""Half its length and height (m)."""
+_POLE = 0.5 * _PIXEL
+"""Half the width of the pole (m). As wide as a pixel, it shares its light out between two of them in proportion."""
+
+
+@struct.dataclass
+class PixelCartPole:
+    """A picture of CartPole: 1 where cart and pole are, 0 elsewhere, in between along their edges.
+
+    Attributes:
+        env: gymnax's CartPole, with its parameters as leaves; the pole is drawn as long as it is.
+    """
+
+    env: GymnaxEnvironment
+
+    @property
+    def observation_space(self) -> Box:
+        """Brightness ``[height, width, 1]``, the top row first."""
+        return Box((_HEIGHT, _WIDTH, 1), 0.0, 1.0)
+
+    @property
+    def action_space(self) -> Space:
+        """That of `env`."""
+        return self.env.action_space
+
+    def reset(self, key: Array) -> TimeStep:
+        """Draw a start state."""
+        return self._show(self.env.reset(key))
+
+    def step(self, key: Array, state: PyTree, action: Array) -> TimeStep:
+        """Advance `state` by one action."""
+        return self._show(self.env.step(key, state, action))
+
+    def _show(self, timestep: TimeStep) -> TimeStep:
+        state = timestep.state
+        return struct.replace(timestep, obs=draw(state.x, state.theta, 2.0 * self.env.params.length))
+
+
+def draw(x: Array, angle: Array, length: Array) -> Array:
+    """The picture ``[height, width, 1]`` of a cart at `x` (m) whose pole of `length` (m) leans by `angle` (rad)."""
+    # Of every pixel's middle as seen from the hinge, in the middle of the cart.
+    right = _PIXEL * (jnp.arange(_WIDTH) - 0.5 * (_WIDTH - 1))[None, :] - x
+    up = _PIXEL * (_HEIGHT - 1 - jnp.arange(_HEIGHT))[:, None]
+    # Signed distances, negative inside, of the cart as a box and the pole as a thick line with round ends.
+    beyond_x, beyond_y = jnp.abs(right) - _CART[0], jnp.abs(up) - _CART[1]
+    outside = jnp.hypot(jnp.maximum(beyond_x, 0.0), jnp.maximum(beyond_y, 0.0))
+    cart = outside + jnp.minimum(jnp.maximum(beyond_x, beyond_y), 0.0)
+    along = jnp.clip(right * jnp.sin(angle) + up * jnp.cos(angle), 0.0, length)
+    pole = jnp.hypot(right - along * jnp.sin(angle), up - along * jnp.cos(angle)) - _POLE
+    return jnp.clip(0.5 - jnp.minimum(cart, pole) / _PIXEL, 0.0, 1.0)[..., None]
+
+
+def names() -> list[str]:
+    """Every environment of this kind, as ``"pixels/<name>"``."""
+    return [PREFIX + "CartPole-v1"]
+
+
+def is_known(name: str) -> bool:
+    """Whether there is an environment called ``"pixels/<name>"``."""
+    return name in names()
+
+
+def make(name: str, **options: Any) -> PixelCartPole:
+    """The environment ``"pixels/<name>"``; one picture at a time.
+
+    Args:
+        name: with the prefix.
+        options: those of `purerl.environments.gymnax.make`.
+    """
+    return PixelCartPole(gymnax.make(name.removeprefix(PREFIX), **options))
+
+
+def environment_options(name: str) -> dict[str, Any]:
+    """The parameters of ``"pixels/<name>"`` with their defaults, as plain values."""
+    return gymnax.environment_options(name.removeprefix(PREFIX))

@@ -1,0 +1,63 @@
+"""What natural gradients need: products with the Fisher matrix, and systems solved by nothing but such products.
+
+The Fisher information ``F`` of a policy says how far its distributions move when its parameters do: for a small change
+``d`` the mean KL divergence from the old policy to the new one is ``1/2 d^T F d``. It is as large as the number of
+parameters squared, so it is never formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+
+
+def fisher_vector_product(divergence: Callable[[Array], Array], params: Array) -> Callable[[Array], Array]:
+    """The map ``v -> F v`` where ``F`` is the Hessian of `divergence` at `params` (Schulman et al. 2015, appendix C).
+
+    Args:
+        divergence: parameters ``[n]`` to the mean KL divergence from the policy at `params`, a scalar.
+        params: ``[n]``.
+
+    Returns:
+        A linear function from ``[n]`` to ``[n]``; a call costs about as much as two gradients of `divergence`.
+    """
+    return jax.linearize(jax.grad(divergence), params)[1]
+
+
+def conjugate_gradient(product: Callable[[Array], Array], target: Array, num_iterations: int) -> tuple[Array, Array]:
+    """Solve ``A x = target`` approximately (Hestenes & Stiefel 1952, "Methods of conjugate gradients ...").
+
+    Always takes all iterations, so that members of a population stay in step and derivatives pass through. What is
+    solved exactly before that stays as it is.
+
+    Args:
+        product: ``v -> A v`` for a symmetric positive definite ``A [n, n]``.
+        target: ``[n]``.
+        num_iterations: in exact arithmetic ``n`` of them suffice.
+
+    Returns:
+        ``(x, residual)``, both ``[n]``; the residual is ``target - A x``.
+    """
+
+    def iteration(carry: tuple[Array, Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array, Array], None]:
+        x, residual, direction, squared = carry
+        image = product(direction)
+        length = _ratio(squared, direction @ image)
+        residual = residual - length * image
+        smaller = residual @ residual
+        carry = (x + length * direction, residual, residual + _ratio(smaller, squared) * direction, smaller)
+        return carry, None
+
+    initial = (jnp.zeros_like(target), target, target, target @ target)
+    (x, residual, _, _), _ = lax.scan(iteration, initial, length=num_iterations)
+    return x, residual
+
+
+def _ratio(a: Array, b: Array) -> Array:
+    """``a / b``, and 0 where `b` is not positive."""
+    return jnp.where(b > 0.0, a / jnp.where(b > 0.0, b, 1.0), 0.0)
