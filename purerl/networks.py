@@ -167,7 +167,7 @@ class ActorCritic(nn.Module):
         self.critic_head = nn.Dense(1, kernel_init=_orthogonal(1.0))
         if isinstance(space, Box):
             initial = nn.initializers.constant(math.log(self.initial_std))
-            self.log_std = self.param("log_std", initial, (num_outputs,), jnp.float32)
+            self.log_std = _Parameter((num_outputs,), initial)
 
     def initial_carry(self) -> PyTree:
         """What is remembered when an episode begins: that of the shared memory, or of the policy's and the value's."""
@@ -217,14 +217,15 @@ class ActorCritic(nn.Module):
         output = self.actor_head(features)
         if isinstance(self.action_space, Discrete):
             return Categorical(output)
-        return TanhGaussian(output, self.log_std) if self.squash else Gaussian(output, self.log_std)
+        return (TanhGaussian if self.squash else Gaussian)(output, self.log_std())
 
     def _value(self, features: Array) -> Array:
         return self.critic_head(features)[0]
 
     def _check_memoryless(self) -> None:
         if not isinstance(self.memory, NoMemory):
-            raise InputError(f"only ppo and a2c take networks with memory, got {self.memory}")
+            kind = type(self.memory).__name__
+            raise InputError(f"only ppo, a2c and impala take a network with memory, got {kind}")
 
 
 class DeterministicPolicy(nn.Module):
@@ -252,6 +253,17 @@ def _smallest(num_layers: int, kernel: int, stride: int) -> int:
     for _ in range(num_layers):
         size = (size - 1) * stride + kernel
     return size
+
+
+class _Parameter(nn.Module):
+    """A parameter of its own: unlike one declared in `setup` of what owns it, made only where it is used."""
+
+    shape: tuple[int, ...]
+    initial: Callable[..., Array]
+
+    @nn.compact
+    def __call__(self) -> Array:
+        return self.param("value", self.initial, self.shape, jnp.float32)
 
 
 def _patches(x: Array, kernel: tuple[int, int], stride: int) -> Array:

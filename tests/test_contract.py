@@ -145,7 +145,7 @@ def action_value(algorithm, state, obs):
 
 
 def shac_value(algorithm, state, obs):
-    return algorithm._critic(state.critic_params, obs[-1])
+    return network_of(algorithm).apply(state.critic_params, obs[-1], method="critic")
 
 
 def discrete_sac_value(algorithm, state, obs):

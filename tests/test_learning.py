@@ -79,6 +79,8 @@ def test_apg():
         ("ppo", "pixels/CartPole-v1", 1_000_000, 400),
         ("pqn", "CartPole-v1", 500_000, 470),
         ("pqn", "pixels/CartPole-v1", 500_000, 400),
+        ("a2c", "CartPole-v1", 500_000, 470),
+        ("impala", "CartPole-v1", 500_000, 470),
         ("reinforce", "CartPole-v1", 500_000, 470),
         ("reinforce", "Pendulum-v1", 600_000, -200),
         ("npg", "CartPole-v1", 500_000, 470),

@@ -142,7 +142,7 @@ def test_the_step_of_a_linear_gaussian_policy_is_the_closed_form():
     expected = np.sqrt(2 * delta / (gradient @ natural)) * natural
 
     moved = jax.tree.map(lambda a, b: np.asarray(a - b).ravel(), new, params)["params"]
-    actual = np.concatenate([moved["actor_head"]["bias"], moved["actor_head"]["kernel"], moved["log_std"]])
+    actual = np.concatenate([moved["actor_head"]["bias"], moved["actor_head"]["kernel"], moved["log_std"]["value"]])
     np.testing.assert_allclose(actual, expected, rtol=2e-3)
     np.testing.assert_allclose(metrics["kl"].value, delta, rtol=0.1)
     np.testing.assert_allclose(metrics["grad_norm"].value, np.linalg.norm(gradient), rtol=1e-3)

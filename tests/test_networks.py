@@ -231,6 +231,8 @@ def test_sizes_must_be_positive_whole_numbers(sizes):
 
 
 def test_no_hidden_layers_is_a_linear_policy():
+    network = ActorCritic(MLP(()), action_space=BOX)
+    assert set(network.init(jax.random.key(0), jnp.zeros(3), method="critic")["params"]) == {"critic_head"}
     assert set(init(ActorCritic(MLP(()), action_space=BOX))) == {"actor_head", "critic_head", "log_std"}
 
 

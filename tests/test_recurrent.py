@@ -99,7 +99,7 @@ def test_minibatches_are_of_whole_environments():
 
 def test_others_refuse_a_memory():
     network = ActorCritic(MLP((16,)), LSTM(4), squash=True)
-    with pytest.raises(purerl.InputError, match="only ppo and a2c take networks with memory, got LSTM"):
+    with pytest.raises(purerl.InputError, match="only ppo, a2c and impala take a network with memory, got LSTM"):
         purerl.SHAC(env=purerl.make("Pendulum-v1", differentiable=True), network=network)
     with pytest.raises(purerl.InputError, match="memory must be a flax module such as GRU"):
         ActorCritic(memory="gru")  # type: ignore[arg-type]

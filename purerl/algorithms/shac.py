@@ -39,7 +39,7 @@ from purerl.gradient_mixing import mix_gradients
 from purerl.minibatches import shuffled_indices
 from purerl.networks import MLP, ActorCritic, encode
 from purerl.returns import gae, lambda_returns, window_discounts, window_return
-from purerl.spaces import Box, Discrete
+from purerl.spaces import Box
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
 
 
@@ -183,7 +183,7 @@ class SHAC:
         timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
         blank = self._blank_view()
         actor_params = self._network.init(actor_key, blank, method="actor")
-        critic_params = self._value_network.init(critic_key, blank, method="critic")
+        critic_params = self._network.init(critic_key, blank, method="critic")
         optimizer = self._optimizer(jnp.float32(0.0))
         return SHACState(
             key=key,
@@ -251,16 +251,11 @@ class SHAC:
     def _network(self) -> ActorCritic:
         return self.network.clone(action_space=self.env.action_space)
 
-    @property
-    def _value_network(self) -> ActorCritic:
-        # A value is the same over any actions; over discrete ones no deviation comes along as a parameter.
-        return self.network.clone(action_space=Discrete(1), squash=False)
-
     def _actor(self, params: PyTree, obs: Array) -> Any:
         return self._network.apply(params, obs, method="actor")
 
     def _critic(self, params: PyTree, obs: Array) -> Any:
-        return self._value_network.apply(params, obs, method="critic")
+        return self._network.apply(params, obs, method="critic")
 
     def _view(self, obs_stats: normalize.RunningStatistics | None, obs: Array) -> Array:
         """What the networks see of one observation."""
