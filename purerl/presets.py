@@ -160,7 +160,8 @@ def _generic_actor_critic(env: Environment) -> Preset:
         return _ACTOR_CRITIC.extended(
             hyperparameters={
                 "rollout_length": 8,
-                "learning_rate": 2e-3,
+                "learning_rate": 1e-3,
+                "adam": True,
                 "normalize_observations": True,
                 "normalize_rewards": True,
             },
@@ -418,6 +419,18 @@ _TUNED: dict[str, dict[str, Preset]] = {
     "a2c": {
         # RL Baselines3 Zoo, which is also this algorithm's default.
         "CartPole-v1": _ACTOR_CRITIC,
+        "Pendulum-v1": _ACTOR_CRITIC.extended(
+            hyperparameters={
+                "rollout_length": 8,
+                "learning_rate": 2e-3,
+                "gamma": 0.9,
+                "gae_lambda": 0.9,
+                "adam": True,
+                "normalize_observations": True,
+                "normalize_rewards": True,
+            },
+            total_steps=1_000_000,
+        ),
     },
     "impala": {"CartPole-v1": _ACTOR_CRITIC.extended(hyperparameters={"lag": 8})},
     "reinforce": {

@@ -42,7 +42,7 @@ def test(arguments: list[str]) -> int:
         [BIN / "ruff", "check"],
         [BIN / "ruff", "format", "--check"],
         [BIN / "pyright", "--pythonpath", BIN / "python"],
-        [BIN / "pytest", "-q", "-n", "2", *arguments],
+        [BIN / "pytest", "-q", "-n", "2", "--dist", "loadgroup", *arguments],
     ]
     for command in commands:
         print("$", Path(command[0]).name, *command[1:], flush=True)

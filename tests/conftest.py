@@ -39,3 +39,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs --slow"))
+    # What the contract asks of one algorithm is asked in a row and by one process, which traces its programs once.
+    for item in items:
+        if algorithm := algorithm_of(item):
+            item.add_marker(pytest.mark.xdist_group(algorithm))
+    items.sort(key=algorithm_of)
+
+
+def algorithm_of(item: pytest.Item) -> str:
+    """The row of the contract that a test belongs to, empty for other tests."""
+    name = getattr(item, "callspec", None) and item.callspec.params.get("name")  # type: ignore[attr-defined]
+    return name if item.path.stem == "test_contract" and name else ""

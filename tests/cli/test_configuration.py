@@ -155,6 +155,7 @@ def test_tuned_presets_build(algorithm: str, env: str) -> None:
 
 GENERIC = [
     *(("ppo", env) for env in ("MountainCar-v0", "Reacher-misc", "Asterix-MinAtar", "FrozenLake-misc", "brax/reacher")),
+    *((name, env) for name in ("a2c", "impala") for env in ("MountainCar-v0", "Asterix-MinAtar", "brax/reacher")),
     *((name, env) for name in ("dqn", "rainbow", "pqn") for env in ("MountainCar-v0", "Asterix-MinAtar")),
     *(("discrete_sac", env) for env in ("MountainCar-v0", "Asterix-MinAtar")),
     *((name, env) for name in ("ddpg", "td3", "sac") for env in ("Reacher-misc", "brax/reacher")),
