@@ -45,7 +45,7 @@ def test_dqn():
 
 
 def test_pqn():
-    assert trained("pqn", "CartPole-v1", 150_000, 2).mean() >= 470
+    assert trained("pqn", "CartPole-v1", 300_000, 4).mean() >= 470
 
 
 def test_memory():
