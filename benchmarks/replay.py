@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each job (default 3); medians are reported")
     args = parser.parse_args()
     choose_thread_pool()  # for all: the workers inherit it
-    pythons = {"purerl": Path(sys.executable), **{name: peers.peer_python(name) for name in peers.PACKAGES}}
+    pythons = {"purerl": Path(sys.executable), **{name: peers.peer_python(name) for name in ("rejax", "flashbax")}}
     rows = []
     print(f"{'kind':12s} {'members':>7s} {'capacity':>9s} {'library':9s}" + "".join(f"{call:>20s}" for call in CALLS))
     for kind, libraries in LIBRARIES.items():

@@ -1,9 +1,9 @@
 """One timed training by Brax's own PPO, SAC or APG, printed as one JSON line.
 
 Its training runs on Brax's environments only, here with the spring backend. Not as in the others: every episode begins
-from the start state that its environment drew first; a minibatch of PPO is of whole unrolls, and there the networks
-differ in activation only where Brax does not let one choose it (APG standardises layers); SAC's policy has swish.
-Its evaluations are left out: they would only cost time here.
+from the start state that its environment drew first; a minibatch of PPO is of whole unrolls; APG follows a stochastic
+policy, clips each entry of a gradient and has other decay rates in Adam. Its evaluations are left out: they would only
+cost time here.
 """
 
 import functools
