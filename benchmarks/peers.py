@@ -7,8 +7,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent.parent / ".cache" / "peers"
 JAX = f"jax=={importlib.metadata.version('jax')}"
-# Without "+cpu" pip would also fetch gigabytes of libraries for GPUs. PyPI lacks these builds: name PyTorch's own index of
-# packages for CPUs in PIP_EXTRA_INDEX_URL.
+# Without "+cpu" pip would also fetch gigabytes of libraries for GPUs. PyPI lacks these builds: name PyTorch's own index
+# of packages for CPUs in PIP_EXTRA_INDEX_URL.
 TORCH = "torch==2.13.0+cpu"
 PACKAGES = {
     "rejax": ["rejax==0.1.3", "gymnax==0.0.9", "six", JAX],  # rejax needs this gymnax, which does not declare six
