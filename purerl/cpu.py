@@ -22,6 +22,12 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def threads(num_processes: int) -> int:
+    """How large a pool each of so many processes should have: its share of the cores, or one where that is a few."""
+    share = usable_cores() // num_processes
+    return share if share >= ENOUGH_CORES else 1
+
+
 def choose_thread_pool() -> bool:
     """Set ``NPROC=1`` on a machine with fewer than `ENOUGH_CORES` cores and say whether that was done.
 

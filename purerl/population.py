@@ -33,11 +33,13 @@ class Population:
         num_members: how many there are, P.
         varied: dotted path of a field or dictionary entry to an array ``[P, ...]``: ``"learning_rate"``,
             ``"env.params.gravity"`` (gymnax), ``"env.env.params.gravity"`` (Brax, inside its time limit).
+        first_member: number of the first one, where these are a part of a larger population (see `part`).
     """
 
     algorithm: Algorithm
     num_members: int = struct.field(static=True, help="agents trained side by side", within="[1, inf)")
     varied: Mapping[str, Array | np.ndarray] = dataclasses.field(default_factory=dict)
+    first_member: int = struct.field(default=0, static=True, help="number of the first one", within="[0, inf)")
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
@@ -85,7 +87,8 @@ class Population:
         Raises:
             InputError: if they cannot fit into the memory of the device. Under `jax.jit`, before anything compiles.
         """
-        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(self.num_members))
+        numbers = self.first_member + jnp.arange(self.num_members)
+        keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
         state = self.map(lambda member, key: member.init(key), keys)
         memory.check_fits(memory.num_bytes(state), f"the state of {self.num_members} members", SMALLER)
         return jax.tree.map(
@@ -119,6 +122,19 @@ class Population:
         """The state of one member alone."""
         return jax.tree.map(
             lambda leaf, axis: leaf[index] if axis == 0 else leaf, state, struct.member_axes(state, shared=-1)
+        )
+
+    def part(self, first: int, count: int) -> Population:
+        """Members `first` to ``first + count - 1`` as a population: they learn the same as in the whole one."""
+        varied = {name: values[first : first + count] for name, values in self.varied.items()}
+        return Population(self.algorithm, count, varied, self.first_member + first)
+
+    def part_state(self, state: PyTree, first: int, count: int) -> PyTree:
+        """The state of these members, for `part`."""
+        return jax.tree.map(
+            lambda leaf, axis: leaf[first : first + count] if axis == 0 else leaf,
+            state,
+            struct.member_axes(state, shared=-1),
         )
 
     def _member(self, varied: Mapping[str, Array | np.ndarray]) -> Any:

@@ -84,14 +84,21 @@ def iterate(algorithm: Algorithm, state: PyTree, num_iterations: int, every: int
     state, _ = jax.block_until_ready(advance(algorithm, _without_aliases(state), jnp.int32(0)))
     compile_seconds = time.perf_counter() - begun
     run_seconds = 0.0
-    while iteration < num_iterations:
-        chunk = min(every - iteration % every, num_iterations - iteration)
+    for chunk in chunks(iteration, num_iterations, every):
         begun = time.perf_counter()
         state, metrics = jax.block_until_ready(advance(algorithm, state, jnp.int32(chunk)))
         run_seconds += time.perf_counter() - begun
         iteration += chunk
         env_steps = iteration * algorithm.steps_per_iteration
         yield Progress(state, iteration, env_steps, metrics, compile_seconds, run_seconds)
+
+
+def chunks(iteration: int, num_iterations: int, every: int) -> Iterator[int]:
+    """How many iterations to do at a time from `iteration` to `num_iterations`, to stop at each multiple of `every`."""
+    while iteration < num_iterations:
+        chunk = min(every - iteration % every, num_iterations - iteration)
+        yield chunk
+        iteration += chunk
 
 
 def _without_aliases(state: PyTree) -> PyTree:

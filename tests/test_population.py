@@ -107,3 +107,12 @@ def test_physics_of_brax_varies_by_the_path_of_its_dictionary_entry():
     np.testing.assert_array_equal(seen, gravity)
     with pytest.raises(InputError, match="'gravity'"):
         Population(agent, 2, {"env.env.params.gravty": gravity})
+
+
+def test_a_part_learns_what_it_does_in_the_whole() -> None:
+    population = Population(ppo(ObsReward()), 4, {"learning_rate": np.float32([1e-3, 2e-3, 3e-3, 4e-3])})
+    part = population.part(1, 2).part(1, 1)
+    assert part.first_member == 2
+    assert part.varied["learning_rate"].tolist() == np.float32([3e-3]).tolist()
+    state = jax.jit(population.init)(jax.random.key(3))
+    chex.assert_trees_all_equal(jax.jit(part.init)(jax.random.key(3)), population.part_state(state, 2, 1))

@@ -64,6 +64,7 @@ class RunConfig:
         checkpoint_every: iterations between checkpoints; a multiple of `log_every`.
         tensorboard: whether to write TensorBoard files too.
         versions: of the programs that started the run.
+        processes: that the members are spread over.
     """
 
     algorithm: str
@@ -86,6 +87,7 @@ class RunConfig:
     checkpoint_every: int
     tensorboard: bool
     versions: dict[str, str]
+    processes: int = 1
 
     @classmethod
     def from_json(cls, data: Any) -> RunConfig:
@@ -98,7 +100,10 @@ class RunConfig:
             raise InputError(f"not the configuration of a purerl run of format {FORMAT}")
         values = {name: value for name, value in data.items() if name != "purerl_run"}
         names = {field.name for field in dataclasses.fields(cls)}
-        for name in sorted(names ^ values.keys()):
+        absent = {
+            field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING
+        } - values.keys()
+        for name in sorted(absent | (values.keys() - names)):
             raise InputError(f"{name!r} is {'missing from' if name in names else 'not known in'} the configuration")
         return cls(**values)
 

@@ -14,6 +14,7 @@ from purerl.cli.fields import hyperparameters, kind_of
 from purerl.cli.network import complete_network
 from purerl.cli.parser import Flag, parse
 from purerl.cli.run_directory import default_path
+from purerl.cpu import usable_cores
 from purerl.errors import InputError, unknown
 from purerl.presets import base, preset
 
@@ -105,6 +106,7 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         eval_batch=eval_batch(config.total_steps, {**options, **config.env_options}["episode_length"]),
         checkpoint_every=checkpoint_every,
     )
+    config = dataclasses.replace(config, processes=_processes(given.get("processes", "1"), config.num_members))
     path = Path(given["out"]) if "out" in given else default_path(env, algorithm, seed)
     return config, path, given.get("overwrite", False)
 
@@ -157,6 +159,22 @@ def intervals(
 def eval_batch(total_steps: int, time_limit: int | None) -> int:
     """Episodes to evaluate side by side: 4 to 32, few where whole episodes are a large part of the run."""
     return 32 if time_limit is None else max(4, min(32, total_steps // (50 * time_limit)))
+
+
+def _processes(text: str, num_members: int) -> int:
+    """How many processes are to train the members."""
+    import jax
+
+    backend = jax.default_backend()
+    if text == "auto":
+        return min(usable_cores(), num_members) if backend == "cpu" else 1
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"--processes must be a whole number in [1, inf) or auto, got {text!r}")
+    if int(text) > num_members:
+        raise InputError(f"--processes must be at most the number of members, here {num_members}, got {text}")
+    if int(text) > 1 and backend != "cpu":
+        raise InputError(f"--processes {text} is for training on the CPU, but JAX runs on a {backend}: leave it out")
+    return int(text)
 
 
 def _shares(algorithm: Any, shares: Mapping[str, float], total_steps: int) -> dict[str, float]:

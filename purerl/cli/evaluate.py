@@ -52,14 +52,17 @@ def command(argv: Sequence[str]) -> int:
     from purerl.cli import evaluation, report
     from purerl.cli.tables import Table
     from purerl.cli.training import Training, load
+    from purerl.members import Members
     from purerl.statistics import summarize
 
     episodes = given.get("episodes", 128)
     explore = given.get("stochastic", False)
     training = Training(config)
     state = load(run, newest, training.shapes)
-    evaluator = evaluation.Evaluator(training.population, state, config.eval_batch, explore=explore)
-    played = evaluator(state, evaluation.final(given.get("seed", config.seed)), episodes)
+    members = Members(training.population)
+    members.load(state)
+    evaluator = evaluation.Evaluator(members, config.eval_batch, explore=explore)
+    played = evaluator(evaluation.final(given.get("seed", config.seed)), episodes)
 
     steps = newest * training.population.steps_per_iteration
     how = "exploring as in training" if explore else "without exploring"

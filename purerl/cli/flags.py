@@ -28,6 +28,13 @@ RUN = Group(
             metavar="NAME=VALUE,...",
             repeated=True,
         ),
+        Flag(
+            "processes",
+            "str",
+            "train the members in so many processes, each on a core of its own; auto: as many as there are cores",
+            default="1",
+            metavar="N|auto",
+        ),
         Flag("out", "str", "directory of the run (default a new one under runs/)", metavar="DIR"),
         Flag("overwrite", "bool", "replace the run in that directory"),
         Flag("resume", "str", "continue the run in DIR from its newest checkpoint", metavar="DIR"),

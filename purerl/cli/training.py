@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from purerl import checkpoint, population, runner
@@ -21,10 +20,11 @@ from purerl.cli.config import RunConfig
 from purerl.cli.progress import LiveDisplay, PlainDisplay, Point, display
 from purerl.cli.run_directory import RunDirectory
 from purerl.errors import InputError
-from purerl.population import Population
+from purerl.members import Members
+from purerl.processes import Processes
 from purerl.rollout import Episodes
 from purerl.statistics import finite
-from purerl.types import Array, PyTree
+from purerl.types import Metrics, PyTree
 
 EVALUATION_SHARE = 0.05
 """Of the time spent training, for all evaluations unless flags set how many there are; half of it for the last one."""
@@ -95,27 +95,29 @@ class Training:
             display(config.total_steps, done_steps) as screen,
             _stop_requests() as stop,
             checkpoint.Checkpointer(run.checkpoints) as checkpointer,
+            self._members() as members,
         ):
-            state, evaluator = self._compile(screen)
+            evaluator = self._compile(members, screen)
             screen.training()
-            compile_seconds = self._session["compile_seconds"]
             iteration = self._done
             episodes: Episodes | None = None
-            for progress in runner.iterate(self.population, state, config.num_iterations, config.log_every):
-                state, iteration = progress.state, progress.iteration
-                self._session["run_seconds"] = progress.run_seconds
-                self._session["compile_seconds"] = compile_seconds + progress.compile_seconds
-                episodes = self._evaluate(evaluator, state, iteration)
-                log.write(screen, progress, episodes)
+            for chunk in runner.chunks(iteration, config.num_iterations, config.log_every):
+                begun = time.perf_counter()
+                metrics = members.advance(chunk)
+                self._session["run_seconds"] += time.perf_counter() - begun
+                iteration += chunk
+                env_steps = iteration * self.population.steps_per_iteration
+                episodes = self._evaluate(evaluator, iteration)
+                log.write(screen, iteration, env_steps, self._session["run_seconds"], metrics, episodes)
                 last = iteration == config.num_iterations or stop.is_set()
                 if last or iteration % config.checkpoint_every == 0:
-                    self._save(checkpointer, run, iteration, state, wait=last)
+                    self._save(checkpointer, run, iteration, members.state(), wait=last)
                 if last and iteration < config.num_iterations:
                     log.close()
-                    screen.message(report.stopped(run, progress.env_steps))
+                    screen.message(report.stopped(run, env_steps))
                     return INTERRUPTED
             if episodes is None:  # killed after the last checkpoint, before the summary
-                episodes = self._evaluate(evaluator, state, iteration)
+                episodes = self._evaluate(evaluator, iteration)
         log.close()
         assert episodes is not None
         warmup_steps = self.population.warmup_iterations * self.population.steps_per_iteration
@@ -124,37 +126,33 @@ class Training:
         print(report.finished(run))
         return 0
 
-    def _compile(self, screen: LiveDisplay | PlainDisplay) -> tuple[PyTree, evaluation.Evaluator]:
-        """The state to start from and the evaluation; the program of the training step is compiled on the way."""
+    def _members(self) -> Members | Processes:
+        """Who trains: the members in this process, or in several."""
+        if self.config.processes == 1:
+            return Members(self.population)
+        return Processes(self.config.population, self.config.processes)
+
+    def _compile(self, members: Members | Processes, screen: LiveDisplay | PlainDisplay) -> evaluation.Evaluator:
+        """Give `members` the state to start from, fresh or restored, and compile all that they will be asked for."""
         screen.phase("compiling")
         begun = time.perf_counter()
-        state = self._initial(screen) if self._restored is None else self._restored
-        self._restored = None  # its memory is reused
-        evaluator = evaluation.Evaluator(self.population, state, self.config.eval_batch, explore=False)
-        # Zero iterations only compile.
-        state, _ = jax.block_until_ready(runner.advance(self.population, state, jnp.int32(0)))
+        if self._restored is None:
+            self._session["init_seconds"] = members.init(self._key)
+        else:
+            members.load(self._restored)
+            self._restored = None  # its memory is used again
+        evaluator = evaluation.Evaluator(members, self.config.eval_batch, explore=False)
+        members.advance(0)
         self._session["compile_seconds"] = time.perf_counter() - begun - self._session["init_seconds"]
-        return state, evaluator
+        return evaluator
 
-    def _initial(self, screen: LiveDisplay | PlainDisplay) -> PyTree:
-        """A fresh state, after the random warm-up if the algorithm has one."""
-        program = _init.lower(self.population, self._key).compile()
-        if self.population.warmup_iterations:
-            screen.phase("warming up")
-        begun = time.perf_counter()
-        state = jax.block_until_ready(program(self.population, self._key))
-        self._session["init_seconds"] = time.perf_counter() - begun
-        if self.population.warmup_iterations:
-            screen.phase("compiling")
-        return state
-
-    def _evaluate(self, evaluator: evaluation.Evaluator, state: PyTree, iteration: int) -> Episodes | None:
+    def _evaluate(self, evaluator: evaluation.Evaluator, iteration: int) -> Episodes | None:
         """The final evaluation at the end; before, a small one every so often, if time allows."""
         config = self.config
         if iteration == config.num_iterations:
             budget = EVALUATION_SHARE * self._seconds["run_seconds"] - self._seconds["eval_seconds"]
             wanted, seconds = config.eval_episodes or FINAL_EPISODES, math.inf if config.eval_episodes else budget
-            episodes = evaluator(state, evaluation.final(config.seed), wanted, seconds)
+            episodes = evaluator(evaluation.final(config.seed), wanted, seconds)
         elif config.eval_every == 0 or iteration % config.eval_every:
             return None
         else:
@@ -162,7 +160,7 @@ class Training:
             next_cost = seconds["eval_seconds"] + evaluator.last_seconds
             if config.eval_budgeted and next_cost > EVALUATION_SHARE / 2 * seconds["run_seconds"]:
                 return None
-            episodes = evaluator(state, evaluation.along_the_way(config.seed), config.eval_batch)
+            episodes = evaluator(evaluation.along_the_way(config.seed), config.eval_batch)
         self._session["eval_seconds"] = evaluator.run_seconds
         return episodes
 
@@ -195,12 +193,19 @@ class _Log:
         self._eval_returns: np.ndarray | None = None
         self._nonfinite: set[int] = set()
 
-    def write(self, screen: LiveDisplay | PlainDisplay, progress: runner.Progress, episodes: Episodes | None) -> None:
-        """Write one log point."""
+    def write(
+        self,
+        screen: LiveDisplay | PlainDisplay,
+        iteration: int,
+        env_steps: int,
+        run_seconds: float,
+        metrics: Metrics,
+        episodes: Episodes | None,
+    ) -> None:
+        """Write one log point; `run_seconds` are those of this session."""
         config = self._config
         totals, counts = (
-            {name: np.asarray(getattr(mean, part)) for name, mean in progress.metrics.items()}
-            for part in ("total", "count")
+            {name: np.asarray(getattr(mean, part)) for name, mean in metrics.items()} for part in ("total", "count")
         )
         with np.errstate(invalid="ignore", divide="ignore"):
             means = {name: totals[name] / counts[name] for name in totals}
@@ -213,33 +218,26 @@ class _Log:
             varied = {"varied": config.combinations[member // config.seeds]} if config.vary else {}
             values = {name: finite(mean[member]) for name, mean in means.items()}
             looked = {"eval_return": finite(eval_return[member]), "eval_length": finite(eval_length[member])}
-            place = {"iteration": progress.iteration, "env_steps": progress.env_steps, "member": member}
+            place = {"iteration": iteration, "env_steps": env_steps, "member": member}
             ended = {"episodes": int(counts["episode_return"][member])}
             rows.append({**place, **varied, **ended, **values, **looked})
         self._run.append(rows)
         if self._tensorboard is not None:
             self._tensorboard.write(rows)
-        new_steps = (progress.env_steps - self._done_steps) * config.num_members
-        screen.update(
-            Point(progress.env_steps, new_steps / progress.run_seconds, means["episode_return"], self._eval_returns)
-        )
+        new_steps = (env_steps - self._done_steps) * config.num_members
+        screen.update(Point(env_steps, new_steps / run_seconds, means["episode_return"], self._eval_returns))
         # No finished episode gives no return, which is fine; a mean over something must be a number.
         broken = np.any([(counts[name] > 0) & ~np.isfinite(means[name]) for name in means], axis=0)
         new = sorted(set(np.flatnonzero(broken).tolist()) - self._nonfinite)
         if new:
             self._nonfinite |= set(new)
             names = [name for name in means if np.any((counts[name] > 0) & ~np.isfinite(means[name]))]
-            screen.message(report.nonfinite(new, names, progress.env_steps))
+            screen.message(report.nonfinite(new, names, env_steps))
 
     def close(self) -> None:
         """Flush what is buffered."""
         if self._tensorboard is not None:
             self._tensorboard.close()
-
-
-@jax.jit
-def _init(population: Population, key: Array) -> PyTree:
-    return population.init(key)
 
 
 def load(run: RunDirectory, iteration: int, shapes: PyTree) -> PyTree:

@@ -62,7 +62,10 @@ CASES = [
     (f"{PPO} --total-steps 0", ["--total-steps must lie in"]),
     (f"{PPO} --eval-episodes 0", ["--eval-episodes must lie in"]),
     (f"{PPO} --checkpoint-every 0", ["--checkpoint-every must lie in"]),
+    (f"{PPO} --processes 0", ["--processes must be a whole number in [1, inf) or auto, got '0'"]),
+    (f"{PPO} --processes many", ["--processes", "auto", "'many'"]),
     # combinations
+    (f"{PPO} --seeds 2 --processes 3", ["--processes must be at most the number of members, here 2, got 3"]),
     (f"{PPO} --num-envs 3 --rollout-length 5 --num-minibatches 4", ["15", "num_minibatches"]),
     (f"{PPO} --total-steps 100", ["--total-steps must be at least one iteration of 512"]),
     (f"{PPO} --total-steps 9e15", ["--total-steps must be less than"]),

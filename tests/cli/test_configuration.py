@@ -24,6 +24,7 @@ from purerl.cli.run_directory import RunDirectory, default_path
 from purerl.cli.training import Training
 from purerl.environments import environment_names
 from purerl.errors import InputError
+from purerl.members import Members
 from purerl.presets import preset
 
 
@@ -329,11 +330,11 @@ def test_evaluations_are_small_where_episodes_are_a_large_part_of_the_run(
 
 def test_an_evaluation_without_time_plays_one_batch_of_the_same_episodes() -> None:
     agent = purerl.PPO(env=purerl.make("CartPole-v1"), network=purerl.ActorCritic(trunk=purerl.MLP((8,))))
-    population = purerl.Population(agent, 2)
-    state = population.init(jax.random.key(0))
-    evaluator = Evaluator(population, state, 4, explore=False)
-    hurried = evaluator(state, jax.random.key(1), 10, seconds=0.0)
-    patient = evaluator(state, jax.random.key(1), 10)
+    members = Members(purerl.Population(agent, 2))
+    members.init(jax.random.key(0))
+    evaluator = Evaluator(members, 4, explore=False)
+    hurried = evaluator(jax.random.key(1), 10, seconds=0.0)
+    patient = evaluator(jax.random.key(1), 10)
     assert hurried.episode_return.shape == (2, 4)
     assert patient.episode_return.shape == (2, 10)
     assert (patient.episode_return[:, :4] == hurried.episode_return).all()

@@ -34,6 +34,7 @@ TINY_DQN = shlex.split(
     "train dqn CartPole-v1 --total-steps 5600 --rollout-length 4 --warmup-steps 800 --buffer-size 800 --batch-size 4 "
     f"--priority-exponent 0.5 --n-step 3 --noisy --target-period 7 --tau 0.5 {COMMON}"
 )
+TINY_SPREAD = [*TINY, "--processes", "2"]
 PYTHON = [sys.executable, "-u", "-m", "purerl"]
 
 
@@ -51,6 +52,14 @@ def finished_dqn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "dqn"
     with (path.parent / "dqn.txt").open("w") as output, contextlib.redirect_stdout(output):
         assert main([*TINY_DQN, "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished_spread(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first one with its members in two processes."""
+    path = tmp_path_factory.mktemp("runs") / "spread"
+    assert main([*TINY_SPREAD, "--out", str(path)]) == 0
     return path
 
 
@@ -82,7 +91,11 @@ def interrupt(words: list[str], path: Path, num_rows: int, number: signal.Signal
     return process.returncode, output
 
 
-@pytest.mark.parametrize(("words", "whole"), [(TINY, "finished"), (TINY_DQN, "finished_dqn")], ids=["ppo", "dqn"])
+@pytest.mark.parametrize(
+    ("words", "whole"),
+    [(TINY, "finished"), (TINY_DQN, "finished_dqn"), (TINY_SPREAD, "finished_spread")],
+    ids=["ppo", "dqn", "two processes"],
+)
 def test_killed_then_stopped_then_finished_is_equal_to_undisturbed(
     words: list[str], whole: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -113,6 +126,14 @@ def test_killed_then_stopped_then_finished_is_equal_to_undisturbed(
     again = subprocess.run([*PYTHON, *resume], capture_output=True, text=True, timeout=120)
     assert again.returncode == 0
     assert "is finished" in again.stdout
+
+
+def test_processes_train_what_one_process_trains(finished: Path, finished_spread: Path) -> None:
+    assert RunDirectory.open(finished_spread).config().processes == 2
+    together, spread = rows(finished), rows(finished_spread)
+    assert [row["member"] for row in spread] == [row["member"] for row in together]
+    # Sums of other shapes round differently, and in time that decides over actions: only the beginning is the same.
+    assert [row["episode_return"] for row in spread[:8]] == [row["episode_return"] for row in together[:8]]
 
 
 def test_many_seeds_do_not_hang_at_the_default_thread_pool(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""A population together with its state: all that a session of training asks of it, in plain calls.
+
+`purerl.processes.Processes` answers the same calls for a population that is spread over several processes.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from purerl import rollout, runner
+from purerl.population import Population
+from purerl.types import Array, Metrics, PyTree
+
+
+class Members:
+    """The members of a population in this process. Begin with `init` or `load`."""
+
+    def __init__(self, population: Population) -> None:
+        self._population = population
+        self._state: PyTree = None
+        self._evaluation: Any = None
+
+    def __enter__(self) -> Members:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing: the process stays."""
+
+    def init(self, key: Array) -> float:
+        """Begin afresh; returns the seconds that it took, without compiling."""
+        program = _init.lower(self._population, key).compile()
+        begun = time.perf_counter()
+        self._state = jax.block_until_ready(program(self._population, key))
+        return time.perf_counter() - begun
+
+    def load(self, state: PyTree) -> None:
+        """Go on from `state`, which is consumed."""
+        self._state = state
+
+    def state(self) -> PyTree:
+        """The state now, whose memory `advance` uses again."""
+        return self._state
+
+    def advance(self, num_iterations: int) -> Metrics:
+        """Train for `num_iterations`, of which 0 only compile; returns metrics ``[P]`` on the host."""
+        self._state, metrics = runner.advance(self._population, self._state, jnp.int32(num_iterations))
+        return jax.device_get(jax.block_until_ready((self._state, metrics))[1])
+
+    def compile_evaluation(self, num_episodes: int, explore: bool) -> None:
+        """Get ready to `evaluate` with `num_episodes` per member at a time, exploring or not."""
+        program = partial(_evaluate, num_episodes=num_episodes, explore=explore)
+        example = self._population, self._state, self._keys(jax.random.key(0))
+        self._evaluation = jax.jit(program).lower(*example).compile()
+
+    def evaluate(self, key: Array) -> rollout.Episodes:
+        """Play the complete episodes that `key` gives each member, ``[P, num_episodes]`` on the host."""
+        return jax.device_get(self._evaluation(self._population, self._state, self._keys(key)))
+
+    def _keys(self, key: Array) -> Array:
+        first, count = self._population.first_member, self._population.num_members
+        # Key i of a split does not depend on how many there are, so a member's does not depend on its companions.
+        return jax.random.split(key, first + count)[first:]
+
+
+@jax.jit
+def _init(population: Population, key: Array) -> PyTree:
+    return population.init(key)
+
+
+def _evaluate(
+    population: Population, state: PyTree, keys: Array, *, num_episodes: int, explore: bool
+) -> rollout.Episodes:
+    def play(member: Any, state: PyTree, key: Array) -> rollout.Episodes:
+        return rollout.evaluate(member.env, member.policy(state, explore=explore), key, num_episodes)
+
+    return population.map(play, state, keys)

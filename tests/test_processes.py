@@ -1,0 +1,89 @@
+"""A population spread over processes is the population."""
+
+from collections.abc import Iterator
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+import purerl
+from purerl import InputError, Population, cpu
+from purerl.members import Members
+from purerl.processes import Processes, _parts
+
+BATCH = 3
+
+
+def build() -> Population:
+    """Three members, which two processes cannot share evenly; the last two learn faster."""
+    env = purerl.make("CartPole-v1")
+    network = purerl.ActorCritic(trunk=purerl.MLP((8,)))
+    agent = purerl.PPO(env=env, network=network, num_envs=2, rollout_length=16, num_epochs=1)
+    return Population(agent, 3, {"learning_rate": np.float32([1e-3, 3e-3, 3e-3])})
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Processes]:
+    with Processes(build, 2) as processes:
+        processes.init(jax.random.key(0))
+        processes.compile_evaluation(BATCH, explore=False)
+        yield processes
+
+
+@pytest.fixture(scope="module")
+def members() -> Members:
+    members = Members(build())
+    members.init(jax.random.key(0))
+    members.compile_evaluation(BATCH, explore=False)
+    return members
+
+
+def test_they_learn_what_one_process_learns(processes: Processes, members: Members) -> None:
+    chex.assert_trees_all_equal(processes.state(), members.state())
+    for _ in range(2):
+        spread, together = processes.advance(2), members.advance(2)
+        chex.assert_trees_all_close(spread, together, rtol=1e-3, atol=1e-5)
+    chex.assert_trees_all_close(processes.state().params, members.state().params, rtol=1e-3, atol=1e-5)
+    assert int(processes.state().iteration) == 4
+
+
+def test_they_play_the_same_episodes(processes: Processes, members: Members) -> None:
+    state = members.state()
+    processes.load(state)
+    chex.assert_trees_all_equal(processes.state(), state)
+    spread, together = processes.evaluate(jax.random.key(5)), members.evaluate(jax.random.key(5))
+    assert spread.episode_return.shape == (3, BATCH)
+    chex.assert_trees_all_close(spread, together, rtol=1e-5)
+    # Each member its own: those of different members began in different places.
+    assert len({tuple(row) for row in spread.episode_return}) > 1
+
+
+def test_what_goes_wrong_there_is_raised_here(processes: Processes) -> None:
+    with pytest.raises(AttributeError):
+        processes._call("no_such_call")
+    assert int(processes.state().iteration) >= 0  # and they go on
+
+
+def test_a_process_that_is_gone_is_told() -> None:
+    with Processes(build, 2) as processes:
+        processes._workers[1][0].kill()
+        with pytest.raises(InputError, match="was killed"):
+            processes.init(jax.random.key(0))
+
+
+def test_parts_are_all_members_in_shares_as_even_as_can_be() -> None:
+    assert _parts(5, 2) == [(0, 2), (2, 3)]
+    for num_members, num_processes in ((7, 3), (64, 6), (4, 4)):
+        parts = _parts(num_members, num_processes)
+        assert [member for first, count in parts for member in range(first, first + count)] == list(range(num_members))
+        counts = [count for _, count in parts]
+        assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize(("cores", "processes", "expected"), [(2, 2, 1), (8, 8, 1), (8, 4, 1), (16, 4, 4), (16, 2, 8)])
+def test_a_process_has_its_share_of_the_cores(
+    cores: int, processes: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "usable_cores", lambda: cores)
+    assert cpu.threads(processes) == expected
