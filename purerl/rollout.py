@@ -75,9 +75,9 @@ def unroll(
         that ended.
     """
 
-    def step(loop: tuple[RolloutState, Array], index: Array) -> tuple[tuple[RolloutState, Array], tuple]:
+    def step(loop: tuple[RolloutState, Array], keys: Array) -> tuple[tuple[RolloutState, Array], tuple]:
         state, num_starts = loop
-        action_key, env_key, start_key = jax.random.split(jax.random.fold_in(key, index), 3)
+        action_key, env_key, start_key = keys
         action, carry, extras = policy.act(action_key, state.carry, state.timestep.obs)
         timestep = env.step(env_key, state.timestep.state, action)
         transition = Transition(
@@ -95,7 +95,9 @@ def unroll(
         state = jax.tree.map(lambda a, b: jnp.where(done, a, b), anew, onward)
         return (state, num_starts + done), (transition, onward.episode_return, onward.episode_length)
 
-    (state, _), (transitions, returns, lengths) = lax.scan(step, (state, jnp.int32(0)), jnp.arange(length))
+    # All at once: in the loop the hashing behind keys costs more than a small environment.
+    keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index), 3))(jnp.arange(length))
+    (state, _), (transitions, returns, lengths) = lax.scan(step, (state, jnp.int32(0)), keys)
     ended = transitions.done
     metrics = {"episode_return": Mean.of(returns, ended), "episode_length": Mean.of(lengths, ended)}
     return state, transitions, metrics
