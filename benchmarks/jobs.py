@@ -25,6 +25,7 @@ class Contestant:
 
 CONTESTANTS = {
     "purerl": Contestant(("purerl_training.py",)),
+    "purerl, two processes": Contestant(("purerl_training.py", "--processes", "2")),
     "PureJaxRL style": Contestant(("purejaxrl_style_ppo.py",)),
     "rejax": Contestant(("rejax_training.py",), "rejax"),
     "SB3": Contestant(("sb3_training.py", "--library", "sb3"), "sb3"),
@@ -35,7 +36,7 @@ CONTESTANTS = {
     "stepping alone": Contestant(("floors.py", "--floor", "stepping")),
     "arithmetic alone": Contestant(("floors.py", "--floor", "arithmetic")),
 }
-OURS = ("purerl", "purerl's command line")
+OURS = ("purerl", "purerl, two processes", "purerl's command line")
 FLOORS = ("stepping alone", "arithmetic alone")
 FEW_ENVS = ("--num-envs", "4")
 
@@ -51,6 +52,7 @@ class Job:
         iterations: contestant to what it is given as ``--iterations``, in the order of a round.
         quick: the same for all with ``--quick``.
         quick_flags: added with ``--quick``.
+        threads: of the pools of those who do not choose for themselves; None is as many as the whole benchmark has.
         by_seconds: whether the run's seconds are compared rather than environment steps per second.
         worker_seconds: what one worker takes on a quiet machine with two cores: starting, compiling, a run to warm up
             and the one that counts. For an estimate.
@@ -62,6 +64,7 @@ class Job:
     iterations: Mapping[str, int]
     quick: int
     quick_flags: tuple[str, ...] = ()
+    threads: int | None = None
     by_seconds: bool = False
     worker_seconds: float = 14.0
 
@@ -112,6 +115,14 @@ JOBS = [
     _ppo(2048, 1, purerl=4, purejaxrl=4, rejax=4, sb3=1, sbx=1, stepping=40, arithmetic=4),
     _ppo(4, 16, purerl=60, purejaxrl=60, rejax=60),
     _ppo(4, 64, purerl=15, purejaxrl=15, rejax=15, stepping=250, arithmetic=15),
+    Job(
+        "ppo-cartpole-4-envs-64-seeds-two-cores",
+        "PPO, CartPole, 4 environments, 64 seeds, two cores",
+        {"algorithm": "ppo", "num-envs": 4, "seeds": 64},
+        _named({"purerl, two processes": 30, "purejaxrl": 15, "rejax": 15}),
+        quick=2,
+        threads=4,  # the smallest pool that was never seen to hang
+    ),
     Job(
         "ppo-breakout",
         "PPO, Breakout-MinAtar (convolution), 64 environments",

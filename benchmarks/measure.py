@@ -90,7 +90,7 @@ def _run(job: Job, name: str, seed: int, quick: bool, pythons: Mapping[str, Path
         command += job.quick_flags
     begun = time.perf_counter()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=_environment())
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=_environment(job))
     except subprocess.TimeoutExpired as error:
         raise WorkerError(f"took more than {PATIENCE:.0f} s") from error
     if done.returncode:
@@ -104,10 +104,10 @@ def _run(job: Job, name: str, seed: int, quick: bool, pythons: Mapping[str, Path
     return {**run, "steps_per_second": run["env_steps"] / run["run_seconds"], "process_seconds": wall}
 
 
-def _environment() -> dict[str, str]:
+def _environment(job: Job) -> dict[str, str]:
     """PyTorch gets as many threads as JAX was told to use."""
-    threads = os.environ.get("NPROC")
-    return {**os.environ, **({"OMP_NUM_THREADS": threads} if threads else {})}
+    threads = str(job.threads) if job.threads else os.environ.get("NPROC")
+    return {**os.environ, **({"NPROC": threads, "OMP_NUM_THREADS": threads} if threads else {})}
 
 
 def _median(values: list[float | None]) -> float | None:

@@ -87,8 +87,11 @@ def compiled(function, *args):
     return seconds(lambda: jax.jit(function).lower(*args).compile())
 
 
-def report(compile_seconds, run_seconds, env_steps, final_return=None):
-    """Print what was measured, as the last line. A return that is not a number (no episode ended) is left out."""
+def report(compile_seconds, run_seconds, env_steps, final_return=None, megabytes=None):
+    """Print what was measured, as the last line. A return that is not a number (no episode ended) is left out.
+
+    `megabytes` are those of this process if none are given.
+    """
     if final_return is not None:
         final_return = float(final_return) if final_return == final_return else None
     measured = {
@@ -96,6 +99,6 @@ def report(compile_seconds, run_seconds, env_steps, final_return=None):
         "run_seconds": run_seconds,
         "env_steps": env_steps,
         "final_return": final_return,
-        "peak_megabytes": peak_megabytes(),
+        "peak_megabytes": peak_megabytes() if megabytes is None else megabytes,
     }
     print(json.dumps(measured))
