@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from purerl import normalize, rollout, struct
-from purerl.networks import encode
 from purerl.replay import PrioritizedReplay, Replay
 from purerl.types import Array, Environment, Metrics, Policy, PyTree
+from purerl.views import blank_view, observe
 
 
 @struct.dataclass
@@ -58,7 +57,7 @@ class Collector:
         state = CollectorState(
             rollout=jax.vmap(lambda timestep: rollout.begin(timestep, random.carry))(timestep),
             replay=self.replay.init(jax.ShapeDtypeStruct(space.shape, space.dtype), action),
-            obs_stats=normalize.init(self.blank().shape) if self.normalize_observations else None,
+            obs_stats=normalize.init(blank_view(space).shape) if self.normalize_observations else None,
         )
         keys = jax.random.split(warmup_key, num_rollouts)
         return lax.scan(lambda state, key: (self.collect(state, random, key)[0], None), state, keys)[0]
@@ -68,20 +67,7 @@ class Collector:
         rollouts, transitions, episodes = rollout.collect(
             self.env, policy, state.rollout, key, self.replay.ring.rollout_length, self.steps_per_reset
         )
-        obs_stats = state.obs_stats
-        if obs_stats is not None:
-            obs = jax.vmap(jax.vmap(lambda obs: encode(self.env.observation_space, obs)))(transitions.obs)
-            obs_stats = normalize.update(obs_stats, obs)
+        obs_stats = observe(self.env.observation_space, state.obs_stats, transitions.obs)
         action = transitions.extras.get("raw_action", transitions.action)
         replay = self.replay.add(state.replay, struct.replace(transitions, action=action))
         return CollectorState(rollouts, replay, obs_stats), episodes
-
-    def view(self, obs_stats: normalize.RunningStatistics | None, obs: Array) -> Array:
-        """What networks see of one observation."""
-        features = encode(self.env.observation_space, obs)
-        return features if obs_stats is None else normalize.standardize(obs_stats, features)
-
-    def blank(self) -> Array:
-        """What networks might see, all zero."""
-        space = self.env.observation_space
-        return encode(space, jnp.zeros(space.shape, space.dtype))

@@ -24,11 +24,12 @@ from jax.tree_util import Partial
 
 from purerl import normalize, rollout, struct
 from purerl.errors import InputError
-from purerl.networks import ActorCritic, encode
+from purerl.networks import ActorCritic
 from purerl.recurrent import along
 from purerl.returns import discounted_return, gae
 from purerl.spaces import Box
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
+from purerl.views import blank_view, observe, view
 
 
 @struct.dataclass
@@ -140,7 +141,9 @@ class A2C:
             rollout=jax.vmap(lambda timestep: rollout.begin(timestep, carry))(timestep),
             params=params,
             opt_state=self._optimizer(jnp.float32(0.0)).init(params),
-            obs_stats=normalize.init(self._blank_view().shape) if self.normalize_observations else None,
+            obs_stats=normalize.init(blank_view(self.env.observation_space).shape)
+            if self.normalize_observations
+            else None,
             return_stats=normalize.init(()) if self.normalize_rewards else None,
             discounted_return=jnp.zeros(self.num_envs),
         )
@@ -167,10 +170,7 @@ class A2C:
         learning_rate = self._learning_rate(state.iteration)
         params, opt_state, metrics = self._update(state, batch, learning_rate, entropy_key)
         # Only now: while acting and learning from one batch, both see observations through the same statistics.
-        obs_stats = state.obs_stats
-        if obs_stats is not None:
-            obs = jax.vmap(jax.vmap(lambda obs: encode(self.env.observation_space, obs)))(transitions.obs)
-            obs_stats = normalize.update(obs_stats, obs)
+        obs_stats = observe(self.env.observation_space, state.obs_stats, transitions.obs)
         state = A2CState(
             key=key,
             iteration=state.iteration + 1,
@@ -190,20 +190,13 @@ class A2C:
         return self.network.clone(action_space=self.env.action_space)
 
     def _init_params(self, key: Array) -> PyTree:
-        return self._network.init(key, self.network.initial_carry(), self._blank_view(), method="advance")
+        return self._network.init(
+            key, self.network.initial_carry(), blank_view(self.env.observation_space), method="advance"
+        )
 
     def _advance(self, params: PyTree, carry: PyTree, obs: Array) -> Any:
         """One step: ``(carry, (distribution, value))``."""
         return self._network.apply(params, carry, obs, method="advance")
-
-    def _view(self, obs_stats: normalize.RunningStatistics | None, obs: Array) -> Array:
-        """What the network sees of one observation."""
-        features = encode(self.env.observation_space, obs)
-        return features if obs_stats is None else normalize.standardize(obs_stats, features)
-
-    def _blank_view(self) -> Array:
-        space = self.env.observation_space
-        return encode(space, jnp.zeros(space.shape, space.dtype))
 
     # Acting
 
@@ -215,7 +208,7 @@ class A2C:
     def _sample(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
     ) -> tuple[Array, PyTree, dict[str, Array]]:
-        carry, (distribution, _) = self._advance(params, carry, self._view(obs_stats, obs))
+        carry, (distribution, _) = self._advance(params, carry, view(self.env.observation_space, obs_stats, obs))
         raw = distribution.sample(key)
         # The environment gets a clipped and scaled action; learning needs the one whose probability is taken.
         return self._to_env(distribution.action(raw)), carry, {"raw_action": raw}
@@ -223,7 +216,7 @@ class A2C:
     def _most_likely(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
     ) -> tuple[Array, PyTree, dict[str, Array]]:
-        carry, (distribution, _) = self._advance(params, carry, self._view(obs_stats, obs))
+        carry, (distribution, _) = self._advance(params, carry, view(self.env.observation_space, obs_stats, obs))
         return self._to_env(distribution.action(distribution.mode())), carry, {}
 
     # Estimating
@@ -243,14 +236,14 @@ class A2C:
 
     def _estimate(self, state: A2CState, transitions: Transition, reward: Array) -> Batch:
         """Advantages and value targets, laid out for the update."""
-        view = jax.vmap(jax.vmap(lambda obs: self._view(state.obs_stats, obs)))
+        space, stats = self.env.observation_space, state.obs_stats
         value_of = jax.vmap(jax.vmap(lambda carry, obs: self._advance(state.params, carry, obs)[1][1]))
-        obs = view(transitions.obs)
+        obs = view(space, stats, transitions.obs)
         carries, (_, value) = along(self._network, state.params, state.rollout.carry, obs, transitions.done)
         advantage = jax.vmap(gae, in_axes=(0, 0, 0, 0, 0, None, None))(
             reward,
             value,
-            value_of(carries, view(transitions.next_obs)),
+            value_of(carries, view(space, stats, transitions.next_obs)),
             transitions.terminated,
             transitions.done,
             self.gamma,

@@ -23,10 +23,11 @@ from jax.tree_util import Partial
 from purerl import normalize, rollout, struct
 from purerl.environments.gradient_gate import GradientGate, check_differentiable
 from purerl.errors import InputError
-from purerl.networks import DeterministicPolicy, encode
+from purerl.networks import DeterministicPolicy
 from purerl.returns import window_return
 from purerl.spaces import Box
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
+from purerl.views import blank_view, observe, view
 
 
 @struct.dataclass
@@ -93,7 +94,7 @@ class APG:
         if not isinstance(space, Box) or not space.is_bounded:
             raise InputError(f"apg needs bounded continuous actions, got {space}: use ppo, dqn or discrete_sac")
         # Shapes only: a network that does not fit the observations says so here, not while compiling.
-        jax.eval_shape(self._network.init, jax.random.key(0), self._blank_view())
+        jax.eval_shape(self._network.init, jax.random.key(0), blank_view(self.env.observation_space))
         struct.wrap_functions(self, "schedule", "terminal_value")
 
     @property
@@ -111,7 +112,7 @@ class APG:
         check_differentiable(self.env)
         key, params_key, reset_key = jax.random.split(key, 3)
         timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
-        blank = self._blank_view()
+        blank = blank_view(self.env.observation_space)
         params = self._network.init(params_key, blank)
         return APGState(
             key=key,
@@ -144,10 +145,7 @@ class APG:
             "failed_steps": Mean(failed, steps),
             "learning_rate": Mean.of(learning_rate),
         }
-        obs_stats = state.obs_stats
-        if obs_stats is not None:
-            obs = jax.vmap(jax.vmap(lambda obs: encode(self.env.observation_space, obs)))(transitions.obs)
-            obs_stats = normalize.update(obs_stats, obs)
+        obs_stats = observe(self.env.observation_space, state.obs_stats, transitions.obs)
         state = APGState(
             key=key,
             iteration=state.iteration + 1,
@@ -167,15 +165,6 @@ class APG:
     def _actor(self, params: PyTree, obs: Array) -> Any:
         return self._network.apply(params, obs)
 
-    def _view(self, obs_stats: normalize.RunningStatistics | None, obs: Array) -> Array:
-        """What the network sees of one observation."""
-        features = encode(self.env.observation_space, obs)
-        return features if obs_stats is None else normalize.standardize(obs_stats, features)
-
-    def _blank_view(self) -> Array:
-        space = self.env.observation_space
-        return encode(space, jnp.zeros(space.shape, space.dtype))
-
     # Acting
 
     def _policy(self, params: PyTree, obs_stats: normalize.RunningStatistics | None) -> Policy:
@@ -187,7 +176,7 @@ class APG:
     ) -> tuple[Array, tuple, dict[str, Array]]:
         space = self.env.action_space
         assert isinstance(space, Box)
-        return space.from_unit(self._actor(params, self._view(obs_stats, obs))), carry, {}
+        return space.from_unit(self._actor(params, view(self.env.observation_space, obs_stats, obs))), carry, {}
 
     # Learning
 

@@ -24,6 +24,7 @@ from purerl.q_networks import DeterministicActorCritic, target_gap
 from purerl.replay import Experience, Replay
 from purerl.spaces import Box
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree
+from purerl.views import blank_view, view
 
 
 @struct.dataclass
@@ -170,7 +171,7 @@ class DDPG:
 
     def _init_params(self, key: Array) -> tuple[PyTree, PyTree]:
         actor_key, critic_key = jax.random.split(key)
-        obs = self._collector.blank()
+        obs = blank_view(self.env.observation_space)
         actor_params = self._network.init(actor_key, obs, method="actor")
         return actor_params, self._network.init(critic_key, obs, self._no_noise(), method="critic")
 
@@ -197,14 +198,14 @@ class DDPG:
     def _exploit(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
     ) -> tuple[Array, PyTree, dict[str, Array]]:
-        return self._act(self._actor(params, self._collector.view(obs_stats, obs)), carry)
+        return self._act(self._actor(params, view(self.env.observation_space, obs_stats, obs)), carry)
 
     def _explore(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, noise: Array, obs: Array
     ) -> tuple[Array, Array, dict[str, Array]]:
         # An Ornstein-Uhlenbeck process in steps of one, from 0 at the start of each episode.
         noise = (1.0 - self.noise_decay) * noise + self.noise_std * jax.random.normal(key, noise.shape)
-        action = self._actor(params, self._collector.view(obs_stats, obs))
+        action = self._actor(params, view(self.env.observation_space, obs_stats, obs))
         return self._act(jnp.clip(action + noise, -1.0, 1.0), noise)
 
     # Remembering
@@ -227,8 +228,8 @@ class DDPG:
     def _update(self, state: DDPGState, key: Array) -> tuple[DDPGState, Metrics]:
         """One gradient step of the critic, then of the policy, on one batch."""
         batch = self._replay.sample(state.collector.replay, key, self.batch_size, self.gamma)
-        view = jax.vmap(lambda obs: self._collector.view(state.collector.obs_stats, obs))
-        batch = struct.replace(batch, obs=view(batch.obs), next_obs=view(batch.next_obs))
+        space, stats = self.env.observation_space, state.collector.obs_stats
+        batch = struct.replace(batch, obs=view(space, stats, batch.obs), next_obs=view(space, stats, batch.next_obs))
         optimizer = optax.adam(self._learning_rate(state.iteration))
 
         grads, critic_metrics = jax.grad(self._critic_loss, has_aux=True)(state.critic_params, state, batch)

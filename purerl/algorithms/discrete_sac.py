@@ -26,6 +26,7 @@ from purerl.q_networks import DiscreteSoftActorCritic, target_gap
 from purerl.replay import Experience, Replay
 from purerl.spaces import Discrete
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree
+from purerl.views import blank_view, view
 
 
 @struct.dataclass
@@ -175,7 +176,7 @@ class DiscreteSAC:
 
     def _init_params(self, key: Array) -> tuple[PyTree, PyTree]:
         actor_key, critic_key = jax.random.split(key)
-        obs = self._collector.blank()
+        obs = blank_view(self.env.observation_space)
         actor_params = self._network.init(actor_key, obs, method="actor")
         return actor_params, self._network.init(critic_key, obs, method="critic")
 
@@ -194,12 +195,12 @@ class DiscreteSAC:
     def _sample(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
     ) -> tuple[Array, PyTree, dict[str, Array]]:
-        return self._actor(params, self._collector.view(obs_stats, obs)).sample(key), carry, {}
+        return self._actor(params, view(self.env.observation_space, obs_stats, obs)).sample(key), carry, {}
 
     def _most_likely(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
     ) -> tuple[Array, PyTree, dict[str, Array]]:
-        return self._actor(params, self._collector.view(obs_stats, obs)).mode(), carry, {}
+        return self._actor(params, view(self.env.observation_space, obs_stats, obs)).mode(), carry, {}
 
     # Remembering
 
@@ -221,8 +222,8 @@ class DiscreteSAC:
     def _update(self, state: DiscreteSACState, key: Array) -> tuple[DiscreteSACState, Metrics]:
         """One gradient step of the critics, then of policy and temperature, on one batch."""
         batch = self._replay.sample(state.collector.replay, key, self.batch_size, self.gamma)
-        view = jax.vmap(lambda obs: self._collector.view(state.collector.obs_stats, obs))
-        batch = struct.replace(batch, obs=view(batch.obs), next_obs=view(batch.next_obs))
+        space, stats = self.env.observation_space, state.collector.obs_stats
+        batch = struct.replace(batch, obs=view(space, stats, batch.obs), next_obs=view(space, stats, batch.next_obs))
         temperature = jnp.exp(state.log_temperature)
         learning_rate = self._learning_rate(state.iteration)
         optimizer = optax.adam(learning_rate)

@@ -26,6 +26,7 @@ from purerl.q_networks import QNetwork, target_gap
 from purerl.replay import Experience, PrioritizedReplay, Replay
 from purerl.spaces import Discrete
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree
+from purerl.views import blank_view, view
 
 
 @struct.dataclass
@@ -120,7 +121,7 @@ class DQN:
             raise InputError(f"dqn needs discrete actions, got {self.env.action_space}: use sac, td3, ddpg or ppo")
         self._ring.num_rollouts(self.warmup_steps)
         # Shapes only: a network that does not fit the observations says so here, not while compiling.
-        jax.eval_shape(self._network.init, jax.random.key(0), self._collector.blank())
+        jax.eval_shape(self._network.init, jax.random.key(0), blank_view(self.env.observation_space))
         struct.wrap_functions(self, "schedule")
 
     @property
@@ -136,7 +137,7 @@ class DQN:
     def init(self, key: Array) -> DQNState:
         """Fresh environments and networks, and a replay that holds `warmup_steps` random steps."""
         key, params_key, warmup_key = jax.random.split(key, 3)
-        params = self._network.init(params_key, self._collector.blank())
+        params = self._network.init(params_key, blank_view(self.env.observation_space))
         random = Policy(Partial(DQN._random, self))
         return DQNState(
             key=key,
@@ -188,7 +189,7 @@ class DQN:
     def _greedy(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
     ) -> tuple[Array, tuple, dict[str, Array]]:
-        return self._best(self._output(params, self._collector.view(obs_stats, obs))), carry, {}
+        return self._best(self._output(params, view(self.env.observation_space, obs_stats, obs))), carry, {}
 
     def _explore(
         self,
@@ -200,7 +201,7 @@ class DQN:
         obs: Array,
     ) -> tuple[Array, tuple, dict[str, Array]]:
         noise_key, whether_key, action_key = jax.random.split(key, 3)
-        best = self._best(self._output(params, self._collector.view(obs_stats, obs), noise_key))
+        best = self._best(self._output(params, view(self.env.observation_space, obs_stats, obs), noise_key))
         random = self.env.action_space.sample(action_key)
         return jnp.where(jax.random.uniform(whether_key) < epsilon, random, best), carry, {}
 
@@ -269,13 +270,14 @@ class DQN:
         self, params: PyTree, state: DQNState, batch: Experience, key: Array
     ) -> tuple[Array, tuple[Array, Metrics]]:
         """Weighted mean over the batch, and the priority of each sample ``[batch_size]``."""
-        head, stats = self.network.head, state.collector.obs_stats
+        head = self.network.head
+        space, stats = self.env.observation_space, state.collector.obs_stats
         # Noise of their own for network, choice of the next action and target (Fortunato et al. 2018, section 3.1).
         noise_key, choice_key, target_key = jax.random.split(key, 3)
 
         def error(sample: Experience) -> tuple[Array, Array, Array, Array]:
-            next_obs = self._collector.view(stats, sample.next_obs)
-            output = self._output(params, self._collector.view(stats, sample.obs), noise_key)[sample.action]
+            next_obs = view(space, stats, sample.next_obs)
+            output = self._output(params, view(space, stats, sample.obs), noise_key)[sample.action]
             target_output = self._output(state.target_params, next_obs, target_key)
             judge = self._output(params, next_obs, choice_key) if self.double else target_output
             target_output = target_output[jnp.argmax(head.value(judge))]

@@ -23,11 +23,12 @@ from jax.tree_util import Partial
 
 from purerl import normalize, rollout, struct
 from purerl.errors import InputError
-from purerl.networks import ActorCritic, encode
+from purerl.networks import ActorCritic
 from purerl.recurrent import along
 from purerl.returns import discounted_return, vtrace
 from purerl.spaces import Box
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
+from purerl.views import blank_view, observe, view
 
 
 @struct.dataclass
@@ -146,7 +147,9 @@ class IMPALA:
             params=params,
             recent_params=jax.tree.map(lambda leaf: jnp.stack([leaf] * (self.lag + 1)), params),
             opt_state=self._optimizer(jnp.float32(0.0)).init(params),
-            obs_stats=normalize.init(self._blank_view().shape) if self.normalize_observations else None,
+            obs_stats=normalize.init(blank_view(self.env.observation_space).shape)
+            if self.normalize_observations
+            else None,
             return_stats=normalize.init(()) if self.normalize_rewards else None,
             discounted_return=jnp.zeros(self.num_envs),
         )
@@ -177,10 +180,7 @@ class IMPALA:
         learning_rate = self._learning_rate(state.iteration)
         params, opt_state, metrics = self._update(state, batch, learning_rate, entropy_key)
         # Only now: while acting and learning from one batch, both see observations through the same statistics.
-        obs_stats = state.obs_stats
-        if obs_stats is not None:
-            obs = jax.vmap(jax.vmap(lambda obs: encode(self.env.observation_space, obs)))(transitions.obs)
-            obs_stats = normalize.update(obs_stats, obs)
+        obs_stats = observe(self.env.observation_space, state.obs_stats, transitions.obs)
         state = IMPALAState(
             key=key,
             iteration=state.iteration + 1,
@@ -201,20 +201,13 @@ class IMPALA:
         return self.network.clone(action_space=self.env.action_space)
 
     def _init_params(self, key: Array) -> PyTree:
-        return self._network.init(key, self.network.initial_carry(), self._blank_view(), method="advance")
+        return self._network.init(
+            key, self.network.initial_carry(), blank_view(self.env.observation_space), method="advance"
+        )
 
     def _advance(self, params: PyTree, carry: PyTree, obs: Array) -> Any:
         """One step: ``(carry, (distribution, value))``."""
         return self._network.apply(params, carry, obs, method="advance")
-
-    def _view(self, obs_stats: normalize.RunningStatistics | None, obs: Array) -> Array:
-        """What the network sees of one observation."""
-        features = encode(self.env.observation_space, obs)
-        return features if obs_stats is None else normalize.standardize(obs_stats, features)
-
-    def _blank_view(self) -> Array:
-        space = self.env.observation_space
-        return encode(space, jnp.zeros(space.shape, space.dtype))
 
     # Acting
 
@@ -233,7 +226,7 @@ class IMPALA:
     def _sample(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
     ) -> tuple[Array, PyTree, dict[str, Array]]:
-        carry, (distribution, _) = self._advance(params, carry, self._view(obs_stats, obs))
+        carry, (distribution, _) = self._advance(params, carry, view(self.env.observation_space, obs_stats, obs))
         raw, log_prob = distribution.sample_and_log_prob(key)
         # The environment gets a clipped and scaled action; learning needs the one whose probability was taken.
         return self._to_env(distribution.action(raw)), carry, {"raw_action": raw, "log_prob": log_prob}
@@ -241,7 +234,7 @@ class IMPALA:
     def _most_likely(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
     ) -> tuple[Array, PyTree, dict[str, Array]]:
-        carry, (distribution, _) = self._advance(params, carry, self._view(obs_stats, obs))
+        carry, (distribution, _) = self._advance(params, carry, view(self.env.observation_space, obs_stats, obs))
         return self._to_env(distribution.action(distribution.mode())), carry, {}
 
     # Estimating
@@ -261,16 +254,16 @@ class IMPALA:
 
     def _estimate(self, state: IMPALAState, transitions: Transition, reward: Array) -> Batch:
         """Advantages and value targets, laid out for the update."""
-        view = jax.vmap(jax.vmap(lambda obs: self._view(state.obs_stats, obs)))
+        space, stats = self.env.observation_space, state.obs_stats
         value_of = jax.vmap(jax.vmap(lambda carry, obs: self._advance(state.params, carry, obs)[1][1]))
-        obs = view(transitions.obs)
+        obs = view(space, stats, transitions.obs)
         carries, (distribution, value) = along(self._network, state.params, state.rollout.carry, obs, transitions.done)
         log_ratio = distribution.log_prob(transitions.extras["raw_action"]) - transitions.extras["log_prob"]
         ratio = jnp.exp(log_ratio) if self.correct else jnp.ones_like(log_ratio)
         target, advantage = jax.vmap(vtrace, in_axes=(0,) * 6 + (None,) * 4)(
             reward,
             value,
-            value_of(carries, view(transitions.next_obs)),
+            value_of(carries, view(space, stats, transitions.next_obs)),
             transitions.terminated,
             transitions.done,
             ratio,

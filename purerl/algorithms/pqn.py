@@ -24,12 +24,13 @@ from jax.tree_util import Partial
 from purerl import normalize, rollout, struct
 from purerl.errors import InputError
 from purerl.minibatches import shuffled_indices
-from purerl.networks import MLP, encode
+from purerl.networks import MLP
 from purerl.q_networks import QNetwork
 from purerl.returns import lambda_returns
 from purerl.spaces import Discrete
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
 from purerl.value_heads import ExpectedValue
+from purerl.views import blank_view, observe, view
 
 
 @struct.dataclass
@@ -113,7 +114,7 @@ class PQN:
                 f"num_minibatches = {self.num_minibatches} equal minibatches"
             )
         # Shapes only: a network that does not fit the observations says so here, not while compiling.
-        jax.eval_shape(self._network.init, jax.random.key(0), self._blank_view())
+        jax.eval_shape(self._network.init, jax.random.key(0), blank_view(self.env.observation_space))
         struct.wrap_functions(self, "schedule")
 
     @property
@@ -130,7 +131,7 @@ class PQN:
         """Fresh environments, network and statistics."""
         key, params_key, reset_key = jax.random.split(key, 3)
         timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
-        blank = self._blank_view()
+        blank = blank_view(self.env.observation_space)
         params = self._network.init(params_key, blank)
         return PQNState(
             key=key,
@@ -169,10 +170,7 @@ class PQN:
             "learning_rate": Mean.of(learning_rate),
         }
         # Only now: while acting and learning from one batch, both see observations through the same statistics.
-        obs_stats = state.obs_stats
-        if obs_stats is not None:
-            obs = jax.vmap(jax.vmap(lambda obs: encode(self.env.observation_space, obs)))(transitions.obs)
-            obs_stats = normalize.update(obs_stats, obs)
+        obs_stats = observe(self.env.observation_space, state.obs_stats, transitions.obs)
         state = PQNState(
             key=key,
             iteration=state.iteration + 1,
@@ -193,21 +191,12 @@ class PQN:
         """``[num_actions, head.num_outputs]`` for one observation; with a key, noisy layers are noisy."""
         return self._network.apply(params, obs, rngs=None if noise_key is None else {"noise": noise_key})
 
-    def _view(self, obs_stats: normalize.RunningStatistics | None, obs: Array) -> Array:
-        """What the network sees of one observation."""
-        features = encode(self.env.observation_space, obs)
-        return features if obs_stats is None else normalize.standardize(obs_stats, features)
-
-    def _blank_view(self) -> Array:
-        space = self.env.observation_space
-        return encode(space, jnp.zeros(space.shape, space.dtype))
-
     # Acting
 
     def _greedy(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
     ) -> tuple[Array, tuple, dict[str, Array]]:
-        return self._best(self._output(params, self._view(obs_stats, obs))), carry, {}
+        return self._best(self._output(params, view(self.env.observation_space, obs_stats, obs))), carry, {}
 
     def _explore(
         self,
@@ -219,7 +208,7 @@ class PQN:
         obs: Array,
     ) -> tuple[Array, tuple, dict[str, Array]]:
         noise_key, whether_key, action_key = jax.random.split(key, 3)
-        best = self._best(self._output(params, self._view(obs_stats, obs), noise_key))
+        best = self._best(self._output(params, view(self.env.observation_space, obs_stats, obs), noise_key))
         random = self.env.action_space.sample(action_key)
         return jnp.where(jax.random.uniform(whether_key) < epsilon, random, best), carry, {}
 
@@ -234,17 +223,17 @@ class PQN:
 
     def _estimate(self, state: PQNState, transitions: Transition) -> Batch:
         """Q(lambda) targets (their section 4), flattened for the update."""
-        view = jax.vmap(jax.vmap(lambda obs: self._view(state.obs_stats, obs)))
+        space, stats = self.env.observation_space, state.obs_stats
         value_of = jax.vmap(jax.vmap(lambda obs: self.network.head.value(self._output(state.params, obs)).max()))
         target = jax.vmap(lambda_returns, in_axes=(0, 0, 0, 0, None, None))(
             transitions.reward * self.reward_scale,
-            value_of(view(transitions.next_obs)),
+            value_of(view(space, stats, transitions.next_obs)),
             transitions.terminated,
             transitions.done,
             self.gamma,
             self.td_lambda,
         )
-        batch = Batch(obs=view(transitions.obs), action=transitions.action, target=target)
+        batch = Batch(obs=view(space, stats, transitions.obs), action=transitions.action, target=target)
         return jax.tree.map(lambda leaf: leaf.reshape(self.steps_per_iteration, *leaf.shape[2:]), batch)
 
     # Learning

@@ -30,10 +30,11 @@ from jax.tree_util import Partial
 from purerl import normalize, rollout, struct
 from purerl.errors import InputError
 from purerl.minibatches import shuffled_indices
-from purerl.networks import ActorCritic, encode
+from purerl.networks import ActorCritic
 from purerl.returns import discounted_return, lambda_returns
 from purerl.spaces import Box
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
+from purerl.views import blank_view, observe, view
 
 
 class Baseline(enum.Enum):
@@ -139,7 +140,7 @@ class REINFORCE:
                 f"num_minibatches = {self.num_minibatches} equal minibatches"
             )
         # Shapes only: a network that does not fit the observations says so here, not while compiling.
-        jax.eval_shape(self._network.init, jax.random.key(0), self._blank_view())
+        jax.eval_shape(self._network.init, jax.random.key(0), blank_view(self.env.observation_space))
         struct.wrap_functions(self, "schedule")
 
     @property
@@ -156,7 +157,7 @@ class REINFORCE:
         """Fresh environments, networks and statistics."""
         key, actor_key, critic_key, reset_key = jax.random.split(key, 4)
         timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
-        blank = self._blank_view()
+        blank = blank_view(self.env.observation_space)
         actor_params = self._network.init(actor_key, blank, method="actor")
         critic_params = self._network.init(critic_key, blank, method="critic") if self._learns_value else None
         optimizer = self._optimizer(jnp.float32(0.0))
@@ -199,10 +200,7 @@ class REINFORCE:
             critic_params, critic_opt_state, critic_metrics = self._fit_critic(state, batch, factor, critic_key)
             metrics |= critic_metrics
         # Only now: while acting and learning from one batch, both see observations through the same statistics.
-        obs_stats = state.obs_stats
-        if obs_stats is not None:
-            obs = jax.vmap(jax.vmap(lambda obs: encode(self.env.observation_space, obs)))(transitions.obs)
-            obs_stats = normalize.update(obs_stats, obs)
+        obs_stats = observe(self.env.observation_space, state.obs_stats, transitions.obs)
         state = REINFORCEState(
             key=key,
             iteration=state.iteration + 1,
@@ -233,15 +231,6 @@ class REINFORCE:
     def _critic(self, params: PyTree, obs: Array) -> Any:
         return self._network.apply(params, obs, method="critic")
 
-    def _view(self, obs_stats: normalize.RunningStatistics | None, obs: Array) -> Array:
-        """What the networks see of one observation."""
-        features = encode(self.env.observation_space, obs)
-        return features if obs_stats is None else normalize.standardize(obs_stats, features)
-
-    def _blank_view(self) -> Array:
-        space = self.env.observation_space
-        return encode(space, jnp.zeros(space.shape, space.dtype))
-
     # Acting
 
     def _to_env(self, action: Array) -> Array:
@@ -252,7 +241,7 @@ class REINFORCE:
     def _sample(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
     ) -> tuple[Array, tuple, dict[str, Array]]:
-        distribution = self._actor(params, self._view(obs_stats, obs))
+        distribution = self._actor(params, view(self.env.observation_space, obs_stats, obs))
         raw = distribution.sample(key)
         # The environment gets a clipped and scaled action; learning needs the one whose probability is taken.
         return self._to_env(distribution.action(raw)), carry, {"raw_action": raw}
@@ -260,7 +249,7 @@ class REINFORCE:
     def _most_likely(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
     ) -> tuple[Array, tuple, dict[str, Array]]:
-        distribution = self._actor(params, self._view(obs_stats, obs))
+        distribution = self._actor(params, view(self.env.observation_space, obs_stats, obs))
         return self._to_env(distribution.action(distribution.mode())), carry, {}
 
     # Estimating
@@ -280,12 +269,12 @@ class REINFORCE:
 
     def _estimate(self, state: REINFORCEState, transitions: Transition, reward: Array) -> Batch:
         """Rewards-to-go and what they are better than the baseline, flattened for the update."""
-        view = jax.vmap(jax.vmap(lambda obs: self._view(state.obs_stats, obs)))
-        obs = view(transitions.obs)
+        space, stats = self.env.observation_space, state.obs_stats
+        obs = view(space, stats, transitions.obs)
         value = next_value = jnp.zeros_like(reward)
         if self._learns_value:
             value_of = jax.vmap(jax.vmap(lambda obs: self._critic(state.critic_params, obs)))
-            value, next_value = value_of(obs), value_of(view(transitions.next_obs))
+            value, next_value = value_of(obs), value_of(view(space, stats, transitions.next_obs))
         # With lambda = 1 they are sums of rewards, and the value counts only where these are cut off.
         returns = jax.vmap(lambda_returns, in_axes=(0, 0, 0, 0, None, None))(
             reward, next_value, transitions.terminated, transitions.done, self.gamma, 1.0

@@ -25,6 +25,7 @@ from purerl.q_networks import SoftActorCritic, target_gap
 from purerl.replay import Experience, Replay
 from purerl.spaces import Box
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree
+from purerl.views import blank_view, view
 
 
 @struct.dataclass
@@ -173,7 +174,7 @@ class SAC:
 
     def _init_params(self, key: Array) -> tuple[PyTree, PyTree]:
         actor_key, critic_key = jax.random.split(key)
-        obs = self._collector.blank()
+        obs = blank_view(self.env.observation_space)
         actor_params = self._network.init(actor_key, obs, method="actor")
         return actor_params, self._network.init(critic_key, obs, self._blank_action(), method="critic")
 
@@ -200,13 +201,13 @@ class SAC:
     def _sample(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
     ) -> tuple[Array, PyTree, dict[str, Array]]:
-        distribution = self._actor(params, self._collector.view(obs_stats, obs))
+        distribution = self._actor(params, view(self.env.observation_space, obs_stats, obs))
         return self._act(distribution.action(distribution.sample(key)), carry)
 
     def _median(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
     ) -> tuple[Array, PyTree, dict[str, Array]]:
-        distribution = self._actor(params, self._collector.view(obs_stats, obs))
+        distribution = self._actor(params, view(self.env.observation_space, obs_stats, obs))
         return self._act(distribution.action(distribution.mode()), carry)
 
     # Remembering
@@ -230,8 +231,8 @@ class SAC:
         """One gradient step of the critics, then of policy and temperature, on one batch."""
         sample_key, next_key, actor_key = jax.random.split(key, 3)
         batch = self._replay.sample(state.collector.replay, sample_key, self.batch_size, self.gamma)
-        view = jax.vmap(lambda obs: self._collector.view(state.collector.obs_stats, obs))
-        batch = struct.replace(batch, obs=view(batch.obs), next_obs=view(batch.next_obs))
+        space, stats = self.env.observation_space, state.collector.obs_stats
+        batch = struct.replace(batch, obs=view(space, stats, batch.obs), next_obs=view(space, stats, batch.next_obs))
         temperature = jnp.exp(state.log_temperature)
         learning_rate = self._learning_rate(state.iteration)
         optimizer = optax.adam(learning_rate)

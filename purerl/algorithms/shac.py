@@ -37,10 +37,11 @@ from purerl.environments.gradient_gate import GradientGate, check_differentiable
 from purerl.errors import InputError
 from purerl.gradient_mixing import mix_gradients
 from purerl.minibatches import shuffled_indices
-from purerl.networks import MLP, ActorCritic, encode
+from purerl.networks import MLP, ActorCritic
 from purerl.returns import gae, lambda_returns, window_discounts, window_return
 from purerl.spaces import Box
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
+from purerl.views import blank_view, observe, view
 
 
 @struct.dataclass
@@ -163,7 +164,7 @@ class SHAC:
         if self.mix_likelihood_ratio and self.num_envs == 1:
             raise InputError("mix_likelihood_ratio needs num_envs of at least 2, whose gradients it compares, got 1")
         # Shapes only: a network that does not fit the observations says so here, not while compiling.
-        jax.eval_shape(self._network.init, jax.random.key(0), self._blank_view())
+        jax.eval_shape(self._network.init, jax.random.key(0), blank_view(self.env.observation_space))
         struct.wrap_functions(self, "schedule")
 
     @property
@@ -181,7 +182,7 @@ class SHAC:
         check_differentiable(self.env)
         key, actor_key, critic_key, reset_key = jax.random.split(key, 4)
         timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
-        blank = self._blank_view()
+        blank = blank_view(self.env.observation_space)
         actor_params = self._network.init(actor_key, blank, method="actor")
         critic_params = self._network.init(critic_key, blank, method="critic")
         optimizer = self._optimizer(jnp.float32(0.0))
@@ -227,10 +228,7 @@ class SHAC:
             metrics |= {"horizon": Mean.of(horizon), "stiff_steps": Mean(stiff[0], steps)}
             horizon = adapt_horizon(horizon, stiff[0] / steps, self.rollout_length)
         # Only now: within a window everything is seen through the same statistics.
-        obs_stats = state.obs_stats
-        if obs_stats is not None:
-            obs = jax.vmap(jax.vmap(lambda obs: encode(self.env.observation_space, obs)))(window.raw_obs)
-            obs_stats = normalize.update(obs_stats, obs)
+        obs_stats = observe(self.env.observation_space, state.obs_stats, window.raw_obs)
         state = SHACState(
             key=key,
             iteration=state.iteration + 1,
@@ -257,15 +255,6 @@ class SHAC:
     def _critic(self, params: PyTree, obs: Array) -> Any:
         return self._network.apply(params, obs, method="critic")
 
-    def _view(self, obs_stats: normalize.RunningStatistics | None, obs: Array) -> Array:
-        """What the networks see of one observation."""
-        features = encode(self.env.observation_space, obs)
-        return features if obs_stats is None else normalize.standardize(obs_stats, features)
-
-    def _blank_view(self) -> Array:
-        space = self.env.observation_space
-        return encode(space, jnp.zeros(space.shape, space.dtype))
-
     # Acting
 
     def _to_env(self, action: Array) -> Array:
@@ -280,14 +269,14 @@ class SHAC:
     def _sample(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
     ) -> tuple[Array, tuple, dict[str, Array]]:
-        distribution = self._actor(params, self._view(obs_stats, obs))
+        distribution = self._actor(params, view(self.env.observation_space, obs_stats, obs))
         raw, log_prob = distribution.sample_and_log_prob(key)
         return self._to_env(distribution.action(raw)), carry, {"raw_action": raw, "log_prob": log_prob}
 
     def _most_likely(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
     ) -> tuple[Array, tuple, dict[str, Array]]:
-        distribution = self._actor(params, self._view(obs_stats, obs))
+        distribution = self._actor(params, view(self.env.observation_space, obs_stats, obs))
         return self._to_env(distribution.action(distribution.mode())), carry, {}
 
     # Learning
@@ -346,9 +335,9 @@ class SHAC:
             ends = jnp.roll(transitions.extras["begins"], -1, axis=1)
         log_prob = transitions.extras["log_prob"]
         reward = self.reward_scale * transitions.reward - self.entropy_coef * log_prob
-        view = jax.vmap(jax.vmap(lambda obs: self._view(state.obs_stats, obs)))
+        space, stats = self.env.observation_space, state.obs_stats
         value_of = jax.vmap(jax.vmap(lambda obs: self._critic(state.target_params, obs)))
-        obs, next_value = view(transitions.obs), value_of(view(transitions.next_obs))
+        obs, next_value = view(space, stats, transitions.obs), value_of(view(space, stats, transitions.next_obs))
         returns = jax.vmap(window_return, in_axes=(0, 0, 0, 0, None))(
             reward, next_value, transitions.terminated, ends, self.gamma
         )

@@ -24,6 +24,7 @@ from purerl.q_networks import DeterministicActorCritic, target_gap
 from purerl.replay import Experience, Replay
 from purerl.spaces import Box
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree
+from purerl.views import blank_view, view
 
 
 @struct.dataclass
@@ -174,7 +175,7 @@ class TD3:
 
     def _init_params(self, key: Array) -> tuple[PyTree, PyTree]:
         actor_key, critic_key = jax.random.split(key)
-        obs = self._collector.blank()
+        obs = blank_view(self.env.observation_space)
         actor_params = self._network.init(actor_key, obs, method="actor")
         return actor_params, self._network.init(critic_key, obs, self._blank_action(), method="critic")
 
@@ -201,12 +202,12 @@ class TD3:
     def _exploit(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
     ) -> tuple[Array, PyTree, dict[str, Array]]:
-        return self._act(self._actor(params, self._collector.view(obs_stats, obs)), carry)
+        return self._act(self._actor(params, view(self.env.observation_space, obs_stats, obs)), carry)
 
     def _explore(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
     ) -> tuple[Array, PyTree, dict[str, Array]]:
-        action = self._actor(params, self._collector.view(obs_stats, obs))
+        action = self._actor(params, view(self.env.observation_space, obs_stats, obs))
         noise = self.noise_std * jax.random.normal(key, action.shape)
         return self._act(jnp.clip(action + noise, -1.0, 1.0), carry)
 
@@ -231,8 +232,8 @@ class TD3:
         """One gradient step of the critics on one batch and, every `policy_period` updates, one of the policy."""
         sample_key, noise_key = jax.random.split(key)
         batch = self._replay.sample(state.collector.replay, sample_key, self.batch_size, self.gamma)
-        view = jax.vmap(lambda obs: self._collector.view(state.collector.obs_stats, obs))
-        batch = struct.replace(batch, obs=view(batch.obs), next_obs=view(batch.next_obs))
+        space, stats = self.env.observation_space, state.collector.obs_stats
+        batch = struct.replace(batch, obs=view(space, stats, batch.obs), next_obs=view(space, stats, batch.next_obs))
 
         noise = self.target_noise_std * jax.random.normal(noise_key, batch.action.shape)
         noise = jnp.clip(noise, -self.target_noise_clip, self.target_noise_clip)

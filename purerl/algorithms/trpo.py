@@ -28,10 +28,11 @@ from purerl import floats, normalize, rollout, struct
 from purerl.errors import InputError
 from purerl.minibatches import shuffled_indices
 from purerl.natural_gradient import conjugate_gradient, fisher_vector_product
-from purerl.networks import ActorCritic, encode
+from purerl.networks import ActorCritic
 from purerl.returns import discounted_return, gae
 from purerl.spaces import Box
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
+from purerl.views import blank_view, observe, view
 
 
 @struct.dataclass
@@ -134,7 +135,7 @@ class TRPO:
         if self.steps_per_iteration == 1:
             raise InputError("trpo needs num_envs * rollout_length of at least 2 steps, got 1")
         # Shapes only: a network that does not fit the observations says so here, not while compiling.
-        jax.eval_shape(self._network.init, jax.random.key(0), self._blank_view())
+        jax.eval_shape(self._network.init, jax.random.key(0), blank_view(self.env.observation_space))
         struct.wrap_functions(self, "schedule")
 
     @property
@@ -151,7 +152,7 @@ class TRPO:
         """Fresh environments, networks and statistics."""
         key, actor_key, critic_key, reset_key = jax.random.split(key, 4)
         timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
-        blank = self._blank_view()
+        blank = blank_view(self.env.observation_space)
         critic_params = self._network.init(critic_key, blank, method="critic")
         return TRPOState(
             key=key,
@@ -188,10 +189,7 @@ class TRPO:
         actor_params, actor_metrics = self._improve_policy(state.actor_params, batch, entropy_key)
         critic_params, critic_opt_state, critic_metrics = self._fit_critic(state, batch, learning_rate, critic_key)
         # Only now: while acting and learning from one batch, both see observations through the same statistics.
-        obs_stats = state.obs_stats
-        if obs_stats is not None:
-            obs = jax.vmap(jax.vmap(lambda obs: encode(self.env.observation_space, obs)))(transitions.obs)
-            obs_stats = normalize.update(obs_stats, obs)
+        obs_stats = observe(self.env.observation_space, state.obs_stats, transitions.obs)
         state = TRPOState(
             key=key,
             iteration=state.iteration + 1,
@@ -217,15 +215,6 @@ class TRPO:
     def _critic(self, params: PyTree, obs: Array) -> Any:
         return self._network.apply(params, obs, method="critic")
 
-    def _view(self, obs_stats: normalize.RunningStatistics | None, obs: Array) -> Array:
-        """What the networks see of one observation."""
-        features = encode(self.env.observation_space, obs)
-        return features if obs_stats is None else normalize.standardize(obs_stats, features)
-
-    def _blank_view(self) -> Array:
-        space = self.env.observation_space
-        return encode(space, jnp.zeros(space.shape, space.dtype))
-
     # Acting
 
     def _to_env(self, action: Array) -> Array:
@@ -236,7 +225,7 @@ class TRPO:
     def _sample(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
     ) -> tuple[Array, tuple, dict[str, Array]]:
-        distribution = self._actor(params, self._view(obs_stats, obs))
+        distribution = self._actor(params, view(self.env.observation_space, obs_stats, obs))
         raw, log_prob = distribution.sample_and_log_prob(key)
         # The environment gets a clipped and scaled action; learning needs the one whose probability was taken.
         return self._to_env(distribution.action(raw)), carry, {"raw_action": raw, "log_prob": log_prob}
@@ -244,7 +233,7 @@ class TRPO:
     def _most_likely(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
     ) -> tuple[Array, tuple, dict[str, Array]]:
-        distribution = self._actor(params, self._view(obs_stats, obs))
+        distribution = self._actor(params, view(self.env.observation_space, obs_stats, obs))
         return self._to_env(distribution.action(distribution.mode())), carry, {}
 
     # Estimating
@@ -264,14 +253,14 @@ class TRPO:
 
     def _estimate(self, state: TRPOState, transitions: Transition, reward: Array) -> Batch:
         """Advantages and value targets, flattened for the update."""
-        view = jax.vmap(jax.vmap(lambda obs: self._view(state.obs_stats, obs)))
+        space, stats = self.env.observation_space, state.obs_stats
         value_of = jax.vmap(jax.vmap(lambda obs: self._critic(state.critic_params, obs)))
-        obs = view(transitions.obs)
+        obs = view(space, stats, transitions.obs)
         value = value_of(obs)
         advantage = jax.vmap(gae, in_axes=(0, 0, 0, 0, 0, None, None))(
             reward,
             value,
-            value_of(view(transitions.next_obs)),
+            value_of(view(space, stats, transitions.next_obs)),
             transitions.terminated,
             transitions.done,
             self.gamma,

@@ -1,0 +1,49 @@
+"""What networks see of observations, against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purerl import normalize
+from purerl.spaces import Box, Discrete
+from purerl.views import blank_view, observe, view
+
+SPACE = Box((3,), -5.0, 5.0)
+
+
+def seen(*shape):
+    return jnp.float32(np.random.default_rng(0).normal((1.0, 0.0, -1.0), 2.0, (*shape, 3)))
+
+
+def test_statistics_are_those_of_all_batches_and_standardise():
+    obs = seen(4, 50)
+    stats = normalize.init((3,))
+    for part in (obs[:, :20], obs[:, 20:]):
+        stats = observe(SPACE, stats, part)
+    flat = np.asarray(obs).reshape(-1, 3)
+    assert float(stats.count) == 200
+    np.testing.assert_allclose(stats.mean, flat.mean(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stats.var, flat.var(axis=0), rtol=1e-4)
+    expected = (flat - flat.mean(axis=0)) / flat.std(axis=0)
+    np.testing.assert_allclose(view(SPACE, stats, obs).reshape(-1, 3), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(view(SPACE, stats, obs[0, 0]), expected[0], rtol=1e-3, atol=1e-4)
+
+
+def test_without_statistics_observations_are_seen_as_they_are():
+    obs = seen(4)
+    assert observe(SPACE, None, obs) is None
+    np.testing.assert_array_equal(view(SPACE, None, obs), obs)
+
+
+def test_choices_are_one_hot_with_or_without_statistics():
+    space, obs = Discrete(3), jnp.int32([[0, 2], [2, 2]])
+    np.testing.assert_array_equal(view(space, None, obs), np.eye(3)[obs])
+    stats = observe(space, normalize.init(blank_view(space).shape), obs)
+    np.testing.assert_allclose(stats.mean, [0.25, 0.0, 0.75])
+    assert view(space, stats, obs).shape == (2, 2, 3)
+
+
+def test_the_blank_view_looks_like_any_other():
+    for space in (SPACE, Discrete(3), Box((2, 2), 0, 255, np.uint8)):
+        blank, other = blank_view(space), view(space, None, space.sample(jax.random.key(0)))
+        assert (blank.shape, blank.dtype) == (other.shape, other.dtype)
