@@ -182,6 +182,13 @@ class ActorCritic(nn.Module):
         carry, outputs = self.remember(carry, self.features(obs))
         return carry, self.heads(outputs)
 
+    def act(self, carry: PyTree, obs: Array) -> tuple[PyTree, Distribution]:
+        """`advance` without the value. Where nothing is remembered, only the policy's parameters need be there."""
+        if isinstance(self.memory, NoMemory):
+            return carry, self.actor(obs)
+        carry, (distribution, _) = self.advance(carry, obs)
+        return carry, distribution
+
     def features(self, obs: Array) -> PyTree:
         """What trunks make of one observation."""
         return self.trunk(obs) if self.shared else (self.actor_trunk(obs), self.critic_trunk(obs))

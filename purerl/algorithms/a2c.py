@@ -20,14 +20,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import Partial
 
 from purerl import normalize, rollout, struct
+from purerl.acting import Actor
 from purerl.errors import InputError
 from purerl.networks import ActorCritic
 from purerl.recurrent import along
 from purerl.returns import discounted_return, gae
-from purerl.spaces import Box
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
 from purerl.views import blank_view, observe, view
 
@@ -150,9 +149,7 @@ class A2C:
 
     def policy(self, state: A2CState, *, explore: bool) -> Policy:
         """Sample actions (``explore=True``) or take the most likely ones, in the environment's own units."""
-        act = A2C._sample if explore else A2C._most_likely
-        # Not a bound method: that would hide the leaves of `self` where JAX does not see them.
-        return Policy(Partial(act, self, state.params, state.obs_stats), self.network.initial_carry())
+        return Actor(self.env, self._network).policy(state.params, state.obs_stats, explore=explore)
 
     def step(self, state: A2CState) -> tuple[A2CState, Metrics]:
         """Collect, estimate, update."""
@@ -197,27 +194,6 @@ class A2C:
     def _advance(self, params: PyTree, carry: PyTree, obs: Array) -> Any:
         """One step: ``(carry, (distribution, value))``."""
         return self._network.apply(params, carry, obs, method="advance")
-
-    # Acting
-
-    def _to_env(self, action: Array) -> Array:
-        """From the unit interval of a continuous policy to the environment's bounds."""
-        space = self.env.action_space
-        return space.from_unit(action) if isinstance(space, Box) else action
-
-    def _sample(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
-    ) -> tuple[Array, PyTree, dict[str, Array]]:
-        carry, (distribution, _) = self._advance(params, carry, view(self.env.observation_space, obs_stats, obs))
-        raw = distribution.sample(key)
-        # The environment gets a clipped and scaled action; learning needs the one whose probability is taken.
-        return self._to_env(distribution.action(raw)), carry, {"raw_action": raw}
-
-    def _most_likely(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
-    ) -> tuple[Array, PyTree, dict[str, Array]]:
-        carry, (distribution, _) = self._advance(params, carry, view(self.env.observation_space, obs_stats, obs))
-        return self._to_env(distribution.action(distribution.mode())), carry, {}
 
     # Estimating
 

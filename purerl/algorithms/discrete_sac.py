@@ -20,6 +20,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from purerl import normalize, struct
+from purerl.acting import uniform
 from purerl.collector import Collector, CollectorState
 from purerl.errors import InputError
 from purerl.q_networks import DiscreteSoftActorCritic, target_gap
@@ -132,7 +133,7 @@ class DiscreteSAC:
         """Fresh environments and networks, and a replay that holds `warmup_steps` random steps."""
         key, params_key, warmup_key = jax.random.split(key, 3)
         actor_params, critic_params = self._init_params(params_key)
-        random = Policy(Partial(DiscreteSAC._random, self))
+        random = uniform(self.env)
         log_temperature = jnp.log(jnp.asarray(self.initial_temperature, jnp.float32))
         optimizer = optax.adam(0.0)
         return DiscreteSACState(
@@ -188,9 +189,6 @@ class DiscreteSAC:
         return self._network.apply(params, obs, method="critic")
 
     # Acting
-
-    def _random(self, key: Array, carry: PyTree, obs: Array) -> tuple[Array, PyTree, dict[str, Array]]:
-        return self.env.action_space.sample(key), carry, {}
 
     def _sample(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array

@@ -20,6 +20,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from purerl import normalize, struct
+from purerl.acting import uniform
 from purerl.collector import Collector, CollectorState
 from purerl.errors import InputError
 from purerl.q_networks import QNetwork, target_gap
@@ -138,7 +139,7 @@ class DQN:
         """Fresh environments and networks, and a replay that holds `warmup_steps` random steps."""
         key, params_key, warmup_key = jax.random.split(key, 3)
         params = self._network.init(params_key, blank_view(self.env.observation_space))
-        random = Policy(Partial(DQN._random, self))
+        random = uniform(self.env)
         return DQNState(
             key=key,
             iteration=jnp.int32(self.warmup_iterations),
@@ -182,9 +183,6 @@ class DQN:
         return self._network.apply(params, obs, rngs=None if noise_key is None else {"noise": noise_key})
 
     # Acting
-
-    def _random(self, key: Array, carry: tuple, obs: Array) -> tuple[Array, tuple, dict[str, Array]]:
-        return self.env.action_space.sample(key), carry, {}
 
     def _greedy(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array

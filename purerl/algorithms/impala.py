@@ -19,14 +19,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import Partial
 
 from purerl import normalize, rollout, struct
+from purerl.acting import Actor
 from purerl.errors import InputError
 from purerl.networks import ActorCritic
 from purerl.recurrent import along
 from purerl.returns import discounted_return, vtrace
-from purerl.spaces import Box
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
 from purerl.views import blank_view, observe, view
 
@@ -159,9 +158,7 @@ class IMPALA:
 
         With the newest parameters in either case; those that `step` acts with are older.
         """
-        act = IMPALA._sample if explore else IMPALA._most_likely
-        # Not a bound method: that would hide the leaves of `self` where JAX does not see them.
-        return Policy(Partial(act, self, state.params, state.obs_stats), self.network.initial_carry())
+        return Actor(self.env, self._network).policy(state.params, state.obs_stats, explore=explore)
 
     def step(self, state: IMPALAState) -> tuple[IMPALAState, Metrics]:
         """Collect, estimate, update."""
@@ -217,25 +214,6 @@ class IMPALA:
         # Written before it is read, the ring stays in place; the other way round XLA copies it in every iteration.
         ring = jax.tree.map(lambda ring, leaf: ring.at[newest].set(leaf), state.recent_params, state.params)
         return ring, jax.tree.map(lambda ring: ring[oldest], ring)
-
-    def _to_env(self, action: Array) -> Array:
-        """From the unit interval of a continuous policy to the environment's bounds."""
-        space = self.env.action_space
-        return space.from_unit(action) if isinstance(space, Box) else action
-
-    def _sample(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
-    ) -> tuple[Array, PyTree, dict[str, Array]]:
-        carry, (distribution, _) = self._advance(params, carry, view(self.env.observation_space, obs_stats, obs))
-        raw, log_prob = distribution.sample_and_log_prob(key)
-        # The environment gets a clipped and scaled action; learning needs the one whose probability was taken.
-        return self._to_env(distribution.action(raw)), carry, {"raw_action": raw, "log_prob": log_prob}
-
-    def _most_likely(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
-    ) -> tuple[Array, PyTree, dict[str, Array]]:
-        carry, (distribution, _) = self._advance(params, carry, view(self.env.observation_space, obs_stats, obs))
-        return self._to_env(distribution.action(distribution.mode())), carry, {}
 
     # Estimating
 

@@ -25,15 +25,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.tree_util import Partial
 
 from purerl import floats, normalize, rollout, struct
+from purerl.acting import Actor
 from purerl.errors import InputError
 from purerl.minibatches import shuffled_indices
 from purerl.natural_gradient import conjugate_gradient, fisher_vector_product
 from purerl.networks import ActorCritic
 from purerl.returns import discounted_return, gae
-from purerl.spaces import Box
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
 from purerl.views import blank_view, observe, view
 
@@ -151,12 +150,13 @@ class NPG:
         """Fresh environments, networks and statistics."""
         key, actor_key, critic_key, reset_key = jax.random.split(key, 4)
         timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
+        carry = self.network.initial_carry()
         blank = blank_view(self.env.observation_space)
         critic_params = self._network.init(critic_key, blank, method="critic")
         return NPGState(
             key=key,
             iteration=jnp.int32(0),
-            rollout=jax.vmap(lambda timestep: rollout.begin(timestep, ()))(timestep),
+            rollout=jax.vmap(lambda timestep: rollout.begin(timestep, carry))(timestep),
             actor_params=self._network.init(actor_key, blank, method="actor"),
             critic_params=critic_params,
             critic_opt_state=self._optimizer(jnp.float32(0.0)).init(critic_params),
@@ -167,9 +167,7 @@ class NPG:
 
     def policy(self, state: NPGState, *, explore: bool) -> Policy:
         """Sample actions (``explore=True``) or take the most likely ones, in the environment's own units."""
-        act = NPG._sample if explore else NPG._most_likely
-        # Not a bound method: that would hide the leaves of `self` where JAX does not see them.
-        return Policy(Partial(act, self, state.actor_params, state.obs_stats))
+        return Actor(self.env, self._network).policy(state.actor_params, state.obs_stats, explore=explore)
 
     def step(self, state: NPGState) -> tuple[NPGState, Metrics]:
         """Collect, estimate, improve the policy, fit the value."""
@@ -213,27 +211,6 @@ class NPG:
 
     def _critic(self, params: PyTree, obs: Array) -> Any:
         return self._network.apply(params, obs, method="critic")
-
-    # Acting
-
-    def _to_env(self, action: Array) -> Array:
-        """From the unit interval of a continuous policy to the environment's bounds."""
-        space = self.env.action_space
-        return space.from_unit(action) if isinstance(space, Box) else action
-
-    def _sample(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
-    ) -> tuple[Array, tuple, dict[str, Array]]:
-        distribution = self._actor(params, view(self.env.observation_space, obs_stats, obs))
-        raw, log_prob = distribution.sample_and_log_prob(key)
-        # The environment gets a clipped and scaled action; learning needs the one whose probability was taken.
-        return self._to_env(distribution.action(raw)), carry, {"raw_action": raw, "log_prob": log_prob}
-
-    def _most_likely(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
-    ) -> tuple[Array, tuple, dict[str, Array]]:
-        distribution = self._actor(params, view(self.env.observation_space, obs_stats, obs))
-        return self._to_env(distribution.action(distribution.mode())), carry, {}
 
     # Estimating
 

@@ -25,14 +25,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.tree_util import Partial
 
 from purerl import normalize, rollout, struct
+from purerl.acting import Actor
 from purerl.errors import InputError
 from purerl.minibatches import shuffled_indices
 from purerl.networks import ActorCritic
 from purerl.returns import discounted_return, lambda_returns
-from purerl.spaces import Box
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
 from purerl.views import blank_view, observe, view
 
@@ -157,6 +156,7 @@ class REINFORCE:
         """Fresh environments, networks and statistics."""
         key, actor_key, critic_key, reset_key = jax.random.split(key, 4)
         timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
+        carry = self.network.initial_carry()
         blank = blank_view(self.env.observation_space)
         actor_params = self._network.init(actor_key, blank, method="actor")
         critic_params = self._network.init(critic_key, blank, method="critic") if self._learns_value else None
@@ -164,7 +164,7 @@ class REINFORCE:
         return REINFORCEState(
             key=key,
             iteration=jnp.int32(0),
-            rollout=jax.vmap(lambda timestep: rollout.begin(timestep, ()))(timestep),
+            rollout=jax.vmap(lambda timestep: rollout.begin(timestep, carry))(timestep),
             actor_params=actor_params,
             critic_params=critic_params,
             actor_opt_state=optimizer.init(actor_params),
@@ -176,9 +176,7 @@ class REINFORCE:
 
     def policy(self, state: REINFORCEState, *, explore: bool) -> Policy:
         """Sample actions (``explore=True``) or take the most likely ones, in the environment's own units."""
-        act = REINFORCE._sample if explore else REINFORCE._most_likely
-        # Not a bound method: that would hide the leaves of `self` where JAX does not see them.
-        return Policy(Partial(act, self, state.actor_params, state.obs_stats))
+        return Actor(self.env, self._network).policy(state.actor_params, state.obs_stats, explore=explore)
 
     def step(self, state: REINFORCEState) -> tuple[REINFORCEState, Metrics]:
         """Collect, estimate, improve the policy, fit the value."""
@@ -230,27 +228,6 @@ class REINFORCE:
 
     def _critic(self, params: PyTree, obs: Array) -> Any:
         return self._network.apply(params, obs, method="critic")
-
-    # Acting
-
-    def _to_env(self, action: Array) -> Array:
-        """From the unit interval of a continuous policy to the environment's bounds."""
-        space = self.env.action_space
-        return space.from_unit(action) if isinstance(space, Box) else action
-
-    def _sample(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
-    ) -> tuple[Array, tuple, dict[str, Array]]:
-        distribution = self._actor(params, view(self.env.observation_space, obs_stats, obs))
-        raw = distribution.sample(key)
-        # The environment gets a clipped and scaled action; learning needs the one whose probability is taken.
-        return self._to_env(distribution.action(raw)), carry, {"raw_action": raw}
-
-    def _most_likely(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
-    ) -> tuple[Array, tuple, dict[str, Array]]:
-        distribution = self._actor(params, view(self.env.observation_space, obs_stats, obs))
-        return self._to_env(distribution.action(distribution.mode())), carry, {}
 
     # Estimating
 

@@ -19,6 +19,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from purerl import normalize, struct
+from purerl.acting import in_units, uniform
 from purerl.collector import Collector, CollectorState
 from purerl.errors import InputError
 from purerl.q_networks import SoftActorCritic, target_gap
@@ -130,7 +131,7 @@ class SAC:
         """Fresh environments and networks, and a replay that holds `warmup_steps` random steps."""
         key, params_key, warmup_key = jax.random.split(key, 3)
         actor_params, critic_params = self._init_params(params_key)
-        random = Policy(Partial(SAC._random, self))
+        random = uniform(self.env)
         log_temperature = jnp.log(jnp.asarray(self.initial_temperature, jnp.float32))
         optimizer = optax.adam(0.0)
         return SACState(
@@ -189,26 +190,17 @@ class SAC:
     def _blank_action(self) -> Array:
         return jnp.zeros(self.env.action_space.shape)
 
-    def _act(self, raw_action: Array, carry: PyTree) -> tuple[Array, PyTree, dict[str, Array]]:
-        """Scaled to the environment's bounds; the replay gets the action that critics see."""
-        space = self.env.action_space
-        assert isinstance(space, Box)
-        return space.from_unit(raw_action), carry, {"raw_action": raw_action}
-
-    def _random(self, key: Array, carry: PyTree, obs: Array) -> tuple[Array, PyTree, dict[str, Array]]:
-        return self._act(jax.random.uniform(key, self.env.action_space.shape, minval=-1.0, maxval=1.0), carry)
-
     def _sample(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
     ) -> tuple[Array, PyTree, dict[str, Array]]:
         distribution = self._actor(params, view(self.env.observation_space, obs_stats, obs))
-        return self._act(distribution.action(distribution.sample(key)), carry)
+        return in_units(self.env.action_space, distribution.action(distribution.sample(key)), carry)
 
     def _median(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
     ) -> tuple[Array, PyTree, dict[str, Array]]:
         distribution = self._actor(params, view(self.env.observation_space, obs_stats, obs))
-        return self._act(distribution.action(distribution.mode()), carry)
+        return in_units(self.env.action_space, distribution.action(distribution.mode()), carry)
 
     # Remembering
 

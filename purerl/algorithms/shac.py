@@ -29,9 +29,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.tree_util import Partial
 
 from purerl import normalize, rollout, struct
+from purerl.acting import Actor
 from purerl.adaptive_horizon import GradientWindows, adapt_horizon, begin_windows
 from purerl.environments.gradient_gate import GradientGate, check_differentiable
 from purerl.errors import InputError
@@ -182,6 +182,7 @@ class SHAC:
         check_differentiable(self.env)
         key, actor_key, critic_key, reset_key = jax.random.split(key, 4)
         timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
+        carry = self.network.initial_carry()
         blank = blank_view(self.env.observation_space)
         actor_params = self._network.init(actor_key, blank, method="actor")
         critic_params = self._network.init(critic_key, blank, method="critic")
@@ -189,7 +190,7 @@ class SHAC:
         return SHACState(
             key=key,
             iteration=jnp.int32(0),
-            rollout=jax.vmap(lambda timestep: rollout.begin(timestep, ()))(timestep),
+            rollout=jax.vmap(lambda timestep: rollout.begin(timestep, carry))(timestep),
             actor_params=actor_params,
             critic_params=critic_params,
             target_params=jax.tree.map(jnp.copy, critic_params),
@@ -201,9 +202,7 @@ class SHAC:
 
     def policy(self, state: SHACState, *, explore: bool) -> Policy:
         """Sample actions (``explore=True``) or take the mode of the distribution, in the environment's own units."""
-        if explore:
-            return self._sampling(state.actor_params, state.obs_stats)
-        return Policy(Partial(SHAC._most_likely, self, state.actor_params, state.obs_stats))
+        return Actor(self.env, self._network).policy(state.actor_params, state.obs_stats, explore=explore)
 
     def step(self, state: SHACState) -> tuple[SHACState, Metrics]:
         """Improve the policy along its gradient through a window, then fit the value to what was seen there."""
@@ -255,30 +254,6 @@ class SHAC:
     def _critic(self, params: PyTree, obs: Array) -> Any:
         return self._network.apply(params, obs, method="critic")
 
-    # Acting
-
-    def _to_env(self, action: Array) -> Array:
-        space = self.env.action_space
-        assert isinstance(space, Box)
-        return space.from_unit(action)
-
-    def _sampling(self, params: PyTree, obs_stats: normalize.RunningStatistics | None) -> Policy:
-        # Not a bound method: that would hide the leaves of `self` where JAX does not see them.
-        return Policy(Partial(SHAC._sample, self, params, obs_stats))
-
-    def _sample(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
-    ) -> tuple[Array, tuple, dict[str, Array]]:
-        distribution = self._actor(params, view(self.env.observation_space, obs_stats, obs))
-        raw, log_prob = distribution.sample_and_log_prob(key)
-        return self._to_env(distribution.action(raw)), carry, {"raw_action": raw, "log_prob": log_prob}
-
-    def _most_likely(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
-    ) -> tuple[Array, tuple, dict[str, Array]]:
-        distribution = self._actor(params, view(self.env.observation_space, obs_stats, obs))
-        return self._to_env(distribution.action(distribution.mode())), carry, {}
-
     # Learning
 
     def _schedule_factor(self, iteration: Array) -> Array:
@@ -314,7 +289,8 @@ class SHAC:
         self, params: PyTree, tally: Array, state: SHACState, key: Array
     ) -> tuple[Array, tuple[rollout.RolloutState, Window, Metrics]]:
         """Minus the return of the windows with the value at their ends, per step (equation 5); and what was seen."""
-        env, policy, flights = self.env, self._sampling(params, state.obs_stats), state.rollout
+        env, flights = self.env, state.rollout
+        policy = Actor(env, self._network).policy(params, state.obs_stats, explore=True)
         if self.max_step_growth is not None:
             assert state.horizon is not None
             env = GradientWindows(env, tally[3], self.max_step_growth)
@@ -328,7 +304,7 @@ class SHAC:
             self.rollout_length,
             self.steps_per_reset,
         )
-        flights = struct.replace(flights, carry=())
+        flights = struct.replace(flights, carry=state.rollout.carry)
         # Where the next step begins a window, or would.
         ends = transitions.done
         if self.max_step_growth is not None:

@@ -18,6 +18,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from purerl import normalize, struct
+from purerl.acting import in_units, uniform
 from purerl.collector import Collector, CollectorState
 from purerl.errors import InputError
 from purerl.q_networks import DeterministicActorCritic, target_gap
@@ -133,7 +134,7 @@ class TD3:
         """Fresh environments and networks, and a replay that holds `warmup_steps` random steps."""
         key, params_key, warmup_key = jax.random.split(key, 3)
         actor_params, critic_params = self._init_params(params_key)
-        random = Policy(Partial(TD3._random, self))
+        random = uniform(self.env)
         optimizer = optax.adam(0.0)
         return TD3State(
             key=key,
@@ -190,26 +191,18 @@ class TD3:
     def _blank_action(self) -> Array:
         return jnp.zeros(self.env.action_space.shape)
 
-    def _act(self, raw_action: Array, carry: PyTree) -> tuple[Array, PyTree, dict[str, Array]]:
-        """Scaled to the environment's bounds; the replay gets the action that critics see."""
-        space = self.env.action_space
-        assert isinstance(space, Box)
-        return space.from_unit(raw_action), carry, {"raw_action": raw_action}
-
-    def _random(self, key: Array, carry: PyTree, obs: Array) -> tuple[Array, PyTree, dict[str, Array]]:
-        return self._act(jax.random.uniform(key, self.env.action_space.shape, minval=-1.0, maxval=1.0), carry)
-
     def _exploit(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
     ) -> tuple[Array, PyTree, dict[str, Array]]:
-        return self._act(self._actor(params, view(self.env.observation_space, obs_stats, obs)), carry)
+        action = self._actor(params, view(self.env.observation_space, obs_stats, obs))
+        return in_units(self.env.action_space, action, carry)
 
     def _explore(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
     ) -> tuple[Array, PyTree, dict[str, Array]]:
         action = self._actor(params, view(self.env.observation_space, obs_stats, obs))
         noise = self.noise_std * jax.random.normal(key, action.shape)
-        return self._act(jnp.clip(action + noise, -1.0, 1.0), carry)
+        return in_units(self.env.action_space, jnp.clip(action + noise, -1.0, 1.0), carry)
 
     # Remembering
 

@@ -1,0 +1,104 @@
+"""How policies act: what is drawn, what the environment gets, what is remembered."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probes import Target
+from test_contract import NETWORK
+
+import purerl
+from purerl import GRU, MLP, ActorCritic, normalize
+from purerl.acting import Actor, in_units, uniform
+from purerl.spaces import Box
+
+OBS = jnp.float32([0.5])
+STATS = normalize.update(normalize.init((1,)), jnp.float32([[1.0], [3.0]]))
+
+
+def actor(env, network=NETWORK):
+    """It, and the parameters of its policy alone or, with memory, all of them."""
+    network = network.clone(action_space=env.action_space)
+    if jax.tree.leaves(network.initial_carry()):
+        params = network.init(jax.random.key(0), network.initial_carry(), OBS, method="advance")
+    else:
+        params = network.init(jax.random.key(0), OBS, method="actor")
+    return Actor(env, network), jax.tree.map(lambda leaf: leaf + 0.3, params)
+
+
+@pytest.mark.parametrize("squash", [False, True])
+def test_samples_are_scaled_for_the_environment_and_told_as_they_were_drawn(squash):
+    acting, params = actor(Target(), ActorCritic(MLP((16,)), squash=squash))
+    policy = acting.policy(params, None, explore=True)
+    keys = jax.random.split(jax.random.key(1), 500)
+    action, _, extras = jax.vmap(lambda key: policy.act(key, policy.carry, OBS))(keys)
+    raw = np.asarray(extras["raw_action"])
+    distribution = acting.network.apply(params, OBS, method="actor")
+    np.testing.assert_allclose(extras["log_prob"], jax.vmap(distribution.log_prob)(raw), rtol=1e-5)
+    assert np.abs(raw).max() > 1.0
+    np.testing.assert_allclose(action, 2.0 * (np.tanh(raw) if squash else np.clip(raw, -1.0, 1.0)), rtol=1e-5)
+    greedy = acting.policy(params, None, explore=False)
+    mode, _, _ = greedy.act(jax.random.key(0), greedy.carry, OBS)
+    middle = np.asarray(distribution.mean)
+    np.testing.assert_allclose(mode, 2.0 * (np.tanh(middle) if squash else np.clip(middle, -1.0, 1.0)), rtol=1e-5)
+
+
+def test_choices_are_drawn_with_their_probabilities():
+    env, obs = purerl.make("CartPole-v1"), jnp.float32([0.1, -0.2, 0.3, 0.4])
+    acting = Actor(env, NETWORK.clone(action_space=env.action_space))
+    params = acting.network.init(jax.random.key(0), obs, method="actor")
+    params["params"]["actor_head"]["bias"] = jnp.log(jnp.float32([1.0, 3.0]))
+    probs = jax.nn.softmax(acting.network.apply(params, obs, method="actor").logits)
+    policy = acting.policy(params, None, explore=True)
+    keys = jax.random.split(jax.random.key(1), 4000)
+    action, _, extras = jax.vmap(lambda key: policy.act(key, policy.carry, obs))(keys)
+    assert abs(np.mean(action) - probs[1]) < 3 * np.sqrt(probs[0] * probs[1] / 4000)
+    np.testing.assert_allclose(np.exp(extras["log_prob"]), probs[action], rtol=1e-5)
+    np.testing.assert_array_equal(extras["raw_action"], action)
+    greedy = acting.policy(params, None, explore=False)
+    assert greedy.act(jax.random.key(0), greedy.carry, obs)[0] == 1
+
+
+def test_observations_are_seen_through_the_statistics():
+    acting, params = actor(Target())
+    raw, seen = (
+        acting.policy(params, stats, explore=False).act(jax.random.key(0), acting.network.initial_carry(), obs)[0]
+        for stats, obs in ((STATS, OBS), (None, normalize.standardize(STATS, OBS)))
+    )
+    np.testing.assert_array_equal(raw, seen)
+
+
+def test_memory_moves_on_as_in_the_network():
+    acting, params = actor(Target(), ActorCritic(MLP((16,)), GRU(8)))
+    policy = acting.policy(params, None, explore=True)
+    carry = expected = policy.carry
+    chex.assert_trees_all_equal(carry, acting.network.initial_carry())
+    for t in range(3):
+        _, carry, extras = policy.act(jax.random.key(t), carry, OBS + t)
+        expected, (distribution, _) = acting.network.apply(params, expected, OBS + t, method="advance")
+        np.testing.assert_allclose(extras["log_prob"], distribution.log_prob(extras["raw_action"]), rtol=1e-5)
+    chex.assert_trees_all_close(carry, expected)
+
+
+def test_uniform_actions_reach_the_bounds_and_keep_the_memory():
+    env = Target()
+    policy = uniform(env, jnp.float32(7.0))
+    keys = jax.random.split(jax.random.key(1), 2000)
+    action, carry, extras = jax.vmap(lambda key: policy.act(key, policy.carry, OBS))(keys)
+    np.testing.assert_allclose(action, 2.0 * extras["raw_action"], rtol=1e-6)
+    np.testing.assert_allclose([action.min(), action.max()], [-2.0, 2.0], atol=0.01)
+    np.testing.assert_array_equal(carry, 7.0)
+    policy = uniform(purerl.make("CartPole-v1"))
+    action, _, extras = jax.vmap(lambda key: policy.act(key, (), OBS))(keys)
+    assert abs(np.mean(action) - 0.5) < 0.04
+    assert extras == {}
+
+
+def test_in_units_scales_to_the_bounds_and_tells_the_action_before():
+    space = Box((2,), (-3.0, 0.0), (1.0, 4.0))
+    raw = jnp.float32([-1.0, 0.5])
+    action, carry, extras = in_units(space, raw, "memory")
+    np.testing.assert_allclose(action, [-3.0, 3.0])
+    np.testing.assert_array_equal(extras["raw_action"], raw)
+    assert carry == "memory"
