@@ -41,7 +41,7 @@ def both(env, iterations, **changes):
     }
     algorithms = A2C(env=purerl.make(env), adam=True, **options), PPO(env=purerl.make(env), **ONE_UPDATE, **options)
     states = [run(algorithm, iterations) for algorithm in algorithms]
-    return [bits((state.params, state.opt_state, state.obs_stats)) for state in states]
+    return [bits((state.params, state.opt_state, state.sampler.obs_stats)) for state in states]
 
 
 @pytest.mark.parametrize("network", [NETWORK, ActorCritic(NETWORK.trunk, GRU(8))], ids=["no memory", "gru"])
@@ -59,7 +59,7 @@ def reference_step(algorithm, state):
     _, collect_key, _ = jax.random.split(state.key, 3)
     policy = algorithm.policy(state, explore=True)
     _, steps, _ = purerl.rollout.collect(
-        algorithm.env, policy, state.rollout, collect_key, algorithm.rollout_length, algorithm.steps_per_reset
+        algorithm.env, policy, state.sampler.rollout, collect_key, algorithm.rollout_length, algorithm.steps_per_reset
     )
     network = algorithm.network.clone(action_space=algorithm.env.action_space)
 
@@ -106,12 +106,14 @@ def test_one_step_against_a_slow_reference(max_grad_norm):
     state = algorithm.init(jax.random.key(0))
     # Poles that have begun to fall end episodes within the rollout.
     falling = np.float32([[0, 0, 0.1, 1.5], [0, 0, 0, 0], [0, 0, -0.1, -1.5]])
-    env_state = state.rollout.timestep.state
+    flight = state.sampler.rollout
+    env_state = flight.timestep.state
     env_state = purerl.struct.replace(
         env_state, **dict(zip(("x", "x_dot", "theta", "theta_dot"), falling.T, strict=True))
     )
-    timestep = purerl.struct.replace(state.rollout.timestep, state=env_state, obs=jnp.asarray(falling))
-    state = purerl.struct.replace(state, rollout=purerl.struct.replace(state.rollout, timestep=timestep))
+    timestep = purerl.struct.replace(flight.timestep, state=env_state, obs=jnp.asarray(falling))
+    flight = purerl.struct.replace(flight, timestep=timestep)
+    state = purerl.struct.replace(state, sampler=purerl.struct.replace(state.sampler, rollout=flight))
     expected, norm, ended = reference_step(algorithm, state)
     assert ended
     progress = last(iterate(algorithm, state, 1))

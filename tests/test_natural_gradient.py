@@ -179,7 +179,12 @@ def test_trpo_keeps_to_the_trust_region_in_every_update(env):
     observe = jax.jit(
         lambda state, key: (
             rollout.collect(
-                algorithm.env, algorithm.policy(state, explore=True), state.rollout, key, algorithm.rollout_length, 16
+                algorithm.env,
+                algorithm.policy(state, explore=True),
+                state.sampler.rollout,
+                key,
+                algorithm.rollout_length,
+                16,
             )[1].obs
         )
     )
@@ -187,7 +192,7 @@ def test_trpo_keeps_to_the_trust_region_in_every_update(env):
     for _ in range(num_iterations):
         obs = observe(state, jax.random.split(state.key, 4)[1])  # what the step is going to see
         new, metrics = step(state)
-        kl = divergence(algorithm, state.obs_stats, obs, state.actor_params, new.actor_params)
+        kl = divergence(algorithm, state.sampler.obs_stats, obs, state.actor_params, new.actor_params)
         np.testing.assert_allclose(metrics["kl"].value, kl, rtol=1e-3, atol=1e-6)
         realised.append(kl)
         state = new

@@ -49,7 +49,7 @@ def reference_targets(reward, next_q, terminated, truncated, gamma, lambda_):
 
 @pytest.mark.parametrize("lambda_", [0.0, 0.65, 1.0])
 def test_targets_against_a_slow_reference(lambda_):
-    algorithm = pqn(ObsReward(), num_envs=3, rollout_length=20, td_lambda=lambda_, gamma=0.9, reward_scale=0.5)
+    algorithm = pqn(ObsReward(), num_envs=3, rollout_length=20, td_lambda=lambda_, gamma=0.9)
     algorithm = dataclasses.replace(algorithm, num_minibatches=1, normalize_observations=False)
     rng = np.random.default_rng(0)
     terminated = rng.random((3, 20)) < 0.15
@@ -68,8 +68,7 @@ def test_targets_against_a_slow_reference(lambda_):
     state = algorithm.init(jax.random.key(0))
     next_q = q_values(algorithm, state.params, transitions.next_obs)
     expected = [
-        reference_targets(0.5 * transitions.reward[i], next_q[i], terminated[i], truncated[i], 0.9, lambda_)
-        for i in range(3)
+        reference_targets(transitions.reward[i], next_q[i], terminated[i], truncated[i], 0.9, lambda_) for i in range(3)
     ]
     batch = algorithm._estimate(state, transitions)
     np.testing.assert_allclose(batch.target, np.ravel(expected), rtol=1e-5, atol=1e-5)

@@ -69,9 +69,9 @@ def test_learning_sees_what_acting_saw():
 def test_episodes_begin_with_nothing_remembered():
     algorithm = tiny("recurrent_ppo", rollout_length=6)
     algorithm = dataclasses.replace(algorithm, env=purerl.make("CartPole-v1", episode_length=6))
-    carry = learn(algorithm, 0, 1).rollout.carry
+    carry = learn(algorithm, 0, 1).sampler.rollout.carry
     assert all((np.asarray(leaf) == 0.0).all() for leaf in jax.tree.leaves(carry))
-    carry = learn(dataclasses.replace(algorithm, rollout_length=5), 0, 1).rollout.carry
+    carry = learn(dataclasses.replace(algorithm, rollout_length=5), 0, 1).sampler.rollout.carry
     assert all((np.asarray(leaf) != 0.0).any() for leaf in jax.tree.leaves(carry))
 
 

@@ -51,7 +51,7 @@ def transitions_of(obs, action, reward, terminated, truncated, next_obs):
 
 def gradient(algorithm, state, transitions):
     """Of the expected return, as estimated, with respect to the biases of the policy's head ``[2]``."""
-    batch = algorithm._estimate(state, transitions, transitions.reward)
+    batch = algorithm._estimate(state, transitions)
     grads = jax.grad(algorithm._loss, has_aux=True)(state.actor_params, batch, jax.random.key(0))[0]
     return -grads["params"]["actor_head"]["bias"]
 
@@ -96,7 +96,7 @@ def gradients(baseline, num_keys, env, state=None):
 
     def one(key):
         policy = algorithm.policy(start, explore=True)
-        _, transitions, _ = rollout.collect(env, policy, start.rollout, key, 4, 1)
+        _, transitions, _ = rollout.collect(env, policy, start.sampler.rollout, key, 4, 1)
         return gradient(algorithm, start, transitions)
 
     return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), num_keys))), start
@@ -152,7 +152,7 @@ def test_rewards_to_go_against_a_slow_reference(baseline):
     ends = rng.integers(0, 16, size=shape)
     terminated, truncated = ends == 0, ends == 1
     transitions = transitions_of(obs, np.zeros(shape), reward, terminated, truncated, next_obs)
-    batch = jax.jit(algorithm._estimate)(state, transitions, transitions.reward)
+    batch = jax.jit(algorithm._estimate)(state, transitions)
 
     def value(obs):
         if baseline is not Baseline.VALUE:
@@ -178,9 +178,9 @@ def test_what_follows_a_cut_counts_nothing_without_a_value():
     algorithm = reinforce(Endless(limit=3), rollout_length=4, baseline=Baseline.NONE, gamma=0.5)
     state = algorithm.init(jax.random.key(0))
     _, transitions, _ = rollout.collect(
-        algorithm.env, algorithm.policy(state, explore=True), state.rollout, jax.random.key(0), 4, 1
+        algorithm.env, algorithm.policy(state, explore=True), state.sampler.rollout, jax.random.key(0), 4, 1
     )
-    batch = algorithm._estimate(state, transitions, transitions.reward)
+    batch = algorithm._estimate(state, transitions)
     # Three steps to the time limit; then one, to the end of the batch.
     np.testing.assert_allclose(batch.target.reshape(4, 4), np.tile([1.75, 1.5, 1.0, 1.0], (4, 1)))
 

@@ -20,14 +20,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from purerl import normalize, rollout, struct
+from purerl import struct
 from purerl.acting import Actor
 from purerl.errors import InputError
 from purerl.networks import ActorCritic
 from purerl.recurrent import along
-from purerl.returns import discounted_return, vtrace
+from purerl.returns import vtrace
+from purerl.sampler import Sampler, SamplerState
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
-from purerl.views import blank_view, observe, view
+from purerl.views import blank_view, view
 
 
 @struct.dataclass
@@ -37,24 +38,18 @@ class IMPALAState:
     Attributes:
         key: randomness of all that is still to come.
         iteration: int32, iterations done.
-        rollout: the environments in flight, ``[num_envs]``.
+        sampler: environments in flight and statistics; the state of `_sampler`.
         params: network parameters.
         recent_params: those of the last ``lag + 1`` iterations, a ring ``[lag + 1, ...]``.
         opt_state: of the optimiser.
-        obs_stats: of the observations, frozen within an iteration; None unless they are normalised.
-        return_stats: of the discounted returns that scale rewards; None unless they are normalised.
-        discounted_return: float32 ``[num_envs]``, running, for `return_stats`.
     """
 
     key: Array
     iteration: Array = struct.field(shared=True)
-    rollout: rollout.RolloutState
+    sampler: SamplerState
     params: PyTree
     recent_params: PyTree
     opt_state: PyTree
-    obs_stats: normalize.RunningStatistics | None
-    return_stats: normalize.RunningStatistics | None
-    discounted_return: Array
 
 
 @struct.dataclass
@@ -136,21 +131,14 @@ class IMPALA:
     def init(self, key: Array) -> IMPALAState:
         """Fresh environments, networks and statistics."""
         key, params_key, reset_key = jax.random.split(key, 3)
-        timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
         params = self._init_params(params_key)
-        carry = self.network.initial_carry()
         return IMPALAState(
             key=key,
             iteration=jnp.int32(0),
-            rollout=jax.vmap(lambda timestep: rollout.begin(timestep, carry))(timestep),
+            sampler=self._sampler.init(reset_key, self.network.initial_carry()),
             params=params,
             recent_params=jax.tree.map(lambda leaf: jnp.stack([leaf] * (self.lag + 1)), params),
             opt_state=self._optimizer(jnp.float32(0.0)).init(params),
-            obs_stats=normalize.init(blank_view(self.env.observation_space).shape)
-            if self.normalize_observations
-            else None,
-            return_stats=normalize.init(()) if self.normalize_rewards else None,
-            discounted_return=jnp.zeros(self.num_envs),
         )
 
     def policy(self, state: IMPALAState, *, explore: bool) -> Policy:
@@ -158,36 +146,24 @@ class IMPALA:
 
         With the newest parameters in either case; those that `step` acts with are older.
         """
-        return Actor(self.env, self._network).policy(state.params, state.obs_stats, explore=explore)
+        return Actor(self.env, self._network).policy(state.params, state.sampler.obs_stats, explore=explore)
 
     def step(self, state: IMPALAState) -> tuple[IMPALAState, Metrics]:
         """Collect, estimate, update."""
         key, collect_key, entropy_key = jax.random.split(state.key, 3)
         recent_params, acting_params = self._remember(state)
-        rollouts, transitions, episodes = rollout.collect(
-            self.env,
-            self.policy(struct.replace(state, params=acting_params), explore=True),
-            state.rollout,
-            collect_key,
-            self.rollout_length,
-            self.steps_per_reset,
-        )
-        reward, return_stats, discounted = self._scale_rewards(state, transitions)
-        batch = self._estimate(state, transitions, reward)
+        policy = self.policy(struct.replace(state, params=acting_params), explore=True)
+        sampler, transitions, episodes = self._sampler.collect(state.sampler, policy, collect_key)
+        batch = self._estimate(state, transitions)
         learning_rate = self._learning_rate(state.iteration)
         params, opt_state, metrics = self._update(state, batch, learning_rate, entropy_key)
-        # Only now: while acting and learning from one batch, both see observations through the same statistics.
-        obs_stats = observe(self.env.observation_space, state.obs_stats, transitions.obs)
         state = IMPALAState(
             key=key,
             iteration=state.iteration + 1,
-            rollout=rollouts,
+            sampler=sampler,
             params=params,
             recent_params=recent_params,
             opt_state=opt_state,
-            obs_stats=obs_stats,
-            return_stats=return_stats,
-            discounted_return=discounted,
         )
         return state, {**episodes, **metrics, "learning_rate": Mean.of(learning_rate)}
 
@@ -215,31 +191,35 @@ class IMPALA:
         ring = jax.tree.map(lambda ring, leaf: ring.at[newest].set(leaf), state.recent_params, state.params)
         return ring, jax.tree.map(lambda ring: ring[oldest], ring)
 
+    # Sampling
+
+    @property
+    def _sampler(self) -> Sampler:
+        return Sampler(
+            env=self.env,
+            gamma=self.gamma,
+            reward_scale=self.reward_scale,
+            num_envs=self.num_envs,
+            rollout_length=self.rollout_length,
+            steps_per_reset=self.steps_per_reset,
+            normalize_observations=self.normalize_observations,
+            normalize_rewards=self.normalize_rewards,
+        )
+
     # Estimating
 
-    def _scale_rewards(
-        self, state: IMPALAState, transitions: Transition
-    ) -> tuple[Array, normalize.RunningStatistics | None, Array]:
-        """Rewards ``[num_envs, time]`` as learning sees them, and the statistics behind them."""
-        reward = transitions.reward * self.reward_scale
-        if state.return_stats is None:
-            return reward, None, state.discounted_return
-        discounted, returns = jax.vmap(discounted_return, in_axes=(0, 0, None, 0))(
-            reward, transitions.done, self.gamma, state.discounted_return
-        )
-        return_stats = normalize.update(state.return_stats, returns)
-        return normalize.scale(return_stats, reward), return_stats, discounted
-
-    def _estimate(self, state: IMPALAState, transitions: Transition, reward: Array) -> Batch:
+    def _estimate(self, state: IMPALAState, transitions: Transition) -> Batch:
         """Advantages and value targets, laid out for the update."""
-        space, stats = self.env.observation_space, state.obs_stats
+        space, stats = self.env.observation_space, state.sampler.obs_stats
         value_of = jax.vmap(jax.vmap(lambda carry, obs: self._advance(state.params, carry, obs)[1][1]))
         obs = view(space, stats, transitions.obs)
-        carries, (distribution, value) = along(self._network, state.params, state.rollout.carry, obs, transitions.done)
+        carries, (distribution, value) = along(
+            self._network, state.params, state.sampler.rollout.carry, obs, transitions.done
+        )
         log_ratio = distribution.log_prob(transitions.extras["raw_action"]) - transitions.extras["log_prob"]
         ratio = jnp.exp(log_ratio) if self.correct else jnp.ones_like(log_ratio)
         target, advantage = jax.vmap(vtrace, in_axes=(0,) * 6 + (None,) * 4)(
-            reward,
+            transitions.reward,
             value,
             value_of(carries, view(space, stats, transitions.next_obs)),
             transitions.terminated,
@@ -259,10 +239,10 @@ class IMPALA:
             advantage=advantage,
             target=target,
         )
-        remembers = bool(jax.tree.leaves(state.rollout.carry))
+        remembers = bool(jax.tree.leaves(state.sampler.rollout.carry))
         shape = (self.num_envs, self.rollout_length) if remembers else (self.steps_per_iteration, 1)
         batch = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[2:]), batch)
-        return struct.replace(batch, carry=state.rollout.carry)
+        return struct.replace(batch, carry=state.sampler.rollout.carry)
 
     # Learning
 

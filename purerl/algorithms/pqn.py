@@ -21,16 +21,17 @@ import optax
 from jax import lax
 from jax.tree_util import Partial
 
-from purerl import normalize, rollout, struct
+from purerl import normalize, struct
 from purerl.errors import InputError
 from purerl.minibatches import shuffled_indices
 from purerl.networks import MLP
 from purerl.q_networks import QNetwork
 from purerl.returns import lambda_returns
+from purerl.sampler import Sampler, SamplerState
 from purerl.spaces import Discrete
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
 from purerl.value_heads import ExpectedValue
-from purerl.views import blank_view, observe, view
+from purerl.views import blank_view, view
 
 
 @struct.dataclass
@@ -40,18 +41,16 @@ class PQNState:
     Attributes:
         key: randomness of all that is still to come.
         iteration: int32, iterations done.
-        rollout: the environments in flight, ``[num_envs]``.
+        sampler: environments in flight and statistics; the state of `_sampler`.
         params: network parameters.
         opt_state: of the optimiser.
-        obs_stats: of the observations, frozen within an iteration; None unless they are normalised.
     """
 
     key: Array
     iteration: Array = struct.field(shared=True)
-    rollout: rollout.RolloutState
+    sampler: SamplerState
     params: PyTree
     opt_state: PyTree
-    obs_stats: normalize.RunningStatistics | None
 
 
 @struct.dataclass
@@ -130,36 +129,28 @@ class PQN:
     def init(self, key: Array) -> PQNState:
         """Fresh environments, network and statistics."""
         key, params_key, reset_key = jax.random.split(key, 3)
-        timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
         blank = blank_view(self.env.observation_space)
         params = self._network.init(params_key, blank)
         return PQNState(
             key=key,
             iteration=jnp.int32(0),
-            rollout=jax.vmap(lambda timestep: rollout.begin(timestep, ()))(timestep),
+            sampler=self._sampler.init(reset_key, ()),
             params=params,
             opt_state=self._optimizer(jnp.float32(0.0)).init(params),
-            obs_stats=normalize.init(blank.shape) if self.normalize_observations else None,
         )
 
     def policy(self, state: PQNState, *, explore: bool) -> Policy:
         """Epsilon-greedy, with noise on noisy layers, as in training (``explore=True``); or greedy."""
         if explore:
             epsilon = self._epsilon(state.iteration)
-            return Policy(Partial(PQN._explore, self, state.params, state.obs_stats, epsilon))
-        return Policy(Partial(PQN._greedy, self, state.params, state.obs_stats))
+            return Policy(Partial(PQN._explore, self, state.params, state.sampler.obs_stats, epsilon))
+        return Policy(Partial(PQN._greedy, self, state.params, state.sampler.obs_stats))
 
     def step(self, state: PQNState) -> tuple[PQNState, Metrics]:
         """Collect, estimate, update."""
         key, collect_key, update_key = jax.random.split(state.key, 3)
-        rollouts, transitions, episodes = rollout.collect(
-            self.env,
-            self.policy(state, explore=True),
-            state.rollout,
-            collect_key,
-            self.rollout_length,
-            self.steps_per_reset,
-        )
+        policy = self.policy(state, explore=True)
+        sampler, transitions, episodes = self._sampler.collect(state.sampler, policy, collect_key)
         batch = self._estimate(state, transitions)
         learning_rate = self._learning_rate(state.iteration)
         params, opt_state, metrics = self._update(state, batch, learning_rate, update_key)
@@ -169,15 +160,12 @@ class PQN:
             "epsilon": Mean.of(self._epsilon(state.iteration)),
             "learning_rate": Mean.of(learning_rate),
         }
-        # Only now: while acting and learning from one batch, both see observations through the same statistics.
-        obs_stats = observe(self.env.observation_space, state.obs_stats, transitions.obs)
         state = PQNState(
             key=key,
             iteration=state.iteration + 1,
-            rollout=rollouts,
+            sampler=sampler,
             params=params,
             opt_state=opt_state,
-            obs_stats=obs_stats,
         )
         return state, metrics
 
@@ -219,14 +207,29 @@ class PQN:
         share = jnp.minimum(self._env_steps(iteration) / self.epsilon_steps, 1.0)
         return jnp.asarray(self.initial_epsilon + share * (self.final_epsilon - self.initial_epsilon), jnp.float32)
 
+    # Sampling
+
+    @property
+    def _sampler(self) -> Sampler:
+        return Sampler(
+            env=self.env,
+            gamma=self.gamma,
+            reward_scale=self.reward_scale,
+            num_envs=self.num_envs,
+            rollout_length=self.rollout_length,
+            steps_per_reset=self.steps_per_reset,
+            normalize_observations=self.normalize_observations,
+            normalize_rewards=False,
+        )
+
     # Estimating
 
     def _estimate(self, state: PQNState, transitions: Transition) -> Batch:
         """Q(lambda) targets (their section 4), flattened for the update."""
-        space, stats = self.env.observation_space, state.obs_stats
+        space, stats = self.env.observation_space, state.sampler.obs_stats
         value_of = jax.vmap(jax.vmap(lambda obs: self.network.head.value(self._output(state.params, obs)).max()))
         target = jax.vmap(lambda_returns, in_axes=(0, 0, 0, 0, None, None))(
-            transitions.reward * self.reward_scale,
+            transitions.reward,
             value_of(view(space, stats, transitions.next_obs)),
             transitions.terminated,
             transitions.done,

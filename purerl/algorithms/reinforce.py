@@ -26,14 +26,15 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from purerl import normalize, rollout, struct
+from purerl import struct
 from purerl.acting import Actor
 from purerl.errors import InputError
 from purerl.minibatches import shuffled_indices
 from purerl.networks import ActorCritic
-from purerl.returns import discounted_return, lambda_returns
+from purerl.returns import lambda_returns
+from purerl.sampler import Sampler, SamplerState
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
-from purerl.views import blank_view, observe, view
+from purerl.views import blank_view, view
 
 
 class Baseline(enum.Enum):
@@ -51,26 +52,20 @@ class REINFORCEState:
     Attributes:
         key: randomness of all that is still to come.
         iteration: int32, iterations done.
-        rollout: the environments in flight, ``[num_envs]``.
+        sampler: environments in flight and statistics; the state of `_sampler`.
         actor_params: of the policy.
         critic_params: of the value; None unless it is learned.
         actor_opt_state: of the policy's optimiser.
         critic_opt_state: of the value's optimiser; None unless it is learned.
-        obs_stats: of the observations, frozen within an iteration; None unless they are normalised.
-        return_stats: of the discounted returns that scale rewards; None unless they are normalised.
-        discounted_return: float32 ``[num_envs]``, running, for `return_stats`.
     """
 
     key: Array
     iteration: Array = struct.field(shared=True)
-    rollout: rollout.RolloutState
+    sampler: SamplerState
     actor_params: PyTree
     critic_params: PyTree
     actor_opt_state: PyTree
     critic_opt_state: PyTree
-    obs_stats: normalize.RunningStatistics | None
-    return_stats: normalize.RunningStatistics | None
-    discounted_return: Array
 
 
 @struct.dataclass
@@ -155,8 +150,6 @@ class REINFORCE:
     def init(self, key: Array) -> REINFORCEState:
         """Fresh environments, networks and statistics."""
         key, actor_key, critic_key, reset_key = jax.random.split(key, 4)
-        timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
-        carry = self.network.initial_carry()
         blank = blank_view(self.env.observation_space)
         actor_params = self._network.init(actor_key, blank, method="actor")
         critic_params = self._network.init(critic_key, blank, method="critic") if self._learns_value else None
@@ -164,52 +157,37 @@ class REINFORCE:
         return REINFORCEState(
             key=key,
             iteration=jnp.int32(0),
-            rollout=jax.vmap(lambda timestep: rollout.begin(timestep, carry))(timestep),
+            sampler=self._sampler.init(reset_key, self.network.initial_carry()),
             actor_params=actor_params,
             critic_params=critic_params,
             actor_opt_state=optimizer.init(actor_params),
             critic_opt_state=None if critic_params is None else optimizer.init(critic_params),
-            obs_stats=normalize.init(blank.shape) if self.normalize_observations else None,
-            return_stats=normalize.init(()) if self.normalize_rewards else None,
-            discounted_return=jnp.zeros(self.num_envs),
         )
 
     def policy(self, state: REINFORCEState, *, explore: bool) -> Policy:
         """Sample actions (``explore=True``) or take the most likely ones, in the environment's own units."""
-        return Actor(self.env, self._network).policy(state.actor_params, state.obs_stats, explore=explore)
+        return Actor(self.env, self._network).policy(state.actor_params, state.sampler.obs_stats, explore=explore)
 
     def step(self, state: REINFORCEState) -> tuple[REINFORCEState, Metrics]:
         """Collect, estimate, improve the policy, fit the value."""
         key, collect_key, entropy_key, critic_key = jax.random.split(state.key, 4)
-        rollouts, transitions, episodes = rollout.collect(
-            self.env,
-            self.policy(state, explore=True),
-            state.rollout,
-            collect_key,
-            self.rollout_length,
-            self.steps_per_reset,
-        )
-        reward, return_stats, discounted = self._scale_rewards(state, transitions)
-        batch = self._estimate(state, transitions, reward)
+        policy = self.policy(state, explore=True)
+        sampler, transitions, episodes = self._sampler.collect(state.sampler, policy, collect_key)
+        batch = self._estimate(state, transitions)
         factor = self._schedule_factor(state.iteration)
         actor_params, actor_opt_state, metrics = self._improve_policy(state, batch, factor, entropy_key)
         critic_params, critic_opt_state = state.critic_params, state.critic_opt_state
         if self._learns_value:
             critic_params, critic_opt_state, critic_metrics = self._fit_critic(state, batch, factor, critic_key)
             metrics |= critic_metrics
-        # Only now: while acting and learning from one batch, both see observations through the same statistics.
-        obs_stats = observe(self.env.observation_space, state.obs_stats, transitions.obs)
         state = REINFORCEState(
             key=key,
             iteration=state.iteration + 1,
-            rollout=rollouts,
+            sampler=sampler,
             actor_params=actor_params,
             critic_params=critic_params,
             actor_opt_state=actor_opt_state,
             critic_opt_state=critic_opt_state,
-            obs_stats=obs_stats,
-            return_stats=return_stats,
-            discounted_return=discounted,
         )
         return state, {**episodes, **metrics, "learning_rate": Mean.of(self.learning_rate * factor)}
 
@@ -229,32 +207,34 @@ class REINFORCE:
     def _critic(self, params: PyTree, obs: Array) -> Any:
         return self._network.apply(params, obs, method="critic")
 
+    # Sampling
+
+    @property
+    def _sampler(self) -> Sampler:
+        return Sampler(
+            env=self.env,
+            gamma=self.gamma,
+            reward_scale=self.reward_scale,
+            num_envs=self.num_envs,
+            rollout_length=self.rollout_length,
+            steps_per_reset=self.steps_per_reset,
+            normalize_observations=self.normalize_observations,
+            normalize_rewards=self.normalize_rewards,
+        )
+
     # Estimating
 
-    def _scale_rewards(
-        self, state: REINFORCEState, transitions: Transition
-    ) -> tuple[Array, normalize.RunningStatistics | None, Array]:
-        """Rewards ``[num_envs, time]`` as learning sees them, and the statistics behind them."""
-        reward = transitions.reward * self.reward_scale
-        if state.return_stats is None:
-            return reward, None, state.discounted_return
-        discounted, returns = jax.vmap(discounted_return, in_axes=(0, 0, None, 0))(
-            reward, transitions.done, self.gamma, state.discounted_return
-        )
-        return_stats = normalize.update(state.return_stats, returns)
-        return normalize.scale(return_stats, reward), return_stats, discounted
-
-    def _estimate(self, state: REINFORCEState, transitions: Transition, reward: Array) -> Batch:
+    def _estimate(self, state: REINFORCEState, transitions: Transition) -> Batch:
         """Rewards-to-go and what they are better than the baseline, flattened for the update."""
-        space, stats = self.env.observation_space, state.obs_stats
+        space, stats = self.env.observation_space, state.sampler.obs_stats
         obs = view(space, stats, transitions.obs)
-        value = next_value = jnp.zeros_like(reward)
+        value = next_value = jnp.zeros_like(transitions.reward)
         if self._learns_value:
             value_of = jax.vmap(jax.vmap(lambda obs: self._critic(state.critic_params, obs)))
             value, next_value = value_of(obs), value_of(view(space, stats, transitions.next_obs))
         # With lambda = 1 they are sums of rewards, and the value counts only where these are cut off.
         returns = jax.vmap(lambda_returns, in_axes=(0, 0, 0, 0, None, None))(
-            reward, next_value, transitions.terminated, transitions.done, self.gamma, 1.0
+            transitions.reward, next_value, transitions.terminated, transitions.done, self.gamma, 1.0
         )
         baseline = jnp.mean(returns) if self.baseline is Baseline.MEAN else value
         batch = Batch(

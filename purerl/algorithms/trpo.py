@@ -23,15 +23,16 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from purerl import floats, normalize, rollout, struct
+from purerl import floats, struct
 from purerl.acting import Actor
 from purerl.errors import InputError
 from purerl.minibatches import shuffled_indices
 from purerl.natural_gradient import conjugate_gradient, fisher_vector_product
 from purerl.networks import ActorCritic
-from purerl.returns import discounted_return, gae
+from purerl.returns import gae
+from purerl.sampler import Sampler, SamplerState
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
-from purerl.views import blank_view, observe, view
+from purerl.views import blank_view, view
 
 
 @struct.dataclass
@@ -41,24 +42,18 @@ class TRPOState:
     Attributes:
         key: randomness of all that is still to come.
         iteration: int32, iterations done.
-        rollout: the environments in flight, ``[num_envs]``.
+        sampler: environments in flight and statistics; the state of `_sampler`.
         actor_params: of the policy.
         critic_params: of the value.
         critic_opt_state: of the value's optimiser.
-        obs_stats: of the observations, frozen within an iteration; None unless they are normalised.
-        return_stats: of the discounted returns that scale rewards; None unless they are normalised.
-        discounted_return: float32 ``[num_envs]``, running, for `return_stats`.
     """
 
     key: Array
     iteration: Array = struct.field(shared=True)
-    rollout: rollout.RolloutState
+    sampler: SamplerState
     actor_params: PyTree
     critic_params: PyTree
     critic_opt_state: PyTree
-    obs_stats: normalize.RunningStatistics | None
-    return_stats: normalize.RunningStatistics | None
-    discounted_return: Array
 
 
 @struct.dataclass
@@ -150,54 +145,37 @@ class TRPO:
     def init(self, key: Array) -> TRPOState:
         """Fresh environments, networks and statistics."""
         key, actor_key, critic_key, reset_key = jax.random.split(key, 4)
-        timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
-        carry = self.network.initial_carry()
         blank = blank_view(self.env.observation_space)
         critic_params = self._network.init(critic_key, blank, method="critic")
         return TRPOState(
             key=key,
             iteration=jnp.int32(0),
-            rollout=jax.vmap(lambda timestep: rollout.begin(timestep, carry))(timestep),
+            sampler=self._sampler.init(reset_key, self.network.initial_carry()),
             actor_params=self._network.init(actor_key, blank, method="actor"),
             critic_params=critic_params,
             critic_opt_state=self._optimizer(jnp.float32(0.0)).init(critic_params),
-            obs_stats=normalize.init(blank.shape) if self.normalize_observations else None,
-            return_stats=normalize.init(()) if self.normalize_rewards else None,
-            discounted_return=jnp.zeros(self.num_envs),
         )
 
     def policy(self, state: TRPOState, *, explore: bool) -> Policy:
         """Sample actions (``explore=True``) or take the most likely ones, in the environment's own units."""
-        return Actor(self.env, self._network).policy(state.actor_params, state.obs_stats, explore=explore)
+        return Actor(self.env, self._network).policy(state.actor_params, state.sampler.obs_stats, explore=explore)
 
     def step(self, state: TRPOState) -> tuple[TRPOState, Metrics]:
         """Collect, estimate, improve the policy, fit the value."""
         key, collect_key, entropy_key, critic_key = jax.random.split(state.key, 4)
-        rollouts, transitions, episodes = rollout.collect(
-            self.env,
-            self.policy(state, explore=True),
-            state.rollout,
-            collect_key,
-            self.rollout_length,
-            self.steps_per_reset,
-        )
-        reward, return_stats, discounted = self._scale_rewards(state, transitions)
-        batch = self._estimate(state, transitions, reward)
+        policy = self.policy(state, explore=True)
+        sampler, transitions, episodes = self._sampler.collect(state.sampler, policy, collect_key)
+        batch = self._estimate(state, transitions)
         learning_rate = self._learning_rate(state.iteration)
         actor_params, actor_metrics = self._improve_policy(state.actor_params, batch, entropy_key)
         critic_params, critic_opt_state, critic_metrics = self._fit_critic(state, batch, learning_rate, critic_key)
-        # Only now: while acting and learning from one batch, both see observations through the same statistics.
-        obs_stats = observe(self.env.observation_space, state.obs_stats, transitions.obs)
         state = TRPOState(
             key=key,
             iteration=state.iteration + 1,
-            rollout=rollouts,
+            sampler=sampler,
             actor_params=actor_params,
             critic_params=critic_params,
             critic_opt_state=critic_opt_state,
-            obs_stats=obs_stats,
-            return_stats=return_stats,
-            discounted_return=discounted,
         )
         return state, {**episodes, **actor_metrics, **critic_metrics, "learning_rate": Mean.of(learning_rate)}
 
@@ -213,29 +191,31 @@ class TRPO:
     def _critic(self, params: PyTree, obs: Array) -> Any:
         return self._network.apply(params, obs, method="critic")
 
+    # Sampling
+
+    @property
+    def _sampler(self) -> Sampler:
+        return Sampler(
+            env=self.env,
+            gamma=self.gamma,
+            reward_scale=self.reward_scale,
+            num_envs=self.num_envs,
+            rollout_length=self.rollout_length,
+            steps_per_reset=self.steps_per_reset,
+            normalize_observations=self.normalize_observations,
+            normalize_rewards=self.normalize_rewards,
+        )
+
     # Estimating
 
-    def _scale_rewards(
-        self, state: TRPOState, transitions: Transition
-    ) -> tuple[Array, normalize.RunningStatistics | None, Array]:
-        """Rewards ``[num_envs, time]`` as learning sees them, and the statistics behind them."""
-        reward = transitions.reward * self.reward_scale
-        if state.return_stats is None:
-            return reward, None, state.discounted_return
-        discounted, returns = jax.vmap(discounted_return, in_axes=(0, 0, None, 0))(
-            reward, transitions.done, self.gamma, state.discounted_return
-        )
-        return_stats = normalize.update(state.return_stats, returns)
-        return normalize.scale(return_stats, reward), return_stats, discounted
-
-    def _estimate(self, state: TRPOState, transitions: Transition, reward: Array) -> Batch:
+    def _estimate(self, state: TRPOState, transitions: Transition) -> Batch:
         """Advantages and value targets, flattened for the update."""
-        space, stats = self.env.observation_space, state.obs_stats
+        space, stats = self.env.observation_space, state.sampler.obs_stats
         value_of = jax.vmap(jax.vmap(lambda obs: self._critic(state.critic_params, obs)))
         obs = view(space, stats, transitions.obs)
         value = value_of(obs)
         advantage = jax.vmap(gae, in_axes=(0, 0, 0, 0, 0, None, None))(
-            reward,
+            transitions.reward,
             value,
             value_of(view(space, stats, transitions.next_obs)),
             transitions.terminated,
