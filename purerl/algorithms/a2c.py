@@ -29,6 +29,7 @@ from purerl.recurrent import along
 from purerl.returns import gae
 from purerl.sampler import Sampler, SamplerState
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
+from purerl.value_fitting import explained_variance
 from purerl.views import blank_view, view
 
 
@@ -248,11 +249,10 @@ class A2C:
         policy_loss = -jnp.mean(distribution.log_prob(batch.raw_action) * advantage)
         value_loss = 0.5 * jnp.mean(jnp.square(value - batch.target))
 
-        unexplained = jnp.var(batch.target - value) / jnp.maximum(jnp.var(batch.target), 1e-8)
         metrics = {
             "policy_loss": Mean.of(policy_loss),
             "value_loss": Mean.of(value_loss),
             "entropy": Mean.of(entropy),
-            "explained_variance": Mean.of(1.0 - unexplained),
+            "explained_variance": Mean.of(explained_variance(value, batch.target)),
         }
         return policy_loss - self.entropy_coef * entropy + self.value_coef * value_loss, metrics

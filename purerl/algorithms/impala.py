@@ -28,6 +28,7 @@ from purerl.recurrent import along
 from purerl.returns import vtrace
 from purerl.sampler import Sampler, SamplerState
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
+from purerl.value_fitting import explained_variance
 from purerl.views import blank_view, view
 
 
@@ -275,7 +276,6 @@ class IMPALA:
         value_loss = 0.5 * jnp.mean(jnp.square(value - batch.target))
 
         log_ratio = log_prob - batch.log_prob
-        unexplained = jnp.var(batch.target - value) / jnp.maximum(jnp.var(batch.target), 1e-8)
         metrics = {
             "policy_loss": Mean.of(policy_loss),
             "value_loss": Mean.of(value_loss),
@@ -283,6 +283,6 @@ class IMPALA:
             # Low in variance and never negative: Schulman, "Approximating KL divergence" (2020), estimator k3.
             "approx_kl": Mean.of(jnp.mean(jnp.expm1(log_ratio) - log_ratio)),
             "clip_fraction": Mean.of(jnp.mean(jnp.exp(log_ratio) > self.rho_bar)),
-            "explained_variance": Mean.of(1.0 - unexplained),
+            "explained_variance": Mean.of(explained_variance(value, batch.target)),
         }
         return policy_loss - self.entropy_coef * entropy + self.value_coef * value_loss, metrics

@@ -30,6 +30,7 @@ from purerl.recurrent import along
 from purerl.returns import gae
 from purerl.sampler import Sampler, SamplerState
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
+from purerl.value_fitting import explained_variance
 from purerl.views import blank_view, view
 
 
@@ -312,8 +313,7 @@ class PPO:
         else:
             (learner, _), metrics = lax.scan(epoch_unless_far, (learner, jnp.bool_(False)), keys)
         metrics = jax.tree.map(lambda leaf: leaf.sum(0), metrics)
-        unexplained = jnp.var(batch.target - batch.value) / jnp.maximum(jnp.var(batch.target), 1e-8)
-        return *learner, {**metrics, "explained_variance": Mean.of(1.0 - unexplained)}
+        return *learner, {**metrics, "explained_variance": Mean.of(explained_variance(batch.value, batch.target))}
 
     def _loss(self, params: PyTree, batch: Batch, kl_coef: Array, key: Array) -> tuple[Array, Metrics]:
         """Policy loss - entropy bonus + value loss, over a minibatch or a part of one."""

@@ -28,7 +28,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from purerl import normalize, rollout, struct
 from purerl.acting import Actor
@@ -36,11 +35,11 @@ from purerl.adaptive_horizon import GradientWindows, adapt_horizon, begin_window
 from purerl.environments.gradient_gate import GradientGate, check_differentiable
 from purerl.errors import InputError
 from purerl.gradient_mixing import mix_gradients
-from purerl.minibatches import shuffled_indices
 from purerl.networks import MLP, ActorCritic
 from purerl.returns import gae, lambda_returns, window_discounts, window_return
 from purerl.spaces import Box
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
+from purerl.value_fitting import fit_value
 from purerl.views import blank_view, observe, view
 
 
@@ -347,25 +346,15 @@ class SHAC:
     def _fit_critic(
         self, state: SHACState, window: Window, factor: Array, key: Array
     ) -> tuple[PyTree, PyTree, Metrics]:
-        """Epochs of shuffled minibatches of squared errors."""
-        optimizer = self._optimizer(self.critic_learning_rate * factor)
         obs, target = (leaf.reshape(self.steps_per_iteration, *leaf.shape[2:]) for leaf in (window.obs, window.target))
-
-        def loss(params: PyTree, obs: Array, target: Array) -> Array:
-            value = jax.vmap(lambda obs: self._critic(params, obs))(obs)
-            return 0.5 * jnp.mean(jnp.square(value - target))
-
-        def minibatch(learner: tuple[PyTree, PyTree], indices: Array) -> tuple[tuple[PyTree, PyTree], Mean]:
-            params, opt_state = learner
-            value_loss, grads = jax.value_and_grad(loss)(params, obs[indices], target[indices])
-            updates, opt_state = optimizer.update(grads, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), Mean.of(value_loss)
-
-        def epoch(learner: tuple[PyTree, PyTree], key: Array) -> tuple[tuple[PyTree, PyTree], Mean]:
-            order = shuffled_indices(key, self.steps_per_iteration).reshape(self.num_minibatches, -1)
-            learner, losses = lax.scan(minibatch, learner, order)
-            return learner, losses.sum(0)
-
-        keys = jax.random.split(key, self.num_epochs)
-        learner, losses = lax.scan(epoch, (state.critic_params, state.critic_opt_state), keys)
-        return *learner, {"value_loss": losses.sum(0), "value": Mean.of(target)}
+        params, opt_state, loss = fit_value(
+            self._critic,
+            self._optimizer(self.critic_learning_rate * factor),
+            (state.critic_params, state.critic_opt_state),
+            obs,
+            target,
+            key,
+            self.num_epochs,
+            self.num_minibatches,
+        )
+        return params, opt_state, {"value_loss": loss, "value": Mean.of(target)}

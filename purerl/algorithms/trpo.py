@@ -26,12 +26,12 @@ from jax import lax
 from purerl import floats, struct
 from purerl.acting import Actor
 from purerl.errors import InputError
-from purerl.minibatches import shuffled_indices
 from purerl.natural_gradient import conjugate_gradient, fisher_vector_product
 from purerl.networks import ActorCritic
 from purerl.returns import gae
 from purerl.sampler import Sampler, SamplerState
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
+from purerl.value_fitting import explained_variance, fit_value
 from purerl.views import blank_view, view
 
 
@@ -295,25 +295,15 @@ class TRPO:
     def _fit_critic(
         self, state: TRPOState, batch: Batch, learning_rate: Array, key: Array
     ) -> tuple[PyTree, PyTree, Metrics]:
-        """Epochs of shuffled minibatches of squared errors."""
-        optimizer = self._optimizer(learning_rate)
-
-        def loss(params: PyTree, obs: Array, target: Array) -> Array:
-            value = jax.vmap(lambda obs: self._critic(params, obs))(obs)
-            return 0.5 * jnp.mean(jnp.square(value - target))
-
-        def minibatch(learner: tuple[PyTree, PyTree], indices: Array) -> tuple[tuple[PyTree, PyTree], Mean]:
-            params, opt_state = learner
-            value_loss, grads = jax.value_and_grad(loss)(params, batch.obs[indices], batch.target[indices])
-            updates, opt_state = optimizer.update(grads, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), Mean.of(value_loss)
-
-        def epoch(learner: tuple[PyTree, PyTree], key: Array) -> tuple[tuple[PyTree, PyTree], Mean]:
-            order = shuffled_indices(key, self.steps_per_iteration).reshape(self.num_minibatches, -1)
-            learner, losses = lax.scan(minibatch, learner, order)
-            return learner, losses.sum(0)
-
-        keys = jax.random.split(key, self.num_epochs)
-        learner, losses = lax.scan(epoch, (state.critic_params, state.critic_opt_state), keys)
-        unexplained = jnp.var(batch.target - batch.value) / jnp.maximum(jnp.var(batch.target), 1e-8)
-        return *learner, {"value_loss": losses.sum(0), "explained_variance": Mean.of(1.0 - unexplained)}
+        params, opt_state, loss = fit_value(
+            self._critic,
+            self._optimizer(learning_rate),
+            (state.critic_params, state.critic_opt_state),
+            batch.obs,
+            batch.target,
+            key,
+            self.num_epochs,
+            self.num_minibatches,
+        )
+        explained = explained_variance(batch.value, batch.target)
+        return params, opt_state, {"value_loss": loss, "explained_variance": Mean.of(explained)}

@@ -1,0 +1,51 @@
+"""Fitting a value: the minimum that least squares has, and updates counted and taken one by one."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from purerl.value_fitting import explained_variance, fit_value
+
+RNG = np.random.default_rng(0)
+OBS = np.float32(RNG.normal(size=(64, 3)))
+TARGET = np.float32(OBS @ [1.0, -2.0, 0.5] + 0.3 + RNG.normal(size=64))
+NOTHING = {"w": jnp.zeros(3), "b": jnp.float32(0.0)}
+
+
+def linear(params, obs):
+    return params["w"] @ obs + params["b"]
+
+
+def fit(optimizer, params, num_epochs, num_minibatches):
+    learner, data = (params, optimizer.init(params)), (jnp.asarray(OBS), jnp.asarray(TARGET), jax.random.key(0))
+    return jax.jit(lambda *data: fit_value(linear, optimizer, learner, *data, num_epochs, num_minibatches))(*data)
+
+
+def test_a_linear_value_is_that_of_least_squares():
+    params, _, _ = fit(optax.sgd(0.3), NOTHING, 300, 1)
+    features = np.column_stack([OBS, np.ones(64)])
+    expected, *_ = np.linalg.lstsq(features, TARGET, rcond=None)
+    np.testing.assert_allclose([*params["w"], params["b"]], expected, rtol=1e-4, atol=1e-5)
+    _, _, loss = fit(optax.sgd(0.3), params, 1, 1)
+    np.testing.assert_allclose(loss.value, 0.5 * np.mean((features @ expected - TARGET) ** 2), rtol=1e-4)
+
+
+def test_every_epoch_takes_every_sample_once():
+    """Nothing moves, so that the minibatches of an epoch together have the loss of all samples."""
+    params, opt_state, loss = fit(optax.adam(0.0), NOTHING, 3, 8)
+    chex.assert_trees_all_equal(params, NOTHING)
+    assert float(loss.count) == int(opt_state[0].count) == 3 * 8
+    np.testing.assert_allclose(loss.value, 0.5 * np.mean(TARGET**2), rtol=1e-5)
+
+
+def test_one_epoch_of_one_minibatch_is_one_step_of_gradient_descent():
+    params, _, _ = fit(optax.sgd(0.1), NOTHING, 1, 1)
+    np.testing.assert_allclose(params["w"], 0.1 * (TARGET[:, None] * OBS).mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(params["b"], 0.1 * TARGET.mean(), rtol=1e-4)
+
+
+def test_explained_variance_of_right_constant_and_wrong_values():
+    for value, expected in ((TARGET, 1.0), (TARGET + 3.0, 1.0), (np.zeros_like(TARGET), 0.0), (-TARGET, -3.0)):
+        np.testing.assert_allclose(explained_variance(value, TARGET), expected, atol=1e-5)
