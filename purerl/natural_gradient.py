@@ -1,4 +1,4 @@
-"""What natural gradients need: products with the Fisher matrix, and systems solved by nothing but such products.
+"""Natural gradients: products with the Fisher matrix, systems solved by nothing but such products, and the step.
 
 The Fisher information ``F`` of a policy says how far its distributions move when its parameters do: for a small change
 ``d`` the mean KL divergence from the old policy to the new one is ``1/2 d^T F d``. It is as large as the number of
@@ -13,7 +13,46 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Array = jax.Array
+from purerl.types import Array, Mean, Metrics
+
+
+def natural_step(
+    surrogate: Callable[[Array], Array],
+    divergence: Callable[[Array], Array],
+    params: Array,
+    size: float | Array,
+    damping: float | Array,
+    num_iterations: int,
+) -> tuple[Array, Metrics]:
+    """The step ``sqrt(2 size / x^T H x) x`` where ``H x = g`` and ``H = F + damping I`` (Schulman et al. 2015).
+
+    Along it `surrogate` rises most for a given `divergence`, which to second order, and with damping, is `size`.
+
+    Args:
+        surrogate: parameters ``[n]`` to what is to rise, a scalar; its gradient at `params` is g.
+        divergence: parameters ``[n]`` to the mean KL divergence from the policy at `params`, a scalar.
+        params: ``[n]``.
+        size: the divergence that the step is to have.
+        damping: added to the diagonal of the Fisher matrix F.
+        num_iterations: of conjugate gradient.
+
+    Returns:
+        The step ``[n]``; and ``grad_norm``, the length of g, and ``cg_residual``, that of ``g - H x`` as a share of it.
+    """
+    fisher = fisher_vector_product(divergence, params)
+
+    def product(v: Array) -> Array:
+        return fisher(v) + damping * v
+
+    gradient = jax.grad(surrogate)(params)
+    x, residual = conjugate_gradient(product, gradient, num_iterations)
+    grad_norm = jnp.linalg.norm(gradient)
+    metrics = {
+        "grad_norm": Mean.of(grad_norm),
+        "cg_residual": Mean.of(jnp.linalg.norm(residual) / jnp.maximum(grad_norm, 1e-12)),
+    }
+    # Without any advantage there is no direction: the step is 0, not 0 / 0.
+    return jnp.sqrt(2.0 * size / jnp.maximum(x @ product(x), 1e-12)) * x, metrics
 
 
 def fisher_vector_product(divergence: Callable[[Array], Array], params: Array) -> Callable[[Array], Array]:

@@ -14,7 +14,7 @@ from test_contract import NETWORK
 import purerl
 from purerl import MLP, NPG, TRPO, ActorCritic, InputError, floats, normalize, rollout
 from purerl.algorithms import npg, trpo
-from purerl.natural_gradient import conjugate_gradient, fisher_vector_product
+from purerl.natural_gradient import conjugate_gradient, fisher_vector_product, natural_step
 from purerl.spaces import Box, Discrete
 
 both = pytest.mark.parametrize("algorithm", [NPG, TRPO])
@@ -99,6 +99,27 @@ def test_conjugate_gradient_stays_at_a_solution():
     np.testing.assert_array_equal(residual, 0.0)
     nothing, _ = conjugate_gradient(lambda v: 2.0 * v, jnp.zeros(3), 5)
     np.testing.assert_array_equal(nothing, 0.0)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.2])
+def test_the_natural_step_is_the_steepest_of_its_length(damping):
+    """With a quadratic divergence ``d^T F d / 2`` and a surrogate of slope g, in closed form."""
+    fisher, slope = symmetric(6, 0), np.random.default_rng(1).normal(size=6).astype(np.float32)
+    at, size = jnp.arange(6.0), 0.03
+    step, metrics = natural_step(
+        lambda x: slope @ jnp.sin(x - at),
+        lambda x: 0.5 * (x - at) @ (fisher @ (x - at)),
+        at,
+        size,
+        damping,
+        num_iterations=12,
+    )
+    metric = np.float64(fisher) + damping * np.eye(6)
+    natural = np.linalg.solve(metric, slope)
+    np.testing.assert_allclose(step, np.sqrt(2 * size / (slope @ natural)) * natural, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(0.5 * step @ (metric @ step), size, rtol=1e-3)
+    np.testing.assert_allclose(metrics["grad_norm"].value, np.linalg.norm(slope), rtol=1e-5)
+    assert metrics["cg_residual"].value < 1e-4
 
 
 # The two algorithms

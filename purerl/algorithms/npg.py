@@ -28,7 +28,7 @@ import optax
 from purerl import floats, struct
 from purerl.acting import Actor
 from purerl.errors import InputError
-from purerl.natural_gradient import conjugate_gradient, fisher_vector_product
+from purerl.natural_gradient import natural_step
 from purerl.networks import ActorCritic
 from purerl.returns import gae
 from purerl.sampler import Sampler, SamplerState
@@ -239,7 +239,7 @@ class NPG:
         return jnp.mean(jnp.exp(distribution.log_prob(batch.raw_action) - batch.log_prob) * batch.advantage)
 
     def _improve_policy(self, params: PyTree, batch: Batch, key: Array) -> tuple[PyTree, Metrics]:
-        """One natural step ``sqrt(2 delta / x^T H x) x`` where ``H x = g`` and ``H = F + damping I``."""
+        """One natural step."""
         flat, unravel = floats.ravel(params)
         old = jax.vmap(lambda obs: self._actor(params, obs))(batch.obs)
 
@@ -250,22 +250,11 @@ class NPG:
             new = jax.vmap(lambda obs: self._actor(unravel(flat), obs))(batch.obs)
             return jnp.mean(old.kl(new))
 
-        fisher = fisher_vector_product(divergence, flat)
-
-        def product(v: Array) -> Array:
-            return fisher(v) + self.damping * v
-
-        gradient = jax.grad(surrogate)(flat)
-        x, residual = conjugate_gradient(product, gradient, self.num_cg_iterations)
-        # Without any advantage there is no direction: the step is 0, not 0 / 0.
-        step = jnp.sqrt(2.0 * self.kl_target / jnp.maximum(x @ product(x), 1e-12)) * x
-        grad_norm = jnp.linalg.norm(gradient)
-        metrics = {
+        step, metrics = natural_step(surrogate, divergence, flat, self.kl_target, self.damping, self.num_cg_iterations)
+        metrics |= {
             "policy_loss": Mean.of(-surrogate(flat + step)),
             "entropy": Mean.of(old.entropy(key)),
             "kl": Mean.of(divergence(flat + step)),
-            "grad_norm": Mean.of(grad_norm),
-            "cg_residual": Mean.of(jnp.linalg.norm(residual) / jnp.maximum(grad_norm, 1e-12)),
         }
         return unravel(flat + step), metrics
 

@@ -26,7 +26,7 @@ from jax import lax
 from purerl import floats, struct
 from purerl.acting import Actor
 from purerl.errors import InputError
-from purerl.natural_gradient import conjugate_gradient, fisher_vector_product
+from purerl.natural_gradient import natural_step
 from purerl.networks import ActorCritic
 from purerl.returns import gae
 from purerl.sampler import Sampler, SamplerState
@@ -252,15 +252,7 @@ class TRPO:
             new = jax.vmap(lambda obs: self._actor(unravel(flat), obs))(batch.obs)
             return jnp.mean(old.kl(new))
 
-        fisher = fisher_vector_product(divergence, flat)
-
-        def product(v: Array) -> Array:
-            return fisher(v) + self.damping * v
-
-        gradient = jax.grad(surrogate)(flat)
-        x, residual = conjugate_gradient(product, gradient, self.num_cg_iterations)
-        # Without any advantage there is no direction: the step is 0, not 0 / 0.
-        step = jnp.sqrt(2.0 * self.max_kl / jnp.maximum(x @ product(x), 1e-12)) * x
+        step, metrics = natural_step(surrogate, divergence, flat, self.max_kl, self.damping, self.num_cg_iterations)
         before = surrogate(flat)
 
         def shorten(chosen: Array, length: Array) -> tuple[Array, None]:
@@ -272,15 +264,12 @@ class TRPO:
         length, _ = lax.scan(shorten, jnp.float32(0.0), lengths)
         # A selection: where nothing was good the step may not even be finite.
         new = jnp.where(length > 0.0, flat + length * step, flat)
-        grad_norm = jnp.linalg.norm(gradient)
-        metrics = {
+        metrics |= {
             "policy_loss": Mean.of(-surrogate(new)),
             "entropy": Mean.of(old.entropy(key)),
             "kl": Mean.of(divergence(new)),
             "step_length": Mean.of(length),
             "accepted": Mean.of(length > 0.0),
-            "grad_norm": Mean.of(grad_norm),
-            "cg_residual": Mean.of(jnp.linalg.norm(residual) / jnp.maximum(grad_norm, 1e-12)),
         }
         return unravel(new), metrics
 
