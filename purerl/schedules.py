@@ -6,10 +6,26 @@ A schedule maps environment steps (float32, per member) to a multiplier. Any opt
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from purerl import struct
+
+
+def schedule_factor(
+    schedule: Callable[[jax.Array], jax.Array] | None, iteration: jax.Array, steps_per_iteration: int
+) -> jax.Array:
+    """What a learning rate is multiplied by after so many iterations, float32; 1 without a schedule.
+
+    Args:
+        schedule: environment steps to a factor; None is constant.
+        iteration: int32, iterations done.
+        steps_per_iteration: environment steps of each.
+    """
+    env_steps = iteration.astype(jnp.float32) * steps_per_iteration
+    return jnp.asarray(1.0 if schedule is None else schedule(env_steps), jnp.float32)
 
 
 @struct.dataclass

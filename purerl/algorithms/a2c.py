@@ -28,6 +28,7 @@ from purerl.networks import ActorCritic
 from purerl.recurrent import along
 from purerl.returns import gae
 from purerl.sampler import Sampler, SamplerState
+from purerl.schedules import schedule_factor
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
 from purerl.value_fitting import explained_variance
 from purerl.views import blank_view, view
@@ -146,7 +147,7 @@ class A2C:
         policy = self.policy(state, explore=True)
         sampler, transitions, episodes = self._sampler.collect(state.sampler, policy, collect_key)
         batch = self._estimate(state, transitions)
-        learning_rate = self._learning_rate(state.iteration)
+        learning_rate = self.learning_rate * schedule_factor(self.schedule, state.iteration, self.steps_per_iteration)
         params, opt_state, metrics = self._update(state, batch, learning_rate, entropy_key)
         state = A2CState(
             key=key,
@@ -218,11 +219,6 @@ class A2C:
         return struct.replace(batch, carry=state.sampler.rollout.carry)
 
     # Learning
-
-    def _learning_rate(self, iteration: Array) -> Array:
-        env_steps = iteration.astype(jnp.float32) * self.steps_per_iteration
-        factor = 1.0 if self.schedule is None else self.schedule(env_steps)
-        return jnp.asarray(self.learning_rate * factor, jnp.float32)
 
     def _optimizer(self, learning_rate: Array) -> optax.GradientTransformation:
         """RMSProp as `optax.rmsprop` has it: eps under the root, as in TensorFlow, not added to it as in PyTorch."""

@@ -25,6 +25,7 @@ from purerl.environments.gradient_gate import GradientGate, check_differentiable
 from purerl.errors import InputError
 from purerl.networks import DeterministicPolicy
 from purerl.returns import window_return
+from purerl.schedules import schedule_factor
 from purerl.spaces import Box
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
 from purerl.views import blank_view, observe, view
@@ -133,7 +134,7 @@ class APG:
         key, window_key = jax.random.split(state.key)
         gradient = jax.grad(self._loss, argnums=(0, 1), has_aux=True)
         (grads, counts), (rollouts, transitions, metrics) = gradient(state.params, jnp.zeros(3), state, window_key)
-        learning_rate = self._learning_rate(state.iteration)
+        learning_rate = self.learning_rate * schedule_factor(self.schedule, state.iteration, self.steps_per_iteration)
         updates, opt_state = self._optimizer(learning_rate).update(grads, state.opt_state, state.params)
 
         nonfinite, clipped, failed = counts
@@ -179,11 +180,6 @@ class APG:
         return space.from_unit(self._actor(params, view(self.env.observation_space, obs_stats, obs))), carry, {}
 
     # Learning
-
-    def _learning_rate(self, iteration: Array) -> Array:
-        env_steps = iteration.astype(jnp.float32) * self.steps_per_iteration
-        factor = 1.0 if self.schedule is None else self.schedule(env_steps)
-        return jnp.asarray(self.learning_rate * factor, jnp.float32)
 
     def _optimizer(self, learning_rate: Array) -> optax.GradientTransformation:
         return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), optax.adam(learning_rate))

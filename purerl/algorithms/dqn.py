@@ -25,6 +25,7 @@ from purerl.collector import Collector, CollectorState
 from purerl.errors import InputError
 from purerl.q_networks import QNetwork, target_gap
 from purerl.replay import Experience, PrioritizedReplay, Replay
+from purerl.schedules import schedule_factor
 from purerl.spaces import Discrete
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree
 from purerl.views import blank_view, view
@@ -234,8 +235,7 @@ class DQN:
         return iteration.astype(jnp.float32) * self.steps_per_iteration
 
     def _learning_rate(self, iteration: Array) -> Array:
-        factor = 1.0 if self.schedule is None else self.schedule(self._env_steps(iteration))
-        return jnp.asarray(self.learning_rate * factor, jnp.float32)
+        return self.learning_rate * schedule_factor(self.schedule, iteration, self.steps_per_iteration)
 
     def _optimizer(self, learning_rate: Array) -> optax.GradientTransformation:
         adam = optax.adam(learning_rate, eps=self.adam_eps)

@@ -32,6 +32,7 @@ from purerl.natural_gradient import natural_step
 from purerl.networks import ActorCritic
 from purerl.returns import gae
 from purerl.sampler import Sampler, SamplerState
+from purerl.schedules import schedule_factor
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
 from purerl.value_fitting import explained_variance, fit_value
 from purerl.views import blank_view, view
@@ -164,7 +165,7 @@ class NPG:
         policy = self.policy(state, explore=True)
         sampler, transitions, episodes = self._sampler.collect(state.sampler, policy, collect_key)
         batch = self._estimate(state, transitions)
-        learning_rate = self._learning_rate(state.iteration)
+        learning_rate = self.learning_rate * schedule_factor(self.schedule, state.iteration, self.steps_per_iteration)
         actor_params, actor_metrics = self._improve_policy(state.actor_params, batch, entropy_key)
         critic_params, critic_opt_state, critic_metrics = self._fit_critic(state, batch, learning_rate, critic_key)
         state = NPGState(
@@ -257,11 +258,6 @@ class NPG:
             "kl": Mean.of(divergence(flat + step)),
         }
         return unravel(flat + step), metrics
-
-    def _learning_rate(self, iteration: Array) -> Array:
-        env_steps = iteration.astype(jnp.float32) * self.steps_per_iteration
-        factor = 1.0 if self.schedule is None else self.schedule(env_steps)
-        return jnp.asarray(self.learning_rate * factor, jnp.float32)
 
     def _optimizer(self, learning_rate: Array) -> optax.GradientTransformation:
         return optax.adam(learning_rate, eps=1e-5)

@@ -29,6 +29,7 @@ from purerl.networks import ActorCritic
 from purerl.recurrent import along
 from purerl.returns import gae
 from purerl.sampler import Sampler, SamplerState
+from purerl.schedules import schedule_factor
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
 from purerl.value_fitting import explained_variance
 from purerl.views import blank_view, view
@@ -174,7 +175,7 @@ class PPO:
         policy = self.policy(state, explore=True)
         sampler, transitions, episodes = self._sampler.collect(state.sampler, policy, collect_key)
         batch = self._estimate(state, transitions)
-        learning_rate = self._learning_rate(state.iteration)
+        learning_rate = self.learning_rate * schedule_factor(self.schedule, state.iteration, self.steps_per_iteration)
         params, opt_state, metrics = self._update(state, batch, learning_rate, update_key)
         kl_coef, penalty = self._adapt_penalty(state.kl_coef, params, batch)
         state = PPOState(
@@ -257,11 +258,6 @@ class PPO:
         return struct.replace(batch, carry=state.sampler.rollout.carry)
 
     # Learning
-
-    def _learning_rate(self, iteration: Array) -> Array:
-        env_steps = iteration.astype(jnp.float32) * self.steps_per_iteration
-        factor = 1.0 if self.schedule is None else self.schedule(env_steps)
-        return jnp.asarray(self.learning_rate * factor, jnp.float32)
 
     def _optimizer(self, learning_rate: Array) -> optax.GradientTransformation:
         return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), optax.adam(learning_rate, eps=1e-5))

@@ -28,6 +28,7 @@ from purerl.networks import MLP
 from purerl.q_networks import QNetwork
 from purerl.returns import lambda_returns
 from purerl.sampler import Sampler, SamplerState
+from purerl.schedules import schedule_factor
 from purerl.spaces import Discrete
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
 from purerl.value_heads import ExpectedValue
@@ -152,7 +153,7 @@ class PQN:
         policy = self.policy(state, explore=True)
         sampler, transitions, episodes = self._sampler.collect(state.sampler, policy, collect_key)
         batch = self._estimate(state, transitions)
-        learning_rate = self._learning_rate(state.iteration)
+        learning_rate = self.learning_rate * schedule_factor(self.schedule, state.iteration, self.steps_per_iteration)
         params, opt_state, metrics = self._update(state, batch, learning_rate, update_key)
         metrics = {
             **episodes,
@@ -243,10 +244,6 @@ class PQN:
 
     def _env_steps(self, iteration: Array) -> Array:
         return iteration.astype(jnp.float32) * self.steps_per_iteration
-
-    def _learning_rate(self, iteration: Array) -> Array:
-        factor = 1.0 if self.schedule is None else self.schedule(self._env_steps(iteration))
-        return jnp.asarray(self.learning_rate * factor, jnp.float32)
 
     def _optimizer(self, learning_rate: Array) -> optax.GradientTransformation:
         return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), optax.radam(learning_rate))

@@ -31,6 +31,7 @@ from purerl.errors import InputError
 from purerl.networks import ActorCritic
 from purerl.returns import lambda_returns
 from purerl.sampler import Sampler, SamplerState
+from purerl.schedules import schedule_factor
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
 from purerl.value_fitting import explained_variance, fit_value
 from purerl.views import blank_view, view
@@ -173,7 +174,7 @@ class REINFORCE:
         policy = self.policy(state, explore=True)
         sampler, transitions, episodes = self._sampler.collect(state.sampler, policy, collect_key)
         batch = self._estimate(state, transitions)
-        factor = self._schedule_factor(state.iteration)
+        factor = schedule_factor(self.schedule, state.iteration, self.steps_per_iteration)
         actor_params, actor_opt_state, metrics = self._improve_policy(state, batch, factor, entropy_key)
         critic_params, critic_opt_state = state.critic_params, state.critic_opt_state
         if self._learns_value:
@@ -246,10 +247,6 @@ class REINFORCE:
         return jax.tree.map(lambda leaf: leaf.reshape(self.steps_per_iteration, *leaf.shape[2:]), batch)
 
     # Learning
-
-    def _schedule_factor(self, iteration: Array) -> Array:
-        env_steps = iteration.astype(jnp.float32) * self.steps_per_iteration
-        return jnp.asarray(1.0 if self.schedule is None else self.schedule(env_steps), jnp.float32)
 
     def _optimizer(self, learning_rate: Array) -> optax.GradientTransformation:
         return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), optax.adam(learning_rate, eps=1e-5))

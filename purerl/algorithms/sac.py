@@ -24,6 +24,7 @@ from purerl.collector import Collector, CollectorState
 from purerl.errors import InputError
 from purerl.q_networks import SoftActorCritic, target_gap
 from purerl.replay import Experience, Replay
+from purerl.schedules import schedule_factor
 from purerl.spaces import Box
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree
 from purerl.views import blank_view, view
@@ -215,9 +216,7 @@ class SAC:
     # Learning
 
     def _learning_rate(self, iteration: Array) -> Array:
-        env_steps = iteration.astype(jnp.float32) * self.steps_per_iteration
-        factor = 1.0 if self.schedule is None else self.schedule(env_steps)
-        return jnp.asarray(self.learning_rate * factor, jnp.float32)
+        return self.learning_rate * schedule_factor(self.schedule, iteration, self.steps_per_iteration)
 
     def _update(self, state: SACState, key: Array) -> tuple[SACState, Metrics]:
         """One gradient step of the critics, then of policy and temperature, on one batch."""

@@ -37,6 +37,7 @@ from purerl.errors import InputError
 from purerl.gradient_mixing import mix_gradients
 from purerl.networks import MLP, ActorCritic
 from purerl.returns import gae, lambda_returns, window_discounts, window_return
+from purerl.schedules import schedule_factor
 from purerl.spaces import Box
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
 from purerl.value_fitting import fit_value
@@ -207,7 +208,7 @@ class SHAC:
         """Improve the policy along its gradient through a window, then fit the value to what was seen there."""
         key, window_key, critic_key = jax.random.split(state.key, 3)
         (grads, counts), (rollouts, window, metrics) = self._actor_gradient(state, window_key)
-        factor = self._schedule_factor(state.iteration)
+        factor = schedule_factor(self.schedule, state.iteration, self.steps_per_iteration)
         optimizer = self._optimizer(self.learning_rate * factor)
         updates, actor_opt_state = optimizer.update(grads, state.actor_opt_state, state.actor_params)
         critic_params, critic_opt_state, critic_metrics = self._fit_critic(state, window, factor, critic_key)
@@ -254,10 +255,6 @@ class SHAC:
         return self._network.apply(params, obs, method="critic")
 
     # Learning
-
-    def _schedule_factor(self, iteration: Array) -> Array:
-        env_steps = iteration.astype(jnp.float32) * self.steps_per_iteration
-        return jnp.asarray(1.0 if self.schedule is None else self.schedule(env_steps), jnp.float32)
 
     def _optimizer(self, learning_rate: Array) -> optax.GradientTransformation:
         # Gradients through dynamics change quickly: the paper's momentum is short (its table 4).
