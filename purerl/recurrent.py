@@ -1,7 +1,8 @@
 """Memory of a network from one observation to the next, within an episode.
 
 A memory is a flax module between trunk and heads: ``memory(carry, features) -> (carry, output)`` for one step, and
-``initial_carry()``, what it remembers when an episode begins. `along` applies a network with memory to trajectories.
+``initial_carry()``, what it remembers when an episode begins. `along` applies a network with memory to trajectories,
+`along_transitions` to what was collected; `sequences` lays that out for learning.
 """
 
 from __future__ import annotations
@@ -104,6 +105,45 @@ def along(network: Any, params: PyTree, carry: PyTree, obs: Array, done: Array) 
     if jax.tree.leaves(carry):
         carry, features = jax.vmap(lambda *sequence: _remember(network, params, *sequence))(carry, features, done)
     return carry, at_once("heads", features)
+
+
+def along_transitions(
+    network: Any, params: PyTree, carry: PyTree, obs: Array, next_obs: Array, done: Array
+) -> tuple[Any, Array, Array]:
+    """Apply an actor-critic to trajectories, and its value to the true successor of each step.
+
+    Args:
+        network: such as `purerl.networks.ActorCritic`.
+        params: of it.
+        carry: what was remembered when the trajectories began, leaves ``[num_envs, ...]``.
+        obs: ``[num_envs, T, ...]``.
+        next_obs: true successors, of the same shape.
+        done: bool ``[num_envs, T]``, see `along`.
+
+    Returns:
+        The policy's distributions and the values of `obs` and of `next_obs`, leaves ``[num_envs, T, ...]``.
+    """
+    carries, (distribution, value) = along(network, params, carry, obs, done)
+
+    def value_of(carry: PyTree, obs: Array) -> Array:
+        return network.apply(params, carry, obs, method="advance")[1][1]
+
+    return distribution, value, jax.vmap(jax.vmap(value_of))(carries, next_obs)
+
+
+def sequences(carry: PyTree, steps: PyTree) -> PyTree:
+    """Lay steps out as learning takes them: whole rollouts where something is remembered, else single steps.
+
+    Args:
+        carry: what was remembered when the rollouts began; no leaves if nothing was.
+        steps: leaves ``[num_envs, T, ...]``.
+
+    Returns:
+        The same, leaves ``[num_sequences, sequence_length, ...]``: as they are, or ``[num_envs * T, 1, ...]``.
+    """
+    if jax.tree.leaves(carry):
+        return steps
+    return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0] * leaf.shape[1], 1, *leaf.shape[2:]), steps)
 
 
 def _remember(network: Any, params: PyTree, carry: PyTree, features: PyTree, done: Array) -> tuple[PyTree, PyTree]:

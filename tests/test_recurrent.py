@@ -11,7 +11,7 @@ from test_contract import learn, tiny
 
 import purerl
 from purerl import GRU, LSTM, MLP, PPO, ActorCritic
-from purerl.recurrent import NoMemory, along
+from purerl.recurrent import NoMemory, along, along_transitions, sequences
 from purerl.spaces import Discrete
 
 
@@ -44,6 +44,36 @@ def test_along_a_trajectory_is_as_step_by_step(memory, shared):
         np.testing.assert_allclose(distributions.logits[t], distribution.logits, atol=1e-6)
         np.testing.assert_allclose(values[t], value, atol=1e-6)
         carry = initial if done[t] else carry
+
+
+@pytest.mark.parametrize("memory", [NoMemory(), GRU(5)])
+def test_true_successors_are_valued_by_what_is_remembered_when_they_are_seen(memory):
+    _, network = recurrent(memory)
+    obs, beyond = jax.random.normal(jax.random.key(0), (2, 3, 12, 2))
+    done = jnp.zeros((3, 12), bool).at[:, jnp.array([3, 8])].set(True)
+    next_obs = jnp.where(done[..., None], beyond, jnp.roll(obs, -1, axis=1)).at[:, -1].set(beyond[:, -1])
+    params = network.init(jax.random.key(1), network.initial_carry(), obs[0, 0], method="advance")
+    carry = jax.tree.map(lambda leaf: jnp.stack([leaf + i for i in range(3)]), network.initial_carry())
+    distribution, value, next_value = along_transitions(network, params, carry, obs, next_obs, done)
+    carries, (expected, expected_value) = along(network, params, carry, obs, done)
+    np.testing.assert_array_equal(distribution.logits, expected.logits)
+    np.testing.assert_array_equal(value, expected_value)
+    # Within an episode the successor is the next step's observation, so its value is the next step's value.
+    goes_on = ~np.asarray(done)[:, :-1]
+    np.testing.assert_allclose(next_value[:, :-1][goes_on], value[:, 1:][goes_on], atol=1e-6)
+    for i, t in ((0, 3), (1, 8), (2, 11)):
+        remembered = jax.tree.map(lambda leaf, i=i, t=t: leaf[i, t], carries)
+        _, (_, there) = network.apply(params, remembered, next_obs[i, t], method="advance")
+        np.testing.assert_allclose(next_value[i, t], there, atol=1e-6)
+
+
+def test_sequences_are_rollouts_where_there_is_memory_and_else_single_steps():
+    steps = {"obs": jnp.arange(24.0).reshape(2, 3, 4), "done": jnp.arange(6).reshape(2, 3) == 5}
+    whole = sequences(jnp.zeros((2, 7)), steps)
+    assert whole is steps
+    single = sequences(((), ()), steps)
+    np.testing.assert_array_equal(single["obs"], np.arange(24.0).reshape(6, 1, 4))
+    np.testing.assert_array_equal(single["done"], [[False]] * 5 + [[True]])
 
 
 @pytest.mark.parametrize("memory", [GRU(5), LSTM(4)])

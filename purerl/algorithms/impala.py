@@ -14,7 +14,6 @@ which gradients reach.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ from purerl import struct
 from purerl.acting import Actor
 from purerl.errors import InputError
 from purerl.networks import ActorCritic
-from purerl.recurrent import along
+from purerl.recurrent import along, along_transitions, sequences
 from purerl.returns import vtrace
 from purerl.sampler import Sampler, SamplerState
 from purerl.schedules import schedule_factor
@@ -176,13 +175,8 @@ class IMPALA:
         return self.network.clone(action_space=self.env.action_space)
 
     def _init_params(self, key: Array) -> PyTree:
-        return self._network.init(
-            key, self.network.initial_carry(), blank_view(self.env.observation_space), method="advance"
-        )
-
-    def _advance(self, params: PyTree, carry: PyTree, obs: Array) -> Any:
-        """One step: ``(carry, (distribution, value))``."""
-        return self._network.apply(params, carry, obs, method="advance")
+        carry, obs = self.network.initial_carry(), blank_view(self.env.observation_space)
+        return self._network.init(key, carry, obs, method="advance")
 
     # Acting
 
@@ -212,18 +206,17 @@ class IMPALA:
 
     def _estimate(self, state: IMPALAState, transitions: Transition) -> Batch:
         """Advantages and value targets, laid out for the update."""
-        space, stats = self.env.observation_space, state.sampler.obs_stats
-        value_of = jax.vmap(jax.vmap(lambda carry, obs: self._advance(state.params, carry, obs)[1][1]))
-        obs = view(space, stats, transitions.obs)
-        carries, (distribution, value) = along(
-            self._network, state.params, state.sampler.rollout.carry, obs, transitions.done
+        space, stats, carry = self.env.observation_space, state.sampler.obs_stats, state.sampler.rollout.carry
+        obs, next_obs = view(space, stats, transitions.obs), view(space, stats, transitions.next_obs)
+        distribution, value, next_value = along_transitions(
+            self._network, state.params, carry, obs, next_obs, transitions.done
         )
         log_ratio = distribution.log_prob(transitions.extras["raw_action"]) - transitions.extras["log_prob"]
         ratio = jnp.exp(log_ratio) if self.correct else jnp.ones_like(log_ratio)
         target, advantage = jax.vmap(vtrace, in_axes=(0,) * 6 + (None,) * 4)(
             transitions.reward,
             value,
-            value_of(carries, view(space, stats, transitions.next_obs)),
+            next_value,
             transitions.terminated,
             transitions.done,
             ratio,
@@ -241,10 +234,7 @@ class IMPALA:
             advantage=advantage,
             target=target,
         )
-        remembers = bool(jax.tree.leaves(state.sampler.rollout.carry))
-        shape = (self.num_envs, self.rollout_length) if remembers else (self.steps_per_iteration, 1)
-        batch = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[2:]), batch)
-        return struct.replace(batch, carry=state.sampler.rollout.carry)
+        return struct.replace(sequences(carry, batch), carry=carry)
 
     # Learning
 

@@ -26,7 +26,7 @@ from purerl.acting import Actor
 from purerl.errors import InputError
 from purerl.minibatches import accumulate_gradient, shuffled_indices
 from purerl.networks import ActorCritic
-from purerl.recurrent import along
+from purerl.recurrent import along, along_transitions, sequences
 from purerl.returns import gae
 from purerl.sampler import Sampler, SamplerState
 from purerl.schedules import schedule_factor
@@ -200,13 +200,8 @@ class PPO:
         return self.num_envs if remembers else self.steps_per_iteration
 
     def _init_params(self, key: Array) -> PyTree:
-        return self._network.init(
-            key, self.network.initial_carry(), blank_view(self.env.observation_space), method="advance"
-        )
-
-    def _advance(self, params: PyTree, carry: PyTree, obs: Array) -> Any:
-        """One step: ``(carry, (distribution, value))``."""
-        return self._network.apply(params, carry, obs, method="advance")
+        carry, obs = self.network.initial_carry(), blank_view(self.env.observation_space)
+        return self._network.init(key, carry, obs, method="advance")
 
     # Sampling
 
@@ -227,16 +222,15 @@ class PPO:
 
     def _estimate(self, state: PPOState, transitions: Transition) -> Batch:
         """Advantages and value targets, flattened for the update."""
-        space, stats = self.env.observation_space, state.sampler.obs_stats
-        value_of = jax.vmap(jax.vmap(lambda carry, obs: self._advance(state.params, carry, obs)[1][1]))
-        obs = view(space, stats, transitions.obs)
-        carries, (distribution, value) = along(
-            self._network, state.params, state.sampler.rollout.carry, obs, transitions.done
+        space, stats, carry = self.env.observation_space, state.sampler.obs_stats, state.sampler.rollout.carry
+        obs, next_obs = view(space, stats, transitions.obs), view(space, stats, transitions.next_obs)
+        distribution, value, next_value = along_transitions(
+            self._network, state.params, carry, obs, next_obs, transitions.done
         )
         advantage = jax.vmap(gae, in_axes=(0, 0, 0, 0, 0, None, None))(
             transitions.reward,
             value,
-            value_of(carries, view(space, stats, transitions.next_obs)),
+            next_value,
             transitions.terminated,
             transitions.done,
             self.gamma,
@@ -253,9 +247,7 @@ class PPO:
             target=advantage + value,
             old=None if self.kl_target is None else distribution,
         )
-        shape = (self._num_sequences, self.steps_per_iteration // self._num_sequences)
-        batch = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[2:]), batch)
-        return struct.replace(batch, carry=state.sampler.rollout.carry)
+        return struct.replace(sequences(carry, batch), carry=carry)
 
     # Learning
 

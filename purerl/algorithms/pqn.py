@@ -130,8 +130,7 @@ class PQN:
     def init(self, key: Array) -> PQNState:
         """Fresh environments, network and statistics."""
         key, params_key, reset_key = jax.random.split(key, 3)
-        blank = blank_view(self.env.observation_space)
-        params = self._network.init(params_key, blank)
+        params = self._network.init(params_key, blank_view(self.env.observation_space))
         return PQNState(
             key=key,
             iteration=jnp.int32(0),
