@@ -13,7 +13,35 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from purerl.distributions import Distribution
 from purerl.types import Array, Mean, Metrics
+
+
+def surrogate_and_divergence(
+    policy: Callable[[Array], Distribution], params: Array, raw_action: Array, log_prob: Array, advantage: Array
+) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+    """What a new policy seems to gain over the old one, and how far from it it is (Schulman et al. 2015, equation 14).
+
+    Args:
+        policy: parameters ``[n]`` to the distributions over a batch of ``[b]`` steps.
+        params: ``[n]``, of the old policy, which acted.
+        raw_action: ``[b, ...]``, as it drew them.
+        log_prob: ``[b]``, of these.
+        advantage: ``[b]``.
+
+    Returns:
+        Two functions of parameters ``[n]``: the mean of probability ratio times advantage, whose gradient at `params`
+        is the policy gradient; and the mean KL divergence from the old policy.
+    """
+    old = policy(params)
+
+    def surrogate(params: Array) -> Array:
+        return jnp.mean(jnp.exp(policy(params).log_prob(raw_action) - log_prob) * advantage)
+
+    def divergence(params: Array) -> Array:
+        return jnp.mean(old.kl(policy(params)))  # type: ignore[arg-type]
+
+    return surrogate, divergence
 
 
 def natural_step(

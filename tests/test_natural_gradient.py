@@ -14,7 +14,12 @@ from test_contract import NETWORK
 import purerl
 from purerl import MLP, NPG, TRPO, ActorCritic, InputError, floats, normalize, rollout
 from purerl.algorithms import npg, trpo
-from purerl.natural_gradient import conjugate_gradient, fisher_vector_product, natural_step
+from purerl.natural_gradient import (
+    conjugate_gradient,
+    fisher_vector_product,
+    natural_step,
+    surrogate_and_divergence,
+)
 from purerl.spaces import Box, Discrete
 
 both = pytest.mark.parametrize("algorithm", [NPG, TRPO])
@@ -99,6 +104,22 @@ def test_conjugate_gradient_stays_at_a_solution():
     np.testing.assert_array_equal(residual, 0.0)
     nothing, _ = conjugate_gradient(lambda v: 2.0 * v, jnp.zeros(3), 5)
     np.testing.assert_array_equal(nothing, 0.0)
+
+
+@every_space
+def test_surrogate_and_divergence_where_nothing_moved_and_elsewhere(space, network):
+    at, flat = policies(space, network)
+    old = at(flat)
+    raw, log_prob = old.sample_and_log_prob(jax.random.key(3))
+    advantage = jax.random.normal(jax.random.key(4), (20,))
+    surrogate, divergence = map(jax.jit, surrogate_and_divergence(at, flat, raw, log_prob, advantage))
+    np.testing.assert_allclose([surrogate(flat), divergence(flat)], [advantage.mean(), 0.0], atol=1e-6)
+    gain = jax.grad(lambda flat: jnp.mean(at(flat).log_prob(raw) * advantage))(flat)
+    np.testing.assert_allclose(jax.grad(surrogate)(flat), gain, rtol=1e-3, atol=1e-5)
+    new = at(flat + 0.1)
+    ratio = np.exp(np.asarray(new.log_prob(raw)) - np.asarray(log_prob))
+    np.testing.assert_allclose(surrogate(flat + 0.1), np.mean(ratio * np.asarray(advantage)), rtol=1e-4)
+    np.testing.assert_allclose(divergence(flat + 0.1), np.mean(old.kl(new)), rtol=1e-4)
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.2])
@@ -247,7 +268,13 @@ def test_npg_does_not_go_far_where_the_policy_is_all_but_certain():
 
 def test_the_line_search_takes_the_first_length_that_will_do():
     algorithm = tiny(TRPO, ObsReward(), max_kl=0.5, damping=1e-3, num_backtracks=8)
-    improve, surrogate = jax.jit(algorithm._improve_policy), jax.jit(algorithm._surrogate)
+    improve = jax.jit(algorithm._improve_policy)
+
+    @jax.jit
+    def surrogate(params, batch):
+        distribution = jax.vmap(lambda obs: algorithm._actor(params, obs))(batch.obs)
+        return jnp.mean(jnp.exp(distribution.log_prob(batch.raw_action) - batch.log_prob) * batch.advantage)
+
     lengths = []
     for seed in range(12):
         rng = np.random.default_rng(seed)

@@ -28,7 +28,7 @@ import optax
 from purerl import floats, struct
 from purerl.acting import Actor
 from purerl.errors import InputError
-from purerl.natural_gradient import natural_step
+from purerl.natural_gradient import natural_step, surrogate_and_divergence
 from purerl.networks import ActorCritic
 from purerl.returns import gae
 from purerl.sampler import Sampler, SamplerState
@@ -234,27 +234,20 @@ class NPG:
 
     # Learning
 
-    def _surrogate(self, params: PyTree, batch: Batch) -> Array:
-        """Mean of probability ratio times advantage, whose gradient at the old parameters is the policy gradient."""
-        distribution = jax.vmap(lambda obs: self._actor(params, obs))(batch.obs)
-        return jnp.mean(jnp.exp(distribution.log_prob(batch.raw_action) - batch.log_prob) * batch.advantage)
-
     def _improve_policy(self, params: PyTree, batch: Batch, key: Array) -> tuple[PyTree, Metrics]:
-        """One natural step."""
+        """One natural step, whatever comes of it."""
         flat, unravel = floats.ravel(params)
-        old = jax.vmap(lambda obs: self._actor(params, obs))(batch.obs)
 
-        def surrogate(flat: Array) -> Array:
-            return self._surrogate(unravel(flat), batch)
+        def policy(flat: Array) -> Any:
+            return jax.vmap(lambda obs: self._actor(unravel(flat), obs))(batch.obs)
 
-        def divergence(flat: Array) -> Array:
-            new = jax.vmap(lambda obs: self._actor(unravel(flat), obs))(batch.obs)
-            return jnp.mean(old.kl(new))
-
+        surrogate, divergence = surrogate_and_divergence(
+            policy, flat, batch.raw_action, batch.log_prob, batch.advantage
+        )
         step, metrics = natural_step(surrogate, divergence, flat, self.kl_target, self.damping, self.num_cg_iterations)
         metrics |= {
             "policy_loss": Mean.of(-surrogate(flat + step)),
-            "entropy": Mean.of(old.entropy(key)),
+            "entropy": Mean.of(policy(flat).entropy(key)),
             "kl": Mean.of(divergence(flat + step)),
         }
         return unravel(flat + step), metrics

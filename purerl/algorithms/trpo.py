@@ -26,7 +26,7 @@ from jax import lax
 from purerl import floats, struct
 from purerl.acting import Actor
 from purerl.errors import InputError
-from purerl.natural_gradient import natural_step
+from purerl.natural_gradient import natural_step, surrogate_and_divergence
 from purerl.networks import ActorCritic
 from purerl.returns import gae
 from purerl.sampler import Sampler, SamplerState
@@ -236,23 +236,16 @@ class TRPO:
 
     # Learning
 
-    def _surrogate(self, params: PyTree, batch: Batch) -> Array:
-        """Mean of probability ratio times advantage (equation 14)."""
-        distribution = jax.vmap(lambda obs: self._actor(params, obs))(batch.obs)
-        return jnp.mean(jnp.exp(distribution.log_prob(batch.raw_action) - batch.log_prob) * batch.advantage)
-
     def _improve_policy(self, params: PyTree, batch: Batch, key: Array) -> tuple[PyTree, Metrics]:
         """The longest step along the natural gradient that stays near and is for the better (appendix C)."""
         flat, unravel = floats.ravel(params)
-        old = jax.vmap(lambda obs: self._actor(params, obs))(batch.obs)
 
-        def surrogate(flat: Array) -> Array:
-            return self._surrogate(unravel(flat), batch)
+        def policy(flat: Array) -> Any:
+            return jax.vmap(lambda obs: self._actor(unravel(flat), obs))(batch.obs)
 
-        def divergence(flat: Array) -> Array:
-            new = jax.vmap(lambda obs: self._actor(unravel(flat), obs))(batch.obs)
-            return jnp.mean(old.kl(new))
-
+        surrogate, divergence = surrogate_and_divergence(
+            policy, flat, batch.raw_action, batch.log_prob, batch.advantage
+        )
         step, metrics = natural_step(surrogate, divergence, flat, self.max_kl, self.damping, self.num_cg_iterations)
         before = surrogate(flat)
 
@@ -267,7 +260,7 @@ class TRPO:
         new = jnp.where(length > 0.0, flat + length * step, flat)
         metrics |= {
             "policy_loss": Mean.of(-surrogate(new)),
-            "entropy": Mean.of(old.entropy(key)),
+            "entropy": Mean.of(policy(flat).entropy(key)),
             "kl": Mean.of(divergence(new)),
             "step_length": Mean.of(length),
             "accepted": Mean.of(length > 0.0),
