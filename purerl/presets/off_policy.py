@@ -1,0 +1,148 @@
+"""Presets of algorithms that learn from a replay of the past."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from purerl.presets.settings import Preset, is_image
+
+if TYPE_CHECKING:
+    from purerl.types import Environment
+
+_DQN = Preset(shares={"epsilon_steps": 0.5, "priority_correction_steps": 1.0}, anneal=False)
+
+# Hessel et al. 2018, table 1: noisy layers explore in place of epsilon.
+_RAINBOW = Preset(
+    hyperparameters={
+        "double": True,
+        "n_step": 3,
+        "priority_exponent": 0.5,
+        "initial_epsilon": 0.0,
+        "final_epsilon": 0.0,
+    },
+    shares={"priority_correction_steps": 1.0},
+    network={"dueling": True, "noisy": True, "head": "c51"},
+    anneal=False,
+)
+
+_OFF_POLICY = Preset(anneal=False)
+
+
+BASE = {
+    "dqn": _DQN,
+    "rainbow": _RAINBOW,
+    "ddpg": _OFF_POLICY,
+    "td3": _OFF_POLICY,
+    "sac": _OFF_POLICY,
+    "discrete_sac": _OFF_POLICY,
+}
+"""What belongs to the name of an algorithm; its other presets differ from that."""
+
+
+def _generic_rainbow(env: Environment) -> Preset:
+    if is_image(env):
+        return _RAINBOW_ON_IMAGES
+    # Wide enough for 100 steps of a reward of 1 in either direction.
+    return _RAINBOW.extended(
+        hyperparameters={"max_grad_norm": 10.0}, network={"num_atoms": 101, "v_min": -100.0, "v_max": 100.0}
+    )
+
+
+# After Young & Tian 2019 ("MinAtar"), with one update for every four steps.
+_IMAGES = {
+    "num_envs": 16,
+    "rollout_length": 4,
+    "num_updates": 16,
+    "batch_size": 64,
+    "buffer_size": 102_400,
+    "warmup_steps": 5_120,
+    "learning_rate": 2.5e-4,
+}
+
+_DQN_ON_IMAGES = _DQN.extended(
+    hyperparameters={**_IMAGES, "target_period": 250},
+    shares={"epsilon_steps": 0.1},
+    network={"trunk": "cnn"},
+    total_steps=1_000_000,
+)
+
+_RAINBOW_ON_IMAGES = _RAINBOW.extended(
+    hyperparameters={**_IMAGES, "target_period": 250, "max_grad_norm": 10.0},
+    network={"trunk": "cnn", "num_atoms": 51, "v_min": -10.0, "v_max": 10.0},
+    total_steps=1_000_000,
+)
+
+_CONTINUOUS = _OFF_POLICY.extended(
+    hyperparameters={"learning_rate": 3e-4, "buffer_size": 200_000, "warmup_steps": 5_000}, total_steps=200_000
+)
+
+_DISCRETE_SAC = _OFF_POLICY.extended(
+    hyperparameters={
+        "num_envs": 4,
+        "rollout_length": 4,
+        "num_updates": 4,
+        "batch_size": 128,
+        "buffer_size": 50_000,
+        "warmup_steps": 1_600,
+        "learning_rate": 1e-3,
+        "target_entropy": 0.3,
+    },
+)
+
+_DISCRETE_SAC_ON_IMAGES = _OFF_POLICY.extended(hyperparameters=_IMAGES, network={"trunk": "cnn"}, total_steps=1_000_000)
+
+_DETERMINISTIC_PENDULUM = _OFF_POLICY.extended(
+    hyperparameters={"gamma": 0.98, "buffer_size": 200_000, "warmup_steps": 10_000},
+    network={"hidden_sizes": (400, 300)},
+    total_steps=20_000,
+)
+
+GENERIC: dict[str, Callable[[Environment], Preset]] = {
+    "dqn": lambda env: _DQN_ON_IMAGES if is_image(env) else _DQN.extended(hyperparameters={"max_grad_norm": 10.0}),
+    "rainbow": _generic_rainbow,
+    "ddpg": lambda env: _CONTINUOUS,
+    "td3": lambda env: _CONTINUOUS,
+    "sac": lambda env: _CONTINUOUS,
+    "discrete_sac": lambda env: _DISCRETE_SAC_ON_IMAGES if is_image(env) else _DISCRETE_SAC,
+}
+"""Settings by kind of spaces. An algorithm that is not for these spaces says so itself."""
+
+TUNED: dict[str, dict[str, Preset]] = {
+    "dqn": {
+        # CleanRL's dqn_jax.py, which is also this algorithm's default but for the loss.
+        "CartPole-v1": _DQN.extended(network={"huber_delta": None}),
+        "Breakout-MinAtar": _DQN_ON_IMAGES,
+    },
+    "rainbow": {
+        # A reward of 1 per step is worth at most 1 / (1 - gamma) = 100.
+        "CartPole-v1": _RAINBOW.extended(network={"num_atoms": 101, "v_min": 0.0, "v_max": 100.0}),
+        "Breakout-MinAtar": _RAINBOW_ON_IMAGES,
+    },
+    # RL Baselines3 Zoo.
+    "ddpg": {"Pendulum-v1": _DETERMINISTIC_PENDULUM},
+    "td3": {"Pendulum-v1": _DETERMINISTIC_PENDULUM},
+    "sac": {
+        # RL Baselines3 Zoo.
+        "Pendulum-v1": _OFF_POLICY.extended(
+            hyperparameters={"buffer_size": 50_000, "warmup_steps": 100}, total_steps=20_000
+        ),
+        # Brax's own test; it has no warm-up, the replay needs two rows.
+        "brax/fast": _OFF_POLICY.extended(
+            hyperparameters={
+                "num_envs": 64,
+                "num_updates": 64,
+                "batch_size": 64,
+                "buffer_size": 32_768,
+                "warmup_steps": 128,
+                "learning_rate": 3e-4,
+                "reward_scale": 10.0,
+                "normalize_observations": True,
+            },
+            env={"episode_length": 128},
+            total_steps=32_768,
+        ),
+    },
+    "discrete_sac": {"CartPole-v1": _DISCRETE_SAC},
+}
+"""Tuned settings by algorithm and environment."""

@@ -1,0 +1,287 @@
+"""Presets of algorithms that learn from what the current policy did, and forget it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from purerl.presets.settings import Preset, is_image
+
+if TYPE_CHECKING:
+    from purerl.types import Environment
+
+_PPO = Preset()
+
+_ACTOR_CRITIC = Preset()
+
+_POLICY_GRADIENT = Preset()
+
+_PQN = Preset(shares={"epsilon_steps": 0.2})
+
+
+BASE = {
+    "ppo": _PPO,
+    "a2c": _ACTOR_CRITIC,
+    "impala": _ACTOR_CRITIC,
+    "reinforce": _POLICY_GRADIENT,
+    "npg": _POLICY_GRADIENT,
+    "trpo": _POLICY_GRADIENT,
+    "pqn": _PQN,
+}
+"""What belongs to the name of an algorithm; its other presets differ from that."""
+
+
+def _generic_ppo(env: Environment) -> Preset:
+    """Following Huang et al. 2022 ("The 37 implementation details of PPO")."""
+    from purerl.spaces import Box
+
+    if isinstance(env.action_space, Box):
+        return Preset(
+            hyperparameters={
+                "num_envs": 16,
+                "rollout_length": 256,
+                "num_epochs": 10,
+                "num_minibatches": 32,
+                "learning_rate": 3e-4,
+                "entropy_coef": 0.0,
+                "normalize_observations": True,
+                "normalize_rewards": True,
+            },
+            total_steps=1_000_000,
+        )
+    image = is_image(env)
+    return Preset(
+        hyperparameters={"num_envs": 64 if image else 8, "num_minibatches": 8 if image else 4, "learning_rate": 5e-4},
+        network={"trunk": "cnn"} if image else {},
+        total_steps=1_000_000 if image else 500_000,
+    )
+
+
+def _generic_actor_critic(env: Environment) -> Preset:
+    """For one step on both policy and value per batch, which should be small."""
+    from purerl.spaces import Box
+
+    if isinstance(env.action_space, Box):
+        return _ACTOR_CRITIC.extended(
+            hyperparameters={
+                "rollout_length": 8,
+                "learning_rate": 1e-3,
+                "adam": True,
+                "normalize_observations": True,
+                "normalize_rewards": True,
+            },
+            total_steps=1_000_000,
+        )
+    if is_image(env):
+        return _ACTOR_CRITIC.extended(
+            hyperparameters={"num_envs": 64, "entropy_coef": 0.01}, network={"trunk": "cnn"}, total_steps=1_000_000
+        )
+    return _ACTOR_CRITIC
+
+
+def _generic_policy_gradient(env: Environment) -> Preset:
+    """For one step of the policy per batch, which must be large."""
+    from purerl.spaces import Box
+
+    if isinstance(env.action_space, Box):
+        return _POLICY_GRADIENT.extended(
+            hyperparameters={
+                "num_envs": 16,
+                "rollout_length": 256,
+                "num_minibatches": 32,
+                "normalize_observations": True,
+                "normalize_rewards": True,
+            },
+            total_steps=1_000_000,
+        )
+    if is_image(env):
+        return _POLICY_GRADIENT.extended(
+            hyperparameters={"num_envs": 64, "num_minibatches": 32}, network={"trunk": "cnn"}, total_steps=1_000_000
+        )
+    return _POLICY_GRADIENT
+
+
+# PureJaxQL's pqn_minatar.yaml, the settings of the paper's MinAtar runs.
+_PQN_ON_IMAGES = _PQN.extended(
+    hyperparameters={
+        "num_envs": 128,
+        "rollout_length": 32,
+        "num_epochs": 2,
+        "num_minibatches": 32,
+    },
+    shares={"epsilon_steps": 0.1},
+    network={"trunk": "cnn", "layer_norm": True},
+    total_steps=1_000_000,
+)
+
+_POLICY_GRADIENT_ON_PENDULUM = _POLICY_GRADIENT.extended(
+    hyperparameters={"num_envs": 8, "rollout_length": 256, "gamma": 0.98, "normalize_rewards": True},
+    total_steps=300_000,
+)
+
+GENERIC: dict[str, Callable[[Environment], Preset]] = {
+    "ppo": _generic_ppo,
+    "a2c": _generic_actor_critic,
+    "impala": _generic_actor_critic,
+    "reinforce": _generic_policy_gradient,
+    "npg": _generic_policy_gradient,
+    "trpo": _generic_policy_gradient,
+    "pqn": lambda env: _PQN_ON_IMAGES if is_image(env) else _PQN,
+}
+"""Settings by kind of spaces. An algorithm that is not for these spaces says so itself."""
+
+TUNED: dict[str, dict[str, Preset]] = {
+    "ppo": {
+        # CleanRL's ppo.py, which is also this algorithm's default.
+        "CartPole-v1": Preset(),
+        "Acrobot-v1": Preset(),
+        "Pendulum-v1": Preset(
+            hyperparameters={
+                "num_envs": 8,
+                "rollout_length": 256,
+                "num_epochs": 10,
+                "num_minibatches": 16,
+                "learning_rate": 5e-4,
+                "gamma": 0.98,
+                "entropy_coef": 0.0,
+                "normalize_rewards": True,
+            },
+            total_steps=300_000,
+        ),
+        "smooth/cartpole-swingup": Preset(
+            hyperparameters={
+                "num_envs": 16,
+                "rollout_length": 256,
+                "num_epochs": 10,
+                "num_minibatches": 32,
+                "learning_rate": 3e-4,
+                "gamma": 0.98,
+                "entropy_coef": 0.0,
+                "normalize_observations": True,
+                "normalize_rewards": True,
+            },
+            total_steps=400_000,
+        ),
+        # What is asked at the end is shown at the beginning only.
+        "MemoryChain-bsuite": Preset(
+            hyperparameters={"num_envs": 16, "rollout_length": 64, "learning_rate": 1e-3},
+            network={"memory": "gru", "memory_size": 32},
+            total_steps=100_000,
+        ),
+        # gymnax-blines.
+        "Catch-bsuite": Preset(
+            hyperparameters={"num_envs": 16, "rollout_length": 32, "learning_rate": 5e-4, "max_grad_norm": 1.0},
+            network={"activation": "relu"},
+            total_steps=100_000,
+            anneal=False,
+        ),
+        "Breakout-MinAtar": Preset(
+            hyperparameters={
+                "num_envs": 64,
+                "rollout_length": 128,
+                "num_minibatches": 8,
+                "learning_rate": 1e-3,
+                "gamma": 0.999,
+            },
+            network={"hidden_sizes": (256, 256), "activation": "relu"},
+            total_steps=1_280_000,
+            anneal=False,
+        ),
+        # Velocities are faint differences of two pictures: without standardising, only the angle is learned.
+        "pixels/CartPole-v1": Preset(
+            hyperparameters={
+                "num_envs": 16,
+                "num_minibatches": 8,
+                "learning_rate": 1e-3,
+                "entropy_coef": 0.0,
+                "normalize_observations": True,
+            },
+            network={"trunk": "cnn", "channels": (16, 32), "stride": 2, "shared": True},
+            total_steps=1_000_000,
+        ),
+        # Brax scales rewards by 10 and clips no gradients; with clipping the value loss would drown the policy's.
+        "brax/fast": Preset(
+            hyperparameters={
+                "num_envs": 64,
+                "rollout_length": 8,
+                "learning_rate": 2e-3,
+                "gamma": 0.95,
+                "entropy_coef": 0.0,
+                "normalize_observations": True,
+                "normalize_rewards": True,
+            },
+            env={"episode_length": 128},
+            total_steps=32_768,
+            anneal=False,
+        ),
+        # Once nearly every step is a success, standardising advantages would blow up what is left of them: noise.
+        "brax/inverted_pendulum": Preset(
+            hyperparameters={
+                "num_envs": 256,
+                "rollout_length": 64,
+                "num_epochs": 8,
+                "num_minibatches": 16,
+                "learning_rate": 1e-3,
+                "gae_lambda": 0.98,
+                "value_clip_eps": None,
+                "entropy_coef": 0.0,
+                "normalize_advantage": False,
+                "normalize_observations": True,
+                "normalize_rewards": True,
+            },
+            env={"backend": "spring"},
+            total_steps=2_000_000,
+        ),
+        "brax/ant": Preset(
+            hyperparameters={
+                "num_envs": 2048,
+                "rollout_length": 20,
+                "num_minibatches": 32,
+                "learning_rate": 3e-4,
+                "gamma": 0.97,
+                "clip_eps": 0.3,
+                "value_clip_eps": None,
+                "normalize_observations": True,
+                "normalize_rewards": True,
+            },
+            network={"hidden_sizes": (256, 256), "activation": "silu"},
+            env={"backend": "spring"},
+            total_steps=25_000_000,
+            anneal=False,
+        ),
+    },
+    "a2c": {
+        # RL Baselines3 Zoo, which is also this algorithm's default.
+        "CartPole-v1": _ACTOR_CRITIC,
+        "Pendulum-v1": _ACTOR_CRITIC.extended(
+            hyperparameters={
+                "rollout_length": 8,
+                "learning_rate": 2e-3,
+                "gamma": 0.9,
+                "gae_lambda": 0.9,
+                "adam": True,
+                "normalize_observations": True,
+                "normalize_rewards": True,
+            },
+            total_steps=1_000_000,
+        ),
+    },
+    "impala": {"CartPole-v1": _ACTOR_CRITIC.extended(hyperparameters={"lag": 8})},
+    "reinforce": {
+        "CartPole-v1": _POLICY_GRADIENT,
+        "Pendulum-v1": _POLICY_GRADIENT_ON_PENDULUM.extended(
+            hyperparameters={"learning_rate": 1e-2}, total_steps=600_000
+        ),
+    },
+    "npg": {"CartPole-v1": _POLICY_GRADIENT, "Pendulum-v1": _POLICY_GRADIENT_ON_PENDULUM},
+    "trpo": {"CartPole-v1": _POLICY_GRADIENT, "Pendulum-v1": _POLICY_GRADIENT_ON_PENDULUM},
+    "pqn": {
+        "CartPole-v1": _PQN.extended(hyperparameters={"learning_rate": 1e-3}),
+        "pixels/CartPole-v1": _PQN.extended(
+            hyperparameters={"normalize_observations": True},
+            network={"trunk": "cnn", "channels": (16, 32), "stride": 2, "layer_norm": True},
+        ),
+        "Breakout-MinAtar": _PQN_ON_IMAGES,
+    },
+}
+"""Tuned settings by algorithm and environment."""
