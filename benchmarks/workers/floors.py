@@ -66,7 +66,7 @@ def arithmetic(agent, algorithm):
     if algorithm == "ppo":
 
         def gradient(params, key, obs):
-            return jax.grad(lambda params: squares(apply("__call__", params, obs)))(params), ()
+            return jax.grad(lambda params: squares(apply("__call__", params, obs)))(params), {}
 
         def improve(params, obs):
             # In parts where they fit into a processor's caches, as anybody could.
