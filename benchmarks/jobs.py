@@ -141,7 +141,7 @@ JOBS = [
     _off_policy("td3", 8, purerl=1_000, rejax=300),
     _off_policy("td3", 64, purerl=100, rejax=30, arithmetic=100),
     _brax("ppo", "reacher", 64, purerl=20, brax=20, stepping=20, arithmetic=20),
-    _brax("ppo", "ant", 64, purerl=20, brax=20, stepping=20),
+    _brax("ppo", "ant", 256, purerl=5, brax=5, stepping=5, arithmetic=5),
     _brax("sac", "reacher", 8, purerl=100, brax=100),
     _brax("apg", "reacher", 16, purerl=40, brax=40),
     Job(

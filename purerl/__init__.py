@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from purerl.algorithms.discrete_sac import DiscreteSAC
     from purerl.algorithms.dqn import DQN
     from purerl.algorithms.impala import IMPALA
-    from purerl.algorithms.npg import NPG
     from purerl.algorithms.ppo import PPO
     from purerl.algorithms.pqn import PQN
     from purerl.algorithms.reinforce import REINFORCE, Baseline
@@ -46,7 +45,6 @@ _HOME = {
     "DQN": "algorithms.dqn",
     "IMPALA": "algorithms.impala",
     "MLP": "networks",
-    "NPG": "algorithms.npg",
     "PPO": "algorithms.ppo",
     "PQN": "algorithms.pqn",
     "REINFORCE": "algorithms.reinforce",
@@ -95,7 +93,6 @@ __all__ = [
     "IMPALA",
     "LSTM",
     "MLP",
-    "NPG",
     "PPO",
     "PQN",
     "REINFORCE",

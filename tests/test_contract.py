@@ -21,7 +21,6 @@ from purerl import (
     GRU,
     IMPALA,
     MLP,
-    NPG,
     PPO,
     PQN,
     REINFORCE,
@@ -226,7 +225,7 @@ ALGORITHMS = {
         either=True,
     ),
     "reinforce": policy_gradient(REINFORCE, learning_rate=5e-3, critic_learning_rate=5e-3),
-    "npg": policy_gradient(NPG, learning_rate=5e-3),
+    "npg": policy_gradient(TRPO, line_search=False, learning_rate=5e-3),
     "trpo": policy_gradient(TRPO, learning_rate=5e-3),
     "dqn": dqn(),
     "rainbow": dqn(

@@ -1,4 +1,4 @@
-"""Natural gradients: the maths on its own, then what NPG and TRPO promise."""
+"""Natural gradients: the maths on its own, then what TRPO promises with its line search and without."""
 
 import dataclasses
 
@@ -12,8 +12,8 @@ from probes import ActionTimesObs, ObsReward, Target
 from test_contract import NETWORK
 
 import purerl
-from purerl import MLP, NPG, TRPO, ActorCritic, InputError, floats, normalize, rollout
-from purerl.algorithms import npg, trpo
+from purerl import MLP, TRPO, ActorCritic, InputError, floats, normalize, rollout
+from purerl.algorithms import trpo
 from purerl.natural_gradient import (
     conjugate_gradient,
     fisher_vector_product,
@@ -21,8 +21,6 @@ from purerl.natural_gradient import (
     surrogate_and_divergence,
 )
 from purerl.spaces import Box, Discrete
-
-both = pytest.mark.parametrize("algorithm", [NPG, TRPO])
 
 
 class Identity(nn.Module):
@@ -143,32 +141,32 @@ def test_the_natural_step_is_the_steepest_of_its_length(damping):
     assert metrics["cg_residual"].value < 1e-4
 
 
-# The two algorithms
+# The algorithm
 
 
-def tiny(algorithm, env, **changes):
+def tiny(env, **changes):
     shape = {"num_envs": 4, "rollout_length": 64, "num_epochs": 2, "num_minibatches": 4, "network": NETWORK}
-    return algorithm(env=env, **(shape | changes))
+    return TRPO(env=env, **(shape | changes))
 
 
-def batch_of(kind, algorithm, params, obs, advantage):
+def batch_of(algorithm, params, obs, advantage):
     """A batch with actions drawn from the policy."""
     obs = jnp.float32(obs)
     distribution = jax.vmap(lambda obs: algorithm._actor(params, obs))(obs)
     raw, log_prob = distribution.sample_and_log_prob(jax.random.key(5))
     nothing = jnp.zeros(len(obs))
-    return kind(obs, raw, log_prob, value=nothing, advantage=jnp.float32(advantage), target=nothing)
+    return trpo.Batch(obs, raw, log_prob, value=nothing, advantage=jnp.float32(advantage), target=nothing)
 
 
 def test_the_step_of_a_linear_gaussian_policy_is_the_closed_form():
     """Mean ``w obs + b`` and a deviation ``s``: F has blocks ``E[f f^T] / s^2`` with ``f = (1, obs)``, and 2."""
     delta, std = 0.003, 0.5
     linear = ActorCritic(Identity(), initial_std=std)
-    algorithm = tiny(NPG, Target(), network=linear, kl_target=delta, damping=0.0, num_cg_iterations=6)
+    algorithm = tiny(Target(), line_search=False, network=linear, max_kl=delta, damping=0.0, num_cg_iterations=6)
     params = algorithm.init(jax.random.key(0)).actor_params
     rng = np.random.default_rng(0)
     obs, advantage = rng.normal(size=(500, 1)), rng.normal(size=500)
-    batch = batch_of(npg.Batch, algorithm, params, obs, advantage)
+    batch = batch_of(algorithm, params, obs, advantage)
     new, metrics = jax.jit(algorithm._improve_policy)(params, batch, jax.random.key(0))
 
     inner = {name: np.asarray(leaf, np.float64) for name, leaf in params["params"]["actor_head"].items()}
@@ -214,8 +212,8 @@ RUNS = {
 
 
 @pytest.mark.parametrize("env", RUNS)
-def test_trpo_keeps_to_the_trust_region_in_every_update(env):
-    algorithm = tiny(TRPO, purerl.make(env), learning_rate=1e-3, **RUNS[env])
+def test_it_keeps_to_the_trust_region_in_every_update(env):
+    algorithm = tiny(purerl.make(env), learning_rate=1e-3, **RUNS[env])
     num_iterations = 40
     step = jax.jit(algorithm.step)
     observe = jax.jit(
@@ -245,8 +243,8 @@ def test_trpo_keeps_to_the_trust_region_in_every_update(env):
     assert np.mean(metrics["accepted"].value) > 0.9
 
 
-def test_npg_moves_by_about_its_target_and_by_less_with_damping():
-    algorithm = tiny(NPG, purerl.make("CartPole-v1"), learning_rate=1e-3, kl_target=0.005)
+def test_unchecked_steps_have_about_their_divergence_and_less_with_damping():
+    algorithm = tiny(purerl.make("CartPole-v1"), line_search=False, learning_rate=1e-3, max_kl=0.005)
 
     def train(damping):
         return purerl.train(dataclasses.replace(algorithm, damping=damping), jax.random.key(0), 60)[1]
@@ -257,17 +255,17 @@ def test_npg_moves_by_about_its_target_and_by_less_with_damping():
     assert 0.001 < damped < 0.9 * near
 
 
-def test_npg_does_not_go_far_where_the_policy_is_all_but_certain():
+def test_unchecked_steps_do_not_go_far_where_the_policy_is_all_but_certain():
     """There the divergence hardly shows to second order; with a length that leaves damping out it reaches 0.6."""
-    algorithm = tiny(NPG, ActionTimesObs(), num_envs=16, rollout_length=8, learning_rate=5e-3)
+    algorithm = tiny(ActionTimesObs(), line_search=False, num_envs=16, rollout_length=8, learning_rate=5e-3)
     keys = jax.random.split(jax.random.key(1), 4)
     _, metrics = jax.jit(jax.vmap(lambda key: purerl.train(algorithm, key, 150)))(keys)
-    assert np.max(metrics["kl"].value) < 3 * algorithm.kl_target
+    assert np.max(metrics["kl"].value) < 3 * algorithm.max_kl
     assert np.mean(metrics["entropy"].value[:, -50:]) < 0.02
 
 
 def test_the_line_search_takes_the_first_length_that_will_do():
-    algorithm = tiny(TRPO, ObsReward(), max_kl=0.5, damping=1e-3, num_backtracks=8)
+    algorithm = tiny(ObsReward(), max_kl=0.5, damping=1e-3, num_backtracks=8)
     improve = jax.jit(algorithm._improve_policy)
 
     @jax.jit
@@ -279,7 +277,7 @@ def test_the_line_search_takes_the_first_length_that_will_do():
     for seed in range(12):
         rng = np.random.default_rng(seed)
         params = jax.tree.map(lambda x: 3.0 * x, algorithm.init(jax.random.key(seed)).actor_params)
-        batch = batch_of(trpo.Batch, algorithm, params, rng.normal(size=(16, 1)), rng.normal(size=16))
+        batch = batch_of(algorithm, params, rng.normal(size=(16, 1)), rng.normal(size=16))
         new, metrics = improve(params, batch, jax.random.key(0))
         length = float(metrics["step_length"].value)
         lengths.append(length)
@@ -297,33 +295,30 @@ def test_the_line_search_takes_the_first_length_that_will_do():
     assert len(set(lengths)) > 2
 
 
-@both
-def test_without_advantages_the_policy_stays_as_it_is(algorithm):
-    kind = {NPG: npg.Batch, TRPO: trpo.Batch}[algorithm]
-    algorithm = tiny(algorithm, ObsReward())
+@pytest.mark.parametrize("line_search", [False, True])
+def test_without_advantages_the_policy_stays_as_it_is(line_search):
+    algorithm = tiny(ObsReward(), line_search=line_search)
     params = algorithm.init(jax.random.key(0)).actor_params
-    batch = batch_of(kind, algorithm, params, np.ones((16, 1)), np.zeros(16))
+    batch = batch_of(algorithm, params, np.ones((16, 1)), np.zeros(16))
     new, metrics = jax.jit(algorithm._improve_policy)(params, batch, jax.random.key(0))
     chex.assert_trees_all_equal(new, params)
     assert metrics["kl"].value == 0.0
 
 
-def test_trpo_keeps_the_old_policy_where_the_step_is_not_finite():
-    algorithm = tiny(TRPO, ObsReward())
+def test_it_keeps_the_old_policy_where_the_step_is_not_finite():
+    algorithm = tiny(ObsReward())
     params = algorithm.init(jax.random.key(0)).actor_params
-    batch = batch_of(trpo.Batch, algorithm, params, np.ones((16, 1)), np.full(16, np.nan))
+    batch = batch_of(algorithm, params, np.ones((16, 1)), np.full(16, np.nan))
     new, metrics = jax.jit(algorithm._improve_policy)(params, batch, jax.random.key(0))
     chex.assert_trees_all_equal(new, params)
     assert metrics["accepted"].value == 0.0
 
 
-@both
-def test_only_the_policys_own_parameters_are_in_its_step(algorithm):
-    state = tiny(algorithm, Target()).init(jax.random.key(0))
+def test_only_the_policys_own_parameters_are_in_its_step():
+    state = tiny(Target()).init(jax.random.key(0))
     assert set(state.actor_params["params"]) == {"actor_trunk", "actor_head", "log_std"}
 
 
-@both
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -335,6 +330,6 @@ def test_only_the_policys_own_parameters_are_in_its_step(algorithm):
         ({"damping": -0.1}, "damping"),
     ],
 )
-def test_bad_hyper_parameters_are_one_clear_error(algorithm, changes, words):
+def test_bad_hyper_parameters_are_one_clear_error(changes, words):
     with pytest.raises(InputError, match=words):
-        tiny(algorithm, purerl.make("CartPole-v1"), **changes)
+        tiny(purerl.make("CartPole-v1"), **changes)

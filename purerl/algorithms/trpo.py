@@ -7,6 +7,9 @@ step is as long as the divergence allows to second order, and is then shortened 
 the surrogate has improved (appendix C). If no length will do, the policy stays as it is. Damping counts in the length
 too, as is usual: where the policy is all but deterministic hardly any change of it shows to second order.
 
+Without the line search this is the natural policy gradient (Kakade 2001, "A natural policy gradient"), with steps that
+have a given divergence to second order and are not checked.
+
 The value is fitted separately, by epochs of minibatches with Adam. A time limit is not treated as the end of the task:
 there the value of the true successor is bootstrapped (Pardo et al. 2018, arXiv:1712.00378).
 
@@ -97,6 +100,9 @@ class TRPO:
     damping: float = struct.field(default=0.1, help="added to the Fisher matrix's diagonal", within="[0, inf)")
     num_cg_iterations: int = struct.field(
         default=10, static=True, help="iterations of conjugate gradient", within="[1, inf)"
+    )
+    line_search: bool = struct.field(
+        default=True, static=True, help="shorten steps that go too far or are for the worse; without it this is NPG"
     )
     num_backtracks: int = struct.field(
         default=10, static=True, help="lengths that the line search tries, the full one first", within="[1, inf)"
@@ -237,7 +243,7 @@ class TRPO:
     # Learning
 
     def _improve_policy(self, params: PyTree, batch: Batch, key: Array) -> tuple[PyTree, Metrics]:
-        """The longest step along the natural gradient that stays near and is for the better (appendix C)."""
+        """A step along the natural gradient, which the line search keeps near and for the better."""
         flat, unravel = floats.ravel(params)
 
         def policy(flat: Array) -> Any:
@@ -247,6 +253,20 @@ class TRPO:
             policy, flat, batch.raw_action, batch.log_prob, batch.advantage
         )
         step, metrics = natural_step(surrogate, divergence, flat, self.max_kl, self.damping, self.num_cg_iterations)
+        new, search_metrics = flat + step, {}
+        if self.line_search:
+            new, search_metrics = self._search(surrogate, divergence, flat, step)
+        metrics |= search_metrics | {
+            "policy_loss": Mean.of(-surrogate(new)),
+            "entropy": Mean.of(policy(flat).entropy(key)),
+            "kl": Mean.of(divergence(new)),
+        }
+        return unravel(new), metrics
+
+    def _search(
+        self, surrogate: Callable[[Array], Array], divergence: Callable[[Array], Array], flat: Array, step: Array
+    ) -> tuple[Array, Metrics]:
+        """The longest part of `step` that stays near and is for the better (appendix C), or no step at all."""
         before = surrogate(flat)
 
         def shorten(chosen: Array, length: Array) -> tuple[Array, None]:
@@ -258,14 +278,7 @@ class TRPO:
         length, _ = lax.scan(shorten, jnp.float32(0.0), lengths)
         # A selection: where nothing was good the step may not even be finite.
         new = jnp.where(length > 0.0, flat + length * step, flat)
-        metrics |= {
-            "policy_loss": Mean.of(-surrogate(new)),
-            "entropy": Mean.of(policy(flat).entropy(key)),
-            "kl": Mean.of(divergence(new)),
-            "step_length": Mean.of(length),
-            "accepted": Mean.of(length > 0.0),
-        }
-        return unravel(new), metrics
+        return new, {"step_length": Mean.of(length), "accepted": Mean.of(length > 0.0)}
 
     def _optimizer(self, learning_rate: Array) -> optax.GradientTransformation:
         return optax.adam(learning_rate, eps=1e-5)

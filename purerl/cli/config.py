@@ -23,7 +23,7 @@ ALGORITHMS = {
     "a2c": "A2C",
     "impala": "IMPALA",
     "reinforce": "REINFORCE",
-    "npg": "NPG",
+    "npg": "TRPO",
     "trpo": "TRPO",
     "dqn": "DQN",
     "rainbow": "DQN",

@@ -15,8 +15,11 @@ OVERVIEW = {
     "a2c": ("discrete, continuous", "one gradient step from each short rollout (Mnih et al. 2016)"),
     "impala": ("discrete, continuous", "a2c from actions of older policies, with V-trace (Espeholt et al. 2018)"),
     "reinforce": ("discrete, continuous", "Monte-Carlo policy gradient with a choice of baselines (Williams 1992)"),
-    "npg": ("discrete, continuous", "policy steps of a given KL divergence along the natural gradient (Kakade 2001)"),
-    "trpo": ("discrete, continuous", "npg with a line search that keeps to the divergence (Schulman et al. 2015)"),
+    "npg": ("discrete, continuous", "trpo without its line search: steps of a given KL divergence (Kakade 2001)"),
+    "trpo": (
+        "discrete, continuous",
+        "steps along the natural gradient, as long as a KL divergence allows (Schulman et al. 2015)",
+    ),
     "dqn": ("discrete", "Q-learning from replay against a slow target network (Mnih et al. 2015)"),
     "rainbow": ("discrete", "dqn with the six improvements of Hessel et al. 2018"),
     "pqn": ("discrete", "Q-learning without replay or target network, from many environments (Gallici et al. 2024)"),

@@ -16,6 +16,8 @@ _ACTOR_CRITIC = Preset()
 
 _POLICY_GRADIENT = Preset()
 
+_NPG = _POLICY_GRADIENT.extended(hyperparameters={"line_search": False})
+
 _PQN = Preset(shares={"epsilon_steps": 0.2})
 
 
@@ -24,7 +26,7 @@ BASE = {
     "a2c": _ACTOR_CRITIC,
     "impala": _ACTOR_CRITIC,
     "reinforce": _POLICY_GRADIENT,
-    "npg": _POLICY_GRADIENT,
+    "npg": _NPG,
     "trpo": _POLICY_GRADIENT,
     "pqn": _PQN,
 }
@@ -124,7 +126,7 @@ GENERIC: dict[str, Callable[[Environment], Preset]] = {
     "a2c": _generic_actor_critic,
     "impala": _generic_actor_critic,
     "reinforce": _generic_policy_gradient,
-    "npg": _generic_policy_gradient,
+    "npg": lambda env: _generic_policy_gradient(env).extended(hyperparameters=_NPG.hyperparameters),
     "trpo": _generic_policy_gradient,
     "pqn": lambda env: _PQN_ON_IMAGES if is_image(env) else _PQN,
 }
@@ -273,7 +275,10 @@ TUNED: dict[str, dict[str, Preset]] = {
             hyperparameters={"learning_rate": 1e-2}, total_steps=600_000
         ),
     },
-    "npg": {"CartPole-v1": _POLICY_GRADIENT, "Pendulum-v1": _POLICY_GRADIENT_ON_PENDULUM},
+    "npg": {
+        "CartPole-v1": _NPG,
+        "Pendulum-v1": _POLICY_GRADIENT_ON_PENDULUM.extended(hyperparameters=_NPG.hyperparameters),
+    },
     "trpo": {"CartPole-v1": _POLICY_GRADIENT, "Pendulum-v1": _POLICY_GRADIENT_ON_PENDULUM},
     "pqn": {
         "CartPole-v1": _PQN.extended(hyperparameters={"learning_rate": 1e-3}),
