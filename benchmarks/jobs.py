@@ -31,12 +31,12 @@ CONTESTANTS = {
     "SB3": Contestant(("sb3_training.py", "--library", "sb3"), "sb3"),
     "SBX": Contestant(("sb3_training.py", "--library", "sbx"), "sbx"),
     "Brax": Contestant(("brax_training.py",)),
-    "purerl's command line": Contestant(("solve.py", "--library", "purerl")),
+    "purerl's script": Contestant(("solve.py", "--library", "purerl")),
     "SB3's script": Contestant(("solve.py", "--library", "sb3"), "sb3"),
     "stepping alone": Contestant(("floors.py", "--floor", "stepping")),
     "arithmetic alone": Contestant(("floors.py", "--floor", "arithmetic")),
 }
-OURS = ("purerl", "purerl, two processes", "purerl's command line")
+OURS = ("purerl", "purerl, two processes", "purerl's script")
 FLOORS = ("stepping alone", "arithmetic alone")
 FEW_ENVS = ("--num-envs", "4")
 
@@ -148,7 +148,7 @@ JOBS = [
         "solve-cartpole",
         "CartPole solved (evaluation of 475 or more), whole process",
         {},
-        {"purerl's command line": 500_000, "SB3's script": 100_000},
+        {"purerl's script": 100_000, "SB3's script": 100_000},
         quick=5_120,  # the first of the evaluations of SB3
         quick_flags=("--quick",),
         by_seconds=True,
