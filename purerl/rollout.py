@@ -77,7 +77,7 @@ def unroll(
 
     def step(loop: tuple[RolloutState, Array], keys: Array) -> tuple[tuple[RolloutState, Array], tuple]:
         state, num_starts = loop
-        action_key, env_key, start_key = keys
+        action_key, env_key, start_key = jax.random.wrap_key_data(keys, impl=jax.random.key_impl(key))
         action, carry, extras = policy.act(action_key, state.carry, state.timestep.obs)
         timestep = env.step(env_key, state.timestep.state, action)
         transition = Transition(
@@ -95,8 +95,10 @@ def unroll(
         state = jax.tree.map(lambda a, b: jnp.where(done, a, b), anew, onward)
         return (state, num_starts + done), (transition, onward.episode_return, onward.episode_length)
 
-    # All at once: in the loop the hashing behind keys costs more than a small environment.
+    # All at once: in the loop the hashing behind keys costs as much as a small environment. As numbers, because where
+    # `jax.vmap` transposes keys on their way into a loop, `jax.debug_key_reuse` takes that for a use.
     keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index), 3))(jnp.arange(length))
+    keys = jax.random.key_data(keys)
     (state, _), (transitions, returns, lengths) = lax.scan(step, (state, jnp.int32(0)), keys)
     ended = transitions.done
     metrics = {"episode_return": Mean.of(returns, ended), "episode_length": Mean.of(lengths, ended)}
