@@ -18,11 +18,12 @@ from purerl.types import Array, Metrics, PyTree
 
 
 class Members:
-    """The members of a population in this process. Begin with `init` or `load`."""
+    """The members of a population in this process. Begin with `compile_init` and `init`, or with `load`."""
 
     def __init__(self, population: Population) -> None:
         self._population = population
         self._state: PyTree = None
+        self._init: Any = None
         self._evaluation: Any = None
 
     def __enter__(self) -> Members:
@@ -31,11 +32,14 @@ class Members:
     def __exit__(self, *_: object) -> None:
         """Nothing: the process stays."""
 
+    def compile_init(self) -> None:
+        """Get ready to `init`."""
+        self._init = _init.lower(self._population, jax.random.key(0)).compile()
+
     def init(self, key: Array) -> float:
-        """Begin afresh; returns the seconds that it took, without compiling."""
-        program = _init.lower(self._population, key).compile()
+        """Begin afresh, with the random warm-up if there is one; returns the seconds that it took."""
         begun = time.perf_counter()
-        self._state = jax.block_until_ready(program(self._population, key))
+        self._state = jax.block_until_ready(self._init(self._population, key))
         return time.perf_counter() - begun
 
     def load(self, state: PyTree) -> None:

@@ -65,6 +65,10 @@ class Processes:
         for process, _ in self._workers:
             process.join()
 
+    def compile_init(self) -> None:
+        """As `Members.compile_init`."""
+        self._call("compile_init")
+
     def init(self, key: Array) -> float:
         """As `Members.init`; the seconds of the slowest process."""
         return max(self._call("init", key))

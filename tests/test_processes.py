@@ -26,6 +26,7 @@ def build() -> Population:
 @pytest.fixture(scope="module")
 def processes() -> Iterator[Processes]:
     with Processes(build, 2) as processes:
+        processes.compile_init()
         processes.init(jax.random.key(0))
         processes.compile_evaluation(BATCH, explore=False)
         yield processes
@@ -34,6 +35,7 @@ def processes() -> Iterator[Processes]:
 @pytest.fixture(scope="module")
 def members() -> Members:
     members = Members(build())
+    members.compile_init()
     members.init(jax.random.key(0))
     members.compile_evaluation(BATCH, explore=False)
     return members
@@ -69,7 +71,7 @@ def test_a_process_that_is_gone_is_told() -> None:
     with Processes(build, 2) as processes:
         processes._workers[1][0].kill()
         with pytest.raises(InputError, match="was killed"):
-            processes.init(jax.random.key(0))
+            processes.compile_init()
 
 
 def test_parts_are_all_members_in_shares_as_even_as_can_be() -> None:

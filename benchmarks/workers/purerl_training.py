@@ -30,6 +30,7 @@ def train(algorithm, key, iterations):
 def train_spread(build, num_processes, key, iterations):
     """The same in several processes."""
     with Processes(build, num_processes) as members:
+        members.compile_init()
         members.init(key)
         compile_seconds, _ = seconds(members.advance, 0)
         seconds(members.advance, iterations)

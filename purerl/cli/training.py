@@ -137,7 +137,12 @@ class Training:
         screen.phase("compiling")
         begun = time.perf_counter()
         if self._restored is None:
+            members.compile_init()
+            if self.population.warmup_iterations:
+                screen.phase("warming up")
             self._session["init_seconds"] = members.init(self._key)
+            if self.population.warmup_iterations:
+                screen.phase("compiling")
         else:
             members.load(self._restored)
             self._restored = None  # its memory is used again

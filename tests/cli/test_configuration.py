@@ -331,6 +331,7 @@ def test_evaluations_are_small_where_episodes_are_a_large_part_of_the_run(
 def test_an_evaluation_without_time_plays_one_batch_of_the_same_episodes() -> None:
     agent = purerl.PPO(env=purerl.make("CartPole-v1"), network=purerl.ActorCritic(trunk=purerl.MLP((8,))))
     members = Members(purerl.Population(agent, 2))
+    members.compile_init()
     members.init(jax.random.key(0))
     evaluator = Evaluator(members, 4, explore=False)
     hurried = evaluator(jax.random.key(1), 10, seconds=0.0)
