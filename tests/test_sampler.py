@@ -9,8 +9,8 @@ import numpy as np
 from jax.tree_util import Partial
 from probes import Probe, _timestep
 
-from purerl import rollout, struct
-from purerl.sampler import Sampler
+from purerl import rollout, sampler, struct
+from purerl.sampler import init_sampler
 from purerl.types import Policy
 from purerl.views import view
 
@@ -32,7 +32,24 @@ class Uneven(Probe):
         return _timestep((start, now), now, reward=now - 5.0, terminated=over & even, truncated=over & ~even)
 
 
-SAMPLER = Sampler(
+@struct.dataclass
+class Sampling:
+    """Of an algorithm, what the sampler asks for."""
+
+    env: Uneven
+    gamma: float
+    reward_scale: float
+    num_envs: int = struct.field(static=True)
+    rollout_length: int = struct.field(static=True)
+    steps_per_reset: int = struct.field(static=True)
+    normalize_observations: bool = struct.field(static=True)
+    normalize_rewards: bool = struct.field(static=True)
+
+    def init(self, key, carry):
+        return init_sampler(self, key, carry, normalize_rewards=self.normalize_rewards)
+
+
+SAMPLER = Sampling(
     env=Uneven(),
     gamma=GAMMA,
     reward_scale=0.5,
@@ -43,7 +60,7 @@ SAMPLER = Sampler(
     normalize_rewards=True,
 )
 POLICY = Policy(Partial(lambda key, carry, obs: (jnp.int32(0), carry + 1, {})), jnp.int32(0))
-collect = jax.jit(Sampler.collect)
+collect = jax.jit(sampler.collect)
 
 
 def collected(sampler, num_batches):

@@ -25,7 +25,7 @@ from purerl.errors import InputError
 from purerl.networks import ActorCritic
 from purerl.recurrent import along, along_transitions, sequences
 from purerl.returns import vtrace
-from purerl.sampler import Sampler, SamplerState
+from purerl.sampler import SamplerState, collect, init_sampler
 from purerl.schedules import schedule_factor
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
 from purerl.value_fitting import explained_variance
@@ -39,7 +39,7 @@ class IMPALAState:
     Attributes:
         key: randomness of all that is still to come.
         iteration: int32, iterations done.
-        sampler: environments in flight and statistics; the state of `_sampler`.
+        sampler: environments in flight and statistics of what was seen there.
         params: network parameters.
         recent_params: those of the last ``lag + 1`` iterations, a ring ``[lag + 1, ...]``.
         opt_state: of the optimiser.
@@ -136,7 +136,9 @@ class IMPALA:
         return IMPALAState(
             key=key,
             iteration=jnp.int32(0),
-            sampler=self._sampler.init(reset_key, self.network.initial_carry()),
+            sampler=init_sampler(
+                self, reset_key, self.network.initial_carry(), normalize_rewards=self.normalize_rewards
+            ),
             params=params,
             recent_params=jax.tree.map(lambda leaf: jnp.stack([leaf] * (self.lag + 1)), params),
             opt_state=self._optimizer(jnp.float32(0.0)).init(params),
@@ -154,7 +156,7 @@ class IMPALA:
         key, collect_key, entropy_key = jax.random.split(state.key, 3)
         recent_params, acting_params = self._remember(state)
         policy = self.policy(struct.replace(state, params=acting_params), explore=True)
-        sampler, transitions, episodes = self._sampler.collect(state.sampler, policy, collect_key)
+        sampler, transitions, episodes = collect(self, state.sampler, policy, collect_key)
         batch = self._estimate(state, transitions)
         learning_rate = self.learning_rate * schedule_factor(self.schedule, state.iteration, self.steps_per_iteration)
         params, opt_state, metrics = self._update(state, batch, learning_rate, entropy_key)
@@ -186,21 +188,6 @@ class IMPALA:
         # Written before it is read, the ring stays in place; the other way round XLA copies it in every iteration.
         ring = jax.tree.map(lambda ring, leaf: ring.at[newest].set(leaf), state.recent_params, state.params)
         return ring, jax.tree.map(lambda ring: ring[oldest], ring)
-
-    # Sampling
-
-    @property
-    def _sampler(self) -> Sampler:
-        return Sampler(
-            env=self.env,
-            gamma=self.gamma,
-            reward_scale=self.reward_scale,
-            num_envs=self.num_envs,
-            rollout_length=self.rollout_length,
-            steps_per_reset=self.steps_per_reset,
-            normalize_observations=self.normalize_observations,
-            normalize_rewards=self.normalize_rewards,
-        )
 
     # Estimating
 

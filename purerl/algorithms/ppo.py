@@ -28,7 +28,7 @@ from purerl.minibatches import accumulate_gradient, shuffled_indices
 from purerl.networks import ActorCritic
 from purerl.recurrent import along, along_transitions, sequences
 from purerl.returns import gae
-from purerl.sampler import Sampler, SamplerState
+from purerl.sampler import SamplerState, collect, init_sampler
 from purerl.schedules import schedule_factor
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
 from purerl.value_fitting import explained_variance
@@ -42,7 +42,7 @@ class PPOState:
     Attributes:
         key: randomness of all that is still to come.
         iteration: int32, iterations done.
-        sampler: environments in flight and statistics; the state of `_sampler`.
+        sampler: environments in flight and statistics of what was seen there.
         params: network parameters.
         opt_state: of the optimiser.
         kl_coef: float32, beta of the adaptive KL penalty.
@@ -159,7 +159,9 @@ class PPO:
         return PPOState(
             key=key,
             iteration=jnp.int32(0),
-            sampler=self._sampler.init(reset_key, self.network.initial_carry()),
+            sampler=init_sampler(
+                self, reset_key, self.network.initial_carry(), normalize_rewards=self.normalize_rewards
+            ),
             params=params,
             opt_state=self._optimizer(jnp.float32(0.0)).init(params),
             kl_coef=jnp.float32(1.0),
@@ -173,7 +175,7 @@ class PPO:
         """Collect, estimate, update."""
         key, collect_key, update_key = jax.random.split(state.key, 3)
         policy = self.policy(state, explore=True)
-        sampler, transitions, episodes = self._sampler.collect(state.sampler, policy, collect_key)
+        sampler, transitions, episodes = collect(self, state.sampler, policy, collect_key)
         batch = self._estimate(state, transitions)
         learning_rate = self.learning_rate * schedule_factor(self.schedule, state.iteration, self.steps_per_iteration)
         params, opt_state, metrics = self._update(state, batch, learning_rate, update_key)
@@ -202,21 +204,6 @@ class PPO:
     def _init_params(self, key: Array) -> PyTree:
         carry, obs = self.network.initial_carry(), blank_view(self.env.observation_space)
         return self._network.init(key, carry, obs, method="advance")
-
-    # Sampling
-
-    @property
-    def _sampler(self) -> Sampler:
-        return Sampler(
-            env=self.env,
-            gamma=self.gamma,
-            reward_scale=self.reward_scale,
-            num_envs=self.num_envs,
-            rollout_length=self.rollout_length,
-            steps_per_reset=self.steps_per_reset,
-            normalize_observations=self.normalize_observations,
-            normalize_rewards=self.normalize_rewards,
-        )
 
     # Estimating
 

@@ -27,7 +27,7 @@ from purerl.minibatches import shuffled_indices
 from purerl.networks import MLP
 from purerl.q_networks import QNetwork
 from purerl.returns import lambda_returns
-from purerl.sampler import Sampler, SamplerState
+from purerl.sampler import SamplerState, collect, init_sampler
 from purerl.schedules import schedule_factor
 from purerl.spaces import Discrete
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
@@ -42,7 +42,7 @@ class PQNState:
     Attributes:
         key: randomness of all that is still to come.
         iteration: int32, iterations done.
-        sampler: environments in flight and statistics; the state of `_sampler`.
+        sampler: environments in flight and statistics of what was seen there.
         params: network parameters.
         opt_state: of the optimiser.
     """
@@ -134,7 +134,7 @@ class PQN:
         return PQNState(
             key=key,
             iteration=jnp.int32(0),
-            sampler=self._sampler.init(reset_key, ()),
+            sampler=init_sampler(self, reset_key, (), normalize_rewards=False),
             params=params,
             opt_state=self._optimizer(jnp.float32(0.0)).init(params),
         )
@@ -150,7 +150,7 @@ class PQN:
         """Collect, estimate, update."""
         key, collect_key, update_key = jax.random.split(state.key, 3)
         policy = self.policy(state, explore=True)
-        sampler, transitions, episodes = self._sampler.collect(state.sampler, policy, collect_key)
+        sampler, transitions, episodes = collect(self, state.sampler, policy, collect_key)
         batch = self._estimate(state, transitions)
         learning_rate = self.learning_rate * schedule_factor(self.schedule, state.iteration, self.steps_per_iteration)
         params, opt_state, metrics = self._update(state, batch, learning_rate, update_key)
@@ -206,21 +206,6 @@ class PQN:
     def _epsilon(self, iteration: Array) -> Array:
         share = jnp.minimum(self._env_steps(iteration) / self.epsilon_steps, 1.0)
         return jnp.asarray(self.initial_epsilon + share * (self.final_epsilon - self.initial_epsilon), jnp.float32)
-
-    # Sampling
-
-    @property
-    def _sampler(self) -> Sampler:
-        return Sampler(
-            env=self.env,
-            gamma=self.gamma,
-            reward_scale=self.reward_scale,
-            num_envs=self.num_envs,
-            rollout_length=self.rollout_length,
-            steps_per_reset=self.steps_per_reset,
-            normalize_observations=self.normalize_observations,
-            normalize_rewards=False,
-        )
 
     # Estimating
 

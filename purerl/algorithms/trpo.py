@@ -32,7 +32,7 @@ from purerl.errors import InputError
 from purerl.natural_gradient import natural_step, surrogate_and_divergence
 from purerl.networks import ActorCritic
 from purerl.returns import gae
-from purerl.sampler import Sampler, SamplerState
+from purerl.sampler import SamplerState, collect, init_sampler
 from purerl.schedules import schedule_factor
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
 from purerl.value_fitting import explained_variance, fit_value
@@ -46,7 +46,7 @@ class TRPOState:
     Attributes:
         key: randomness of all that is still to come.
         iteration: int32, iterations done.
-        sampler: environments in flight and statistics; the state of `_sampler`.
+        sampler: environments in flight and statistics of what was seen there.
         actor_params: of the policy.
         critic_params: of the value.
         critic_opt_state: of the value's optimiser.
@@ -157,7 +157,9 @@ class TRPO:
         return TRPOState(
             key=key,
             iteration=jnp.int32(0),
-            sampler=self._sampler.init(reset_key, self.network.initial_carry()),
+            sampler=init_sampler(
+                self, reset_key, self.network.initial_carry(), normalize_rewards=self.normalize_rewards
+            ),
             actor_params=self._network.init(actor_key, blank, method="actor"),
             critic_params=critic_params,
             critic_opt_state=self._optimizer(jnp.float32(0.0)).init(critic_params),
@@ -171,7 +173,7 @@ class TRPO:
         """Collect, estimate, improve the policy, fit the value."""
         key, collect_key, entropy_key, critic_key = jax.random.split(state.key, 4)
         policy = self.policy(state, explore=True)
-        sampler, transitions, episodes = self._sampler.collect(state.sampler, policy, collect_key)
+        sampler, transitions, episodes = collect(self, state.sampler, policy, collect_key)
         batch = self._estimate(state, transitions)
         learning_rate = self.learning_rate * schedule_factor(self.schedule, state.iteration, self.steps_per_iteration)
         actor_params, actor_metrics = self._improve_policy(state.actor_params, batch, entropy_key)
@@ -197,21 +199,6 @@ class TRPO:
 
     def _critic(self, params: PyTree, obs: Array) -> Any:
         return self._network.apply(params, obs, method="critic")
-
-    # Sampling
-
-    @property
-    def _sampler(self) -> Sampler:
-        return Sampler(
-            env=self.env,
-            gamma=self.gamma,
-            reward_scale=self.reward_scale,
-            num_envs=self.num_envs,
-            rollout_length=self.rollout_length,
-            steps_per_reset=self.steps_per_reset,
-            normalize_observations=self.normalize_observations,
-            normalize_rewards=self.normalize_rewards,
-        )
 
     # Estimating
 
