@@ -146,7 +146,7 @@ JOBS = [
     _brax("apg", "reacher", 16, purerl=40, brax=40),
     Job(
         "solve-cartpole",
-        "CartPole solved (evaluation of 475 or more), whole process",
+        "CartPole to 475, whole process",
         {},
         {"purerl's script": 100_000, "SB3's script": 100_000},
         quick=5_120,  # the first of the evaluations of SB3

@@ -110,7 +110,8 @@ def draw(path: Path, jobs: Mapping[str, Any]) -> None:
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_yticks(places, labels, fontsize=7)
-    axes.set_xlabel("times as fast as the peer (medians; lines from the lowest to the highest round)")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("times as fast as the peer: median and range of rounds")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
