@@ -44,12 +44,13 @@ class Progress:
 @partial(jax.jit, donate_argnums=1)
 def advance(algorithm: Algorithm, state: PyTree, num_iterations: Array) -> tuple[PyTree, Metrics]:
     """Do `num_iterations` (a traced integer: one program serves all) and merge their metrics. Consumes `state`."""
-    shapes = jax.eval_shape(algorithm.step, state)[1]
+    step = jax.jit(algorithm.step)  # is traced once, for its shapes and for the loop
+    shapes = jax.eval_shape(step, state)[1]
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     def iteration(_: Array, carry: tuple[PyTree, Metrics]) -> tuple[PyTree, Metrics]:
         state, total = carry
-        state, metrics = algorithm.step(state)
+        state, metrics = step(state)
         return state, jax.tree.map(jnp.add, total, metrics)
 
     return lax.fori_loop(0, num_iterations, iteration, (state, nothing))

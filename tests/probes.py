@@ -41,38 +41,51 @@ class Probe:
 
 
 @struct.dataclass
-class ObsReward(Probe):
+class Line(Probe):
+    """An observation that moves by `drift`, and a reward of ``(obs_weight + action_weight * action) * obs``.
+
+    Several probes in one: only numbers tell them apart, so that an algorithm compiles once for all of them.
+    """
+
+    random_sign: bool = False  # whether the first observation is +1 or -1 instead of `start`
+    start: float = 0.0
+    drift: float = 0.0
+    obs_weight: float = 1.0
+    action_weight: float = 0.0
+    length: int = 1  # steps after which the task ends
+    limit: int = 1_000_000  # steps after which we stop looking
+
+    def reset(self, key):
+        sign = 2.0 * jax.random.bernoulli(key).astype(jnp.float32) - 1.0
+        obs = jnp.where(self.random_sign, sign, self.start)
+        return _timestep((obs, jnp.int32(0)), obs)
+
+    def step(self, key, state, action):
+        obs, steps = state
+        reward = (self.obs_weight + self.action_weight * self.signed(action)) * obs
+        obs, steps = obs + self.drift, steps + 1
+        ended = steps >= self.length
+        return _timestep((obs, steps), obs, reward, ended, (steps >= self.limit) & ~ended)
+
+
+def obs_reward(*, continuous=False):
     """One step; the reward equals the observation, +1 or -1. V(obs) = obs."""
-
-    def reset(self, key):
-        obs = 2.0 * jax.random.bernoulli(key).astype(jnp.float32) - 1.0
-        return _timestep(obs, obs)
-
-    def step(self, key, state, action):
-        return _timestep(state, state, reward=state, terminated=True)
+    return Line(continuous, random_sign=True)
 
 
-@struct.dataclass
-class Delay(Probe):
-    """Two steps, reward 1 at the second. V(first) = gamma, V(second) = 1."""
-
-    def reset(self, key):
-        return _timestep(jnp.int32(0), 0.0)
-
-    def step(self, key, state, action):
-        return _timestep(state + 1, state + 1.0, reward=state, terminated=state == 1)
+def delay(*, continuous=False):
+    """Two steps, from 0 to 1; reward 1 at the second. V(0) = gamma, V(1) = 1."""
+    return Line(continuous, drift=1.0, length=2)
 
 
-@struct.dataclass
-class ActionTimesObs(Probe):
+def action_times_obs(*, continuous=False):
     """One step; the reward is the product of the action (-1 to 1) and the observation (+-1)."""
+    return Line(continuous, random_sign=True, obs_weight=0.0, action_weight=1.0)
 
-    def reset(self, key):
-        obs = 2.0 * jax.random.bernoulli(key).astype(jnp.float32) - 1.0
-        return _timestep(obs, obs)
 
-    def step(self, key, state, action):
-        return _timestep(state, state, reward=state * self.signed(action), terminated=True)
+def endless(*, continuous=False, limit=3):
+    """Reward 1 for ever, looked at for `limit` steps at a time. V = 1 / (1 - gamma), whatever the limit."""
+    return Line(continuous, start=1.0, length=2**30, limit=limit)
 
 
 @struct.dataclass
@@ -106,19 +119,6 @@ class Recall(Probe):
         sign, now = state
         last = now == 2
         return _timestep((sign, now + 1), 0.0, reward=jnp.where(last, sign * self.signed(action), 0.0), terminated=last)
-
-
-@struct.dataclass
-class Endless(Probe):
-    """Reward 1 for ever, looked at for `limit` steps at a time. V = 1 / (1 - gamma), whatever the limit."""
-
-    limit: int = 3
-
-    def reset(self, key):
-        return _timestep(jnp.int32(0), 1.0)
-
-    def step(self, key, state, action):
-        return _timestep(state + 1, 1.0, reward=1.0, truncated=state + 1 >= self.limit)
 
 
 @struct.dataclass

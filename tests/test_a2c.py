@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from probes import ActionTimesObs, ObsReward
-from test_contract import NETWORK, bits, last
+from probes import action_times_obs, obs_reward
+from test_contract import NETWORK, begin, bits, last
 
 import purerl
 from purerl import A2C, GRU, PPO, ActorCritic, InputError, LinearDecay, iterate
@@ -22,7 +22,7 @@ def a2c(env, **changes):
 
 
 def run(algorithm, iterations, seed=0):
-    return last(iterate(algorithm, algorithm.init(jax.random.key(seed)), iterations, every=iterations)).state
+    return last(iterate(algorithm, begin(algorithm, jax.random.key(seed)), iterations, every=iterations)).state
 
 
 def both(env, iterations, **changes):
@@ -103,7 +103,7 @@ def test_one_step_against_a_slow_reference(max_grad_norm):
     algorithm = a2c(
         purerl.make("CartPole-v1"), num_envs=3, entropy_coef=0.1, value_coef=0.7, max_grad_norm=max_grad_norm
     )
-    state = algorithm.init(jax.random.key(0))
+    state = begin(algorithm, jax.random.key(0))
     # Poles that have begun to fall end episodes within the rollout.
     falling = np.float32([[0, 0, 0.1, 1.5], [0, 0, 0, 0], [0, 0, -0.1, -1.5]])
     flight = state.sampler.rollout
@@ -122,7 +122,7 @@ def test_one_step_against_a_slow_reference(max_grad_norm):
 
 
 def test_the_gradient_is_that_of_the_expected_reward():
-    algorithm = a2c(ActionTimesObs(), value_coef=0.0)
+    algorithm = a2c(action_times_obs(), value_coef=0.0)
     network = algorithm.network.clone(action_space=algorithm.env.action_space)
     params = network.init(jax.random.key(0), jnp.zeros(1))
     # Probabilities of 1/4 and 3/4, so that eight actions can be taken exactly as often as they are expected.
@@ -153,7 +153,7 @@ def test_the_gradient_is_that_of_the_expected_reward():
 
 
 def test_rmsprop_and_adam_keep_different_statistics():
-    rmsprop, adam = (jax.eval_shape(a2c(ObsReward(), adam=adam).init, jax.random.key(0)) for adam in (False, True))
+    rmsprop, adam = (jax.eval_shape(a2c(obs_reward(), adam=adam).init, jax.random.key(0)) for adam in (False, True))
     count = len(jax.tree.leaves(rmsprop.params))
     assert len(jax.tree.leaves(rmsprop.opt_state)) == count  # squares
     assert len(jax.tree.leaves(adam.opt_state)) == 2 * count + 1  # means, squares, and how many
@@ -161,7 +161,7 @@ def test_rmsprop_and_adam_keep_different_statistics():
 
 def test_learning_rate_is_annealed():
     algorithm = a2c(purerl.make("CartPole-v1"), learning_rate=1.0, schedule=LinearDecay(steps=4 * 32.0))
-    progresses = iterate(algorithm, algorithm.init(jax.random.key(0)), 4)
+    progresses = iterate(algorithm, begin(algorithm, jax.random.key(0)), 4)
     rates = [float(progress.metrics["learning_rate"].value) for progress in progresses]
     np.testing.assert_allclose(rates, [1.0, 0.75, 0.5, 0.25])
 

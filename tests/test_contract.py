@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import ActionTimesObs, Delay, Endless, ObsReward, Target
+from probes import Target, action_times_obs, delay, endless, obs_reward
 
 import purerl
 from purerl import (
@@ -193,7 +193,7 @@ PPO_ON_PROBE = {
     "normalize_rewards": False,
 }
 
-# One row per algorithm; DQN is several, as its pieces meet in no other place.
+# One row per algorithm, and some with other pieces.
 ALGORITHMS = {
     "ppo": Row(ppo, PPO_ON_PROBE, ppo_value, lambda state: state.params, either=True),
     "recurrent_ppo": Row(
@@ -284,8 +284,18 @@ ALGORITHMS = {
         discrete=False,
     ),
 }
-every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
-every_one_with_a_value = pytest.mark.parametrize("name", [name for name, row in ALGORITHMS.items() if row.value])
+# Made of pieces that other rows have, and that have tests of their own.
+VARIANTS = ("recurrent_a2c", "npg", "rainbow")
+
+
+def for_each(names):
+    """A test for each of these rows; variants only with ``--slow``."""
+    rows = [pytest.param(name, marks=pytest.mark.slow) if name in VARIANTS else name for name in names]
+    return pytest.mark.parametrize("name", rows)
+
+
+every_algorithm = for_each(ALGORITHMS)
+every_one_with_a_value = for_each(name for name, row in ALGORITHMS.items() if row.value)
 
 
 def tiny(name, **changes):
@@ -301,10 +311,16 @@ def trained(name, probe, iterations, **changes):
     return algorithm, state, lambda *seen: float(row.value(algorithm, state, jnp.float32(seen)[:, None]))
 
 
+@jax.jit
+def begin(algorithm, key):
+    """Compiled once for all tests of an algorithm."""
+    return algorithm.init(key)
+
+
 def learn(algorithm, seed, iterations, every=None):
     """The state after `iterations` beyond the warm-up."""
     total = algorithm.warmup_iterations + iterations
-    return last(iterate(algorithm, algorithm.init(jax.random.key(seed)), total, every=every or total)).state
+    return last(iterate(algorithm, begin(algorithm, jax.random.key(seed)), total, every=every or total)).state
 
 
 def bits(tree):
@@ -345,7 +361,7 @@ def test_traces_on_other_kinds_of_spaces(name, env):
 @every_algorithm
 def test_metrics_are_finite_means_with_constant_names(name):
     algorithm = tiny(name)
-    state = algorithm.init(jax.random.key(0))
+    state = begin(algorithm, jax.random.key(0))
     names = set(jax.eval_shape(algorithm.step, state)[1])
     progress = last(iterate(algorithm, state, 16, every=8))
     assert set(progress.metrics) == names
@@ -362,7 +378,7 @@ def test_a_population_may_vary_every_numeric_leaf(name):
     varied = {n: np.float32([0.5, 0.6]) * getattr(algorithm, n) for n in leaves}
     varied[f"env.params.{ALGORITHMS[name].env[2]}"] = np.float32([9.8, 20.0])
     population = Population(algorithm, 2, varied)
-    progress = last(iterate(population, population.init(jax.random.key(0)), 4, every=4))
+    progress = last(iterate(population, begin(population, jax.random.key(0)), 4, every=4))
     for metric, mean in progress.metrics.items():
         assert mean.total.shape == (2,), metric
 
@@ -386,8 +402,8 @@ def test_results_do_not_depend_on_the_chunk_length(name):
 @every_algorithm
 def test_save_restore_continue_is_bit_equal(name, tmp_path):
     algorithm = tiny(name)
-    uninterrupted = last(iterate(algorithm, algorithm.init(jax.random.key(3)), 6, every=6)).state
-    halfway = last(iterate(algorithm, algorithm.init(jax.random.key(3)), 4, every=2)).state
+    uninterrupted = last(iterate(algorithm, begin(algorithm, jax.random.key(3)), 6, every=6)).state
+    halfway = last(iterate(algorithm, begin(algorithm, jax.random.key(3)), 4, every=2)).state
     checkpoint.save(tmp_path, 4, halfway)
     restored = checkpoint.restore(tmp_path, 4, jax.eval_shape(algorithm.init, jax.random.key(0)))
     chex.assert_trees_all_equal(bits(halfway), bits(restored))
@@ -403,7 +419,7 @@ def test_evaluation_does_not_perturb_training(name):
     )
 
     def run(evaluating):
-        for progress in iterate(algorithm, algorithm.init(jax.random.key(4)), 5):
+        for progress in iterate(algorithm, begin(algorithm, jax.random.key(4)), 5):
             if evaluating:
                 assert assess(progress.state, jax.random.key(99)).finished.all()
         return bits(progress.state)
@@ -422,7 +438,7 @@ def test_a_policy_passes_through_jit_without_compiling_again(name):
         env, options, physics = ALGORITHMS[name].env
         for seed, gravity in ((0, 9.8), (1, 20.0)):
             algorithm = ALGORITHMS[name].make(purerl.make(env, **options, **{physics: gravity}))
-            policy = algorithm.policy(algorithm.init(jax.random.key(seed)), explore=explore)
+            policy = algorithm.policy(begin(algorithm, jax.random.key(seed)), explore=explore)
             act(policy, jax.random.key(seed), jnp.zeros(algorithm.env.observation_space.shape))
             programs.append(act._cache_size())
         assert programs[0] == programs[1]
@@ -432,7 +448,7 @@ def test_a_policy_passes_through_jit_without_compiling_again(name):
 def test_policies_of_a_population_keep_what_their_members_vary(name):
     physics = f"env.params.{ALGORITHMS[name].env[2]}"
     population = Population(tiny(name), 2, {physics: np.float32([9.8, 20.0])})
-    policies = population.policy(population.init(jax.random.key(0)), explore=False)
+    policies = population.policy(begin(population, jax.random.key(0)), explore=False)
     obs = jnp.zeros(population.env.observation_space.shape)
     actions = jax.vmap(lambda policy: policy.act(jax.random.key(1), policy.carry, obs)[0])(policies)
     assert actions.shape == (2, *population.env.action_space.shape)
@@ -460,26 +476,23 @@ def test_a_key_used_twice_would_be_noticed():
 
 
 @every_algorithm
-def test_training_is_a_pure_function_too(name):
-    algorithm = tiny(name)
-    state, metrics = jax.jit(lambda key: purerl.train(algorithm, key, 3))(jax.random.key(5))
-    assert int(state.iteration) == algorithm.warmup_iterations + 3
-    assert metrics["episode_length"].count.shape == (3,)
-
-
-# Not Rainbow: units of its streams that are off for a whole batch have a gradient of exactly 0, where Adam's
-# square root has no derivative. That is so for any network of relu units; in the others here none is switched off. Nor
-# PQN: optax's rectified Adam takes the root of a negative number in its first steps and drops it by a selection.
-@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in ("rainbow", "pqn")])
-def test_training_can_be_vmapped_and_differentiated(name):
+def test_training_is_a_pure_function_to_vmap_and_differentiate(name):
     algorithm = tiny(name)
 
     def final_weight(learning_rate, key):
-        state, _ = purerl.train(dataclasses.replace(algorithm, learning_rate=learning_rate), key, 2)
-        return jax.tree.leaves(ALGORITHMS[name].params(state))[0].sum()
+        state, metrics = purerl.train(dataclasses.replace(algorithm, learning_rate=learning_rate), key, 2)
+        return jax.tree.leaves(ALGORITHMS[name].params(state))[0].sum(), (state.iteration, metrics)
 
-    rates = jnp.float32([1e-3, 2e-3])
-    slopes = jax.jit(jax.vmap(jax.grad(final_weight)))(rates, jax.random.split(jax.random.key(0), 2))
+    # Not Rainbow: units of its streams that are off for a whole batch have a gradient of exactly 0, where Adam's
+    # square root has no derivative. That is so for any network of relu units; in the others here none is switched off.
+    # Nor PQN: optax's rectified Adam takes the root of a negative number in its first steps and drops it again.
+    differentiable = name not in ("rainbow", "pqn")
+    function = jax.value_and_grad(final_weight, has_aux=True) if differentiable else final_weight
+    rates, keys = jnp.float32([1e-3, 2e-3]), jax.random.split(jax.random.key(0), 2)
+    result = jax.jit(jax.vmap(function))(rates, keys)
+    (_, (iteration, metrics)), slopes = result if differentiable else (result, rates)
+    assert (iteration == algorithm.warmup_iterations + 2).all()
+    assert metrics["episode_length"].count.shape == (2, 2)
     assert np.isfinite(slopes).all()
     assert (slopes != 0).all()
 
@@ -493,26 +506,26 @@ def probe(kind, name, **options):
 
 @every_one_with_a_value
 def test_value_depends_on_the_observation(name):
-    _, _, value = trained(name, probe(ObsReward, name), 150)
+    _, _, value = trained(name, probe(obs_reward, name), 150)
     np.testing.assert_allclose([value(1.0), value(-1.0)], [1.0, -1.0], atol=0.05)
 
 
 @every_one_with_a_value
 def test_value_is_discounted(name):
-    _, _, value = trained(name, probe(Delay, name), 150, gamma=0.7)
+    _, _, value = trained(name, probe(delay, name), 150, gamma=0.7)
     np.testing.assert_allclose([value(0.0), value(0.0, 1.0)], [0.7, 1.0], atol=0.05)
 
 
 @every_one_with_a_value
 def test_a_time_limit_is_not_the_end_of_the_task(name):
-    _, _, value = trained(name, probe(Endless, name, limit=3), 300, gamma=0.9)
+    _, _, value = trained(name, probe(endless, name, limit=3), 300, gamma=0.9)
     # Treating the limit as terminal would give (1 - 0.9**3) / (1 - 0.9) = 2.71 at most.
     np.testing.assert_allclose(value(1.0), 10.0, rtol=0.05)
 
 
 @every_algorithm
 def test_the_right_action_depends_on_the_observation(name):
-    algorithm, state, _ = trained(name, probe(ActionTimesObs, name), 150)
+    algorithm, state, _ = trained(name, probe(action_times_obs, name), 150)
     for explore, bar in ((False, 0.97), (True, 0.8)):
         episodes = purerl.evaluate(
             algorithm.env, algorithm.policy(state, explore=explore), jax.random.key(7), num_episodes=64
@@ -520,7 +533,7 @@ def test_the_right_action_depends_on_the_observation(name):
         assert np.mean(episodes.episode_return) >= bar
 
 
-@pytest.mark.parametrize("name", [name for name, row in ALGORITHMS.items() if row.either or not row.discrete])
+@for_each(name for name, row in ALGORITHMS.items() if row.either or not row.discrete)
 def test_continuous_actions_arrive_in_the_environments_units(name):
     algorithm, state, _ = trained(name, Target(), 300)
     policy = algorithm.policy(state, explore=False)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from environments.environment_contract import check_types
 from jax.tree_util import Partial
-from probes import Delay
+from probes import Counter, delay
 from scipy.optimize import lsq_linear
 
 from purerl import InputError, rollout, struct
@@ -344,7 +344,7 @@ def test_neutral_actions():
 @pytest.mark.parametrize("planner", [ILQR(2), MPPI(2), Shooting(2)], ids=["ilqr", "mppi", "shooting"])
 def test_what_cannot_be_planned_is_refused(planner):
     with pytest.raises(InputError, match=r"continuous actions, got Discrete\(2\)"):
-        planner.plan(Delay(), jnp.int32(0), KEY)
+        planner.plan(delay(), jnp.int32(0), KEY)
     with pytest.raises(InputError, match=r"shape \(2, 1\), got \(3, 1\)"):
         planner.plan(Pendulum(), HANGING, KEY, jnp.zeros((3, 1)))
 
@@ -354,9 +354,9 @@ def test_errors_name_what_is_wrong():
         with pytest.raises(InputError, match=r"(horizon|temperature) must"):
             wrong()
     with pytest.raises(InputError, match="continuous actions"):
-        mpc_policy(MPPI(), Delay())
+        mpc_policy(MPPI(), delay())
     with pytest.raises(InputError, match="has none"):
-        ILQR(2).plan(Delay(continuous=True), jnp.int32(0), KEY)
+        ILQR(2).plan(Counter(continuous=True), (jnp.int32(0), jnp.int32(0)), KEY)
     policy = mpc_policy(MPPI(2), TimeLimit(Pendulum(), 5))
     with pytest.raises(InputError, match=r"has 4 numbers, the observation has shape \(2,\)"):
         policy.act(KEY, policy.carry, HANGING)

@@ -7,6 +7,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_contract import begin
 
 import purerl
 from purerl import APG, MLP, SHAC, ActorCritic, DeterministicPolicy, Policy, iterate, rollout, struct
@@ -91,7 +92,7 @@ def test_apg_reaches_the_optimal_cost():
     algorithm = APG(
         env=purerl.make("smooth/lqr"), network=LINEAR, rollout_length=50, num_envs=32, gamma=1.0, learning_rate=2e-2
     )
-    state = last(iterate(algorithm, algorithm.init(jax.random.key(0)), 300, every=300)).state
+    state = last(iterate(algorithm, begin(algorithm, jax.random.key(0)), 300, every=300)).state
     env, keys = algorithm.env, jax.random.split(jax.random.key(1), 256)
     starts = jax.vmap(lambda key: env.reset(jax.random.split(key)[0]).obs)(keys)  # as `evaluate` draws them
     optimum = jnp.einsum("ni,ij,nj->n", starts, value_matrix(env.env, 1.0, 50), starts).mean()
@@ -134,7 +135,7 @@ def gradient_at_the_start(algorithm, state):
 def test_no_gradient_passes_a_reset():
     """Only rewards up to the end of the running episode depend on where the window began."""
     algorithm = APG(env=Integrator(length=3), network=LINEAR, num_envs=2, rollout_length=7, gamma=1.0)
-    state = algorithm.init(jax.random.key(0))
+    state = begin(algorithm, jax.random.key(0))
     params = jax.tree.map(jnp.zeros_like, state.params)  # the policy does nothing: a = 0
     flight = gradient_at_the_start(algorithm, struct.replace(state, params=params))
     # Rewards -(1.1^2 + 1.2^2 + 1.3^2) of the first episode; mean over 2 environments, per step of 7.
@@ -145,7 +146,7 @@ def test_no_gradient_passes_a_reset():
 def test_a_gradient_stays_within_its_window():
     """What the policy did in the window before, and so where this one begins, is a constant."""
     algorithm = APG(env=Integrator(length=100), network=LINEAR, num_envs=2, rollout_length=1, learning_rate=0.0)
-    state = algorithm.init(jax.random.key(0))
+    state = begin(algorithm, jax.random.key(0))
     state = struct.replace(state, params=jax.tree.map(jnp.zeros_like, state.params))
     for _ in range(3):
         state, metrics = jax.jit(algorithm.step)(state)
@@ -160,7 +161,7 @@ def test_a_terminal_value_counts_where_a_window_or_a_time_limit_cuts():
         env = Integrator(length=2, limit=limit)
         kinds = {"env": env, "network": LINEAR, "num_envs": 2, "rollout_length": 3, "gamma": 0.9}
         algorithm = APG(**kinds, terminal_value=lambda obs: 3.0 * obs[0])
-        state = algorithm.init(jax.random.key(0))
+        state = begin(algorithm, jax.random.key(0))
 
         def loss(algorithm, state=state):
             return algorithm._loss(state.params, jnp.zeros(3), state, jax.random.key(0))
@@ -202,7 +203,7 @@ def test_the_value_at_the_end_of_a_window_pulls_at_its_last_state():
     algorithm = SHAC(
         env=Nudged(at=length), network=network, num_envs=num_envs, rollout_length=length, gamma=gamma, num_minibatches=1
     )
-    state = algorithm.init(jax.random.key(0))
+    state = begin(algorithm, jax.random.key(0))
     weights = np.float32([0.7, -1.3])
     head = {"kernel": weights[:, None], "bias": np.float32([0.2])}
     target = {"params": state.target_params["params"] | {"critic_head": head}}

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import ActionTimesObs, Probe
-from test_contract import NETWORK, bits, last
+from probes import Probe, action_times_obs
+from test_contract import NETWORK, begin, bits, last
 
 import purerl
 from purerl import A2C, GRU, IMPALA, ActorCritic, InputError, iterate, struct
@@ -25,7 +25,7 @@ SETTINGS = {
 
 def states(algorithm, iterations, seed=0):
     """After each iteration, those before the first included."""
-    state = algorithm.init(jax.random.key(seed))
+    state = begin(algorithm, jax.random.key(seed))
     yield jax.device_get((state.params, state.recent_params))
     for progress in iterate(algorithm, state, iterations):
         yield jax.device_get((progress.state.params, progress.state.recent_params))
@@ -42,13 +42,13 @@ def test_without_a_lag_it_is_a2c(env, network):
         IMPALA(env=purerl.make(env), lag=0, **SETTINGS | {"network": network}),
         A2C(env=purerl.make(env), **SETTINGS | {"network": network}),
     ):
-        state = last(iterate(algorithm, algorithm.init(jax.random.key(0)), 5, every=5)).state
+        state = last(iterate(algorithm, begin(algorithm, jax.random.key(0)), 5, every=5)).state
         learned.append(bits((state.params, state.opt_state)))
     chex.assert_trees_all_close(*learned, rtol=1e-4, atol=1e-6)
 
 
 def test_the_ring_holds_the_parameters_of_the_last_iterations():
-    algorithm = IMPALA(env=ActionTimesObs(), lag=3, **SETTINGS)
+    algorithm = IMPALA(env=action_times_obs(), lag=3, **SETTINGS)
     history = list(states(algorithm, 7))
     params = [params for params, _ in history]
     for iteration, (_, ring) in enumerate(history):
@@ -81,7 +81,7 @@ def leaning(params, logit):
 @pytest.mark.parametrize("iteration", [3, 5])
 def test_the_oldest_parameters_act(iteration):
     algorithm = IMPALA(env=Fork(), lag=3, **SETTINGS | {"normalize_observations": False})
-    state = algorithm.init(jax.random.key(0))
+    state = begin(algorithm, jax.random.key(0))
     kept = [leaning(state.params, -50.0 if place == (iteration + 1) % 4 else 50.0) for place in range(4)]
     state = struct.replace(
         state,
@@ -107,7 +107,7 @@ def test_values_are_those_of_the_policy_that_learns_only_with_the_correction(cor
         env=Fork(), lag=1000, correct=correct, num_envs=32, rollout_length=4, learning_rate=5e-3, network=NETWORK
     )
     # So long a lag that the first policy, which is random, acts all the time.
-    state = last(iterate(algorithm, algorithm.init(jax.random.key(0)), 600, every=600)).state
+    state = last(iterate(algorithm, begin(algorithm, jax.random.key(0)), 600, every=600)).state
     network = NETWORK.clone(action_space=algorithm.env.action_space)
     learned = [network.apply(state.params, jnp.float32([obs]), method="critic") for obs in (0.0, 1.0)]
     np.testing.assert_allclose(learned, values, atol=0.06)
@@ -116,8 +116,8 @@ def test_values_are_those_of_the_policy_that_learns_only_with_the_correction(cor
 
 
 def test_unlimited_ratios_are_allowed():
-    algorithm = IMPALA(env=ActionTimesObs(), rho_bar=np.inf, c_bar=np.inf, **SETTINGS)
-    progress = last(iterate(algorithm, algorithm.init(jax.random.key(0)), 3, every=3))
+    algorithm = IMPALA(env=action_times_obs(), rho_bar=np.inf, c_bar=np.inf, **SETTINGS)
+    progress = last(iterate(algorithm, begin(algorithm, jax.random.key(0)), 3, every=3))
     assert float(progress.metrics["clip_fraction"].value) == 0.0
     assert np.isfinite(float(progress.metrics["grad_norm"].value))
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import ActionTimesObs, ObsReward, Target
-from test_contract import NETWORK
+from probes import Target, action_times_obs, obs_reward
+from test_contract import NETWORK, begin
 
 import purerl
 from purerl import MLP, TRPO, ActorCritic, InputError, floats, normalize, rollout
@@ -228,7 +228,7 @@ def test_it_keeps_to_the_trust_region_in_every_update(env):
             )[1].obs
         )
     )
-    state, realised = algorithm.init(jax.random.key(0)), []
+    state, realised = begin(algorithm, jax.random.key(0)), []
     for _ in range(num_iterations):
         obs = observe(state, jax.random.split(state.key, 4)[1])  # what the step is going to see
         new, metrics = step(state)
@@ -257,7 +257,7 @@ def test_unchecked_steps_have_about_their_divergence_and_less_with_damping():
 
 def test_unchecked_steps_do_not_go_far_where_the_policy_is_all_but_certain():
     """There the divergence hardly shows to second order; with a length that leaves damping out it reaches 0.6."""
-    algorithm = tiny(ActionTimesObs(), line_search=False, num_envs=16, rollout_length=8, learning_rate=5e-3)
+    algorithm = tiny(action_times_obs(), line_search=False, num_envs=16, rollout_length=8, learning_rate=5e-3)
     keys = jax.random.split(jax.random.key(1), 4)
     _, metrics = jax.jit(jax.vmap(lambda key: purerl.train(algorithm, key, 150)))(keys)
     assert np.max(metrics["kl"].value) < 3 * algorithm.max_kl
@@ -265,7 +265,7 @@ def test_unchecked_steps_do_not_go_far_where_the_policy_is_all_but_certain():
 
 
 def test_the_line_search_takes_the_first_length_that_will_do():
-    algorithm = tiny(ObsReward(), max_kl=0.5, damping=1e-3, num_backtracks=8)
+    algorithm = tiny(obs_reward(), max_kl=0.5, damping=1e-3, num_backtracks=8)
     improve = jax.jit(algorithm._improve_policy)
 
     @jax.jit
@@ -297,7 +297,7 @@ def test_the_line_search_takes_the_first_length_that_will_do():
 
 @pytest.mark.parametrize("line_search", [False, True])
 def test_without_advantages_the_policy_stays_as_it_is(line_search):
-    algorithm = tiny(ObsReward(), line_search=line_search)
+    algorithm = tiny(obs_reward(), line_search=line_search)
     params = algorithm.init(jax.random.key(0)).actor_params
     batch = batch_of(algorithm, params, np.ones((16, 1)), np.zeros(16))
     new, metrics = jax.jit(algorithm._improve_policy)(params, batch, jax.random.key(0))
@@ -306,7 +306,7 @@ def test_without_advantages_the_policy_stays_as_it_is(line_search):
 
 
 def test_it_keeps_the_old_policy_where_the_step_is_not_finite():
-    algorithm = tiny(ObsReward())
+    algorithm = tiny(obs_reward())
     params = algorithm.init(jax.random.key(0)).actor_params
     batch = batch_of(algorithm, params, np.ones((16, 1)), np.full(16, np.nan))
     new, metrics = jax.jit(algorithm._improve_policy)(params, batch, jax.random.key(0))

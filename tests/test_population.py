@@ -5,15 +5,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import Endless, ObsReward
-from test_contract import last, ppo
+from probes import endless, obs_reward
+from test_contract import begin, last, ppo
 
 import purerl
 from purerl import InputError, Population, iterate
 
 
 def run(population, iterations=3, seed=0):
-    return last(iterate(population, population.init(jax.random.key(seed)), iterations, every=iterations))
+    return last(iterate(population, begin(population, jax.random.key(seed)), iterations, every=iterations))
 
 
 def member(tree, index):
@@ -21,39 +21,39 @@ def member(tree, index):
 
 
 def test_a_member_does_not_depend_on_its_companions():
-    algorithm = ppo(ObsReward())
+    algorithm = ppo(obs_reward())
     pair, five = (run(Population(algorithm, n)).state.params for n in (2, 5))
     chex.assert_trees_all_close(member(pair, 1), member(five, 1), rtol=1e-3, atol=1e-5)
 
 
 def test_a_member_equals_a_single_run_with_its_key():
-    algorithm = ppo(ObsReward())
+    algorithm = ppo(obs_reward())
     key = jax.random.key(0)
     alone = last(iterate(algorithm, algorithm.init(jax.random.fold_in(key, 1)), 3)).state.params
     chex.assert_trees_all_close(member(run(Population(algorithm, 2)).state.params, 1), alone, rtol=1e-3, atol=1e-5)
 
 
 def test_members_differ():
-    params = run(Population(ppo(ObsReward()), 2)).state.params
+    params = run(Population(ppo(obs_reward()), 2)).state.params
     for leaf in jax.tree.leaves(params):
         assert not np.array_equal(leaf[0], leaf[1])
 
 
 def test_varied_hyper_parameters_reach_their_member():
-    population = Population(ppo(ObsReward()), 3, {"learning_rate": jnp.float32([0.0, 1e-3, 2e-3])})
+    population = Population(ppo(obs_reward()), 3, {"learning_rate": jnp.float32([0.0, 1e-3, 2e-3])})
     rates = run(population).metrics["learning_rate"].value
     np.testing.assert_allclose(rates, [0.0, 1e-3, 2e-3], rtol=1e-6)
 
 
 def test_varied_environment_parameters_reach_their_member():
-    population = Population(ppo(Endless()), 2, {"env.limit": jnp.int32([2, 4])})
+    population = Population(ppo(endless()), 2, {"env.limit": jnp.int32([2, 4])})
     lengths = run(population).metrics["episode_length"].value
     np.testing.assert_allclose(lengths, [2.0, 4.0])
 
 
 def test_grid_has_every_combination_for_every_seed():
     population = Population.grid(
-        ppo(ObsReward()), num_seeds=2, values={"learning_rate": [1e-3, 3e-4], "gamma": [0.9, 0.99, 1.0]}
+        ppo(obs_reward()), num_seeds=2, values={"learning_rate": [1e-3, 3e-4], "gamma": [0.9, 0.99, 1.0]}
     )
     assert population.num_members == 12
     rows = list(zip(population.varied["learning_rate"], population.varied["gamma"], strict=True))
@@ -62,15 +62,15 @@ def test_grid_has_every_combination_for_every_seed():
 
 
 def test_grid_keeps_whole_numbers_whole():
-    population = Population.grid(ppo(Endless()), num_seeds=1, values={"env.limit": [2, 4], "kl_target": [0.01, 0.02]})
+    population = Population.grid(ppo(endless()), num_seeds=1, values={"env.limit": [2, 4], "kl_target": [0.01, 0.02]})
     assert population.varied["env.limit"].dtype == np.int32
     assert population.varied["kl_target"].dtype == np.float32
     with pytest.raises(InputError, match="whole numbers"):
-        Population.grid(ppo(Endless()), num_seeds=1, values={"env.limit": [2.5, 4]})
+        Population.grid(ppo(endless()), num_seeds=1, values={"env.limit": [2.5, 4]})
 
 
 def test_evaluation_of_all_members_at_once():
-    population = Population(ppo(ObsReward()), 3)
+    population = Population(ppo(obs_reward()), 3)
     state = run(population).state
     episodes = population.map(
         lambda agent, state, key: purerl.evaluate(agent.env, agent.policy(state, explore=False), key, num_episodes=5),
@@ -96,7 +96,7 @@ def test_evaluation_of_all_members_at_once():
 )
 def test_bad_populations_are_one_clear_error(num_members, varied, words):
     with pytest.raises(InputError, match=words):
-        Population(ppo(Endless()), num_members, {name: np.asarray(values) for name, values in varied.items()})
+        Population(ppo(endless()), num_members, {name: np.asarray(values) for name, values in varied.items()})
 
 
 def test_physics_of_brax_varies_by_the_path_of_its_dictionary_entry():
@@ -110,7 +110,7 @@ def test_physics_of_brax_varies_by_the_path_of_its_dictionary_entry():
 
 
 def test_a_part_learns_what_it_does_in_the_whole() -> None:
-    population = Population(ppo(ObsReward()), 4, {"learning_rate": np.float32([1e-3, 2e-3, 3e-3, 4e-3])})
+    population = Population(ppo(obs_reward()), 4, {"learning_rate": np.float32([1e-3, 2e-3, 3e-3, 4e-3])})
     part = population.part(1, 2).part(1, 1)
     assert part.first_member == 2
     assert part.varied["learning_rate"].tolist() == np.float32([3e-3]).tolist()

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from probes import ObsReward, Target
-from test_contract import NETWORK, bits, last, ppo
+from probes import Target, obs_reward
+from test_contract import NETWORK, begin, bits, last, ppo
 
 import purerl
 from purerl import PPO, ActorCritic, InputError, LinearDecay, iterate
@@ -17,7 +17,7 @@ from purerl.algorithms.ppo import Batch
 
 
 def run(algorithm, iterations, seed=0):
-    return last(iterate(algorithm, algorithm.init(jax.random.key(seed)), iterations, every=iterations))
+    return last(iterate(algorithm, begin(algorithm, jax.random.key(seed)), iterations, every=iterations))
 
 
 @pytest.mark.parametrize("squash", [False, True])
@@ -31,14 +31,14 @@ def test_first_ratio_is_one_with_normalisation_and_bounded_actions(squash):
         learning_rate=0.1,
     )
     # One update per iteration: every update is a first one, and a large step size makes each policy very different.
-    for progress in iterate(algorithm, algorithm.init(jax.random.key(0)), 10):
+    for progress in iterate(algorithm, begin(algorithm, jax.random.key(0)), 10):
         assert abs(float(progress.metrics["approx_kl"].value)) < 1e-9
         assert float(progress.metrics["clip_fraction"].value) == 0.0
 
 
 def test_first_ratio_is_one_for_discrete_actions():
     algorithm = ppo(purerl.make("CartPole-v1"), num_epochs=1, num_minibatches=1, learning_rate=0.1)
-    for progress in iterate(algorithm, algorithm.init(jax.random.key(0)), 10):
+    for progress in iterate(algorithm, begin(algorithm, jax.random.key(0)), 10):
         assert abs(float(progress.metrics["approx_kl"].value)) < 1e-9
 
 
@@ -90,7 +90,7 @@ def as_steps(algorithm, batch):
 
 
 def test_loss_against_a_slow_reference():
-    algorithm = ppo(ObsReward(), entropy_coef=0.3, value_coef=0.7)
+    algorithm = ppo(obs_reward(), entropy_coef=0.3, value_coef=0.7)
     batch = random_batch()
     network = algorithm.network.clone(action_space=algorithm.env.action_space)
     params = jax.tree.map(lambda x: x + 0.3, network.init(jax.random.key(0), jnp.zeros(1)))
@@ -102,8 +102,8 @@ def test_loss_against_a_slow_reference():
 
 @pytest.mark.parametrize("normalize_advantage", [True, False])
 def test_advantages_are_standardised_within_minibatches(normalize_advantage):
-    algorithm = ppo(ObsReward(), normalize_advantage=normalize_advantage, num_envs=8, rollout_length=4)
-    state, batch = algorithm.init(jax.random.key(0)), as_steps(algorithm, random_batch())
+    algorithm = ppo(obs_reward(), normalize_advantage=normalize_advantage, num_envs=8, rollout_length=4)
+    state, batch = begin(algorithm, jax.random.key(0)), as_steps(algorithm, random_batch())
     other = dataclasses.replace(batch, advantage=7.0 * batch.advantage + 3.0)
     update = jax.jit(lambda batch: algorithm._update(state, batch, jnp.float32(0.01), jax.random.key(1))[0])
     before, one, two = (
@@ -144,18 +144,18 @@ def test_kl_penalty_keeps_the_divergence_near_its_target():
     algorithm = ppo(
         purerl.make("CartPole-v1"), clip_eps=None, kl_target=0.01, learning_rate=3e-3, rollout_length=64, num_epochs=8
     )
-    kl = [float(p.metrics["kl"].value) for p in iterate(algorithm, algorithm.init(jax.random.key(0)), 60)]
+    kl = [float(p.metrics["kl"].value) for p in iterate(algorithm, begin(algorithm, jax.random.key(0)), 60)]
     assert 0.004 < np.mean(kl[20:]) < 0.025
 
 
 def test_learning_rate_is_annealed_and_any_optax_schedule_works():
     env = purerl.make("CartPole-v1")
     linear = ppo(env, learning_rate=1.0, schedule=LinearDecay(steps=8 * 32.0))
-    rates = [float(p.metrics["learning_rate"].value) for p in iterate(linear, linear.init(jax.random.key(0)), 8)]
+    rates = [float(p.metrics["learning_rate"].value) for p in iterate(linear, begin(linear, jax.random.key(0)), 8)]
     np.testing.assert_allclose(rates, 1.0 - np.arange(8) / 8, rtol=1e-6)
     cosine = optax.cosine_decay_schedule(1.0, 8 * 32)
     curved = ppo(env, learning_rate=0.5, schedule=cosine)
-    rates = [float(p.metrics["learning_rate"].value) for p in iterate(curved, curved.init(jax.random.key(0)), 8)]
+    rates = [float(p.metrics["learning_rate"].value) for p in iterate(curved, begin(curved, jax.random.key(0)), 8)]
     np.testing.assert_allclose(rates, [0.5 * cosine(32 * i) for i in range(8)], rtol=1e-5)
 
 
@@ -168,9 +168,9 @@ def test_observation_statistics_are_those_of_everything_seen():
 
 
 def test_explained_variance_of_a_perfect_and_an_ignorant_critic():
-    ignorant = ppo(ObsReward(), normalize_rewards=False, learning_rate=0.0, value_coef=0.0)
+    ignorant = ppo(obs_reward(), normalize_rewards=False, learning_rate=0.0, value_coef=0.0)
     assert abs(float(run(ignorant, 3).metrics["explained_variance"].value)) < 1.5
-    trained = ppo(ObsReward(), normalize_rewards=False, num_envs=16, learning_rate=5e-3, value_clip_eps=None)
+    trained = ppo(obs_reward(), normalize_rewards=False, num_envs=16, learning_rate=5e-3, value_clip_eps=None)
     assert float(run(trained, 150).metrics["explained_variance"].value) > 0.5
     state = run(trained, 150).state
     assert float(last(iterate(trained, state, 151)).metrics["explained_variance"].value) > 0.99

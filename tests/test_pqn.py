@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from probes import Endless, ObsReward
-from test_contract import ALGORITHMS, bits, last, network_of, pqn, trained
+from probes import endless, obs_reward
+from test_contract import ALGORITHMS, begin, bits, last, network_of, pqn, trained
 
 import purerl
 from purerl import C51, CNN, MLP, PQN, ExpectedValue, InputError, LinearDecay, QNetwork, QuantileRegression, iterate
@@ -20,7 +20,7 @@ NETWORK = QNetwork(MLP((16,), layer_norm=True))
 
 
 def run(algorithm, iterations, seed=0):
-    return last(iterate(algorithm, algorithm.init(jax.random.key(seed)), iterations, every=iterations))
+    return last(iterate(algorithm, begin(algorithm, jax.random.key(seed)), iterations, every=iterations))
 
 
 def q_values(algorithm, params, obs):
@@ -49,7 +49,7 @@ def reference_targets(reward, next_q, terminated, truncated, gamma, lambda_):
 
 @pytest.mark.parametrize("lambda_", [0.0, 0.65, 1.0])
 def test_targets_against_a_slow_reference(lambda_):
-    algorithm = pqn(ObsReward(), num_envs=3, rollout_length=20, td_lambda=lambda_, gamma=0.9)
+    algorithm = pqn(obs_reward(), num_envs=3, rollout_length=20, td_lambda=lambda_, gamma=0.9)
     algorithm = dataclasses.replace(algorithm, num_minibatches=1, normalize_observations=False)
     rng = np.random.default_rng(0)
     terminated = rng.random((3, 20)) < 0.15
@@ -65,7 +65,7 @@ def test_targets_against_a_slow_reference(lambda_):
         next_obs=rng.normal(size=(3, 20, 1)).astype(np.float32),  # of a true successor: never the next row's `obs`
         extras={},
     )
-    state = algorithm.init(jax.random.key(0))
+    state = begin(algorithm, jax.random.key(0))
     next_q = q_values(algorithm, state.params, transitions.next_obs)
     expected = [
         reference_targets(transitions.reward[i], next_q[i], terminated[i], truncated[i], 0.9, lambda_) for i in range(3)
@@ -88,7 +88,7 @@ def a_batch(algorithm):
 
 
 def test_loss_is_half_the_squared_error_of_the_actions_taken():
-    algorithm = pqn(ObsReward(), network=NETWORK.clone(head=ExpectedValue(None)))
+    algorithm = pqn(obs_reward(), network=NETWORK.clone(head=ExpectedValue(None)))
     params, batch = algorithm.init(jax.random.key(0)).params, a_batch(algorithm)
     q = q_values(algorithm, params, batch.obs)
     expected = np.mean([0.5 * (q[i, a] - batch.target[i]) ** 2 for i, a in enumerate(batch.action)])
@@ -98,8 +98,8 @@ def test_loss_is_half_the_squared_error_of_the_actions_taken():
 
 def test_the_first_step_of_rectified_adam_is_along_the_gradient():
     """As long as it knows too little of the gradient's variance it does not divide by it; plain Adam would at once."""
-    algorithm = pqn(ObsReward(), num_epochs=1, num_minibatches=1, max_grad_norm=0.1)
-    state, batch = algorithm.init(jax.random.key(0)), a_batch(algorithm)
+    algorithm = pqn(obs_reward(), num_epochs=1, num_minibatches=1, max_grad_norm=0.1)
+    state, batch = begin(algorithm, jax.random.key(0)), a_batch(algorithm)
     params, _, metrics = algorithm._update(state, batch, jnp.float32(0.5), jax.random.key(1))
     grads, _ = jax.grad(algorithm._loss, has_aux=True)(state.params, batch, jax.random.key(0))
     norm = optax.tree.norm(grads)
@@ -130,15 +130,15 @@ def test_learning_rate_and_epsilon_fall_linearly():
         final_epsilon=0.1,
         epsilon_steps=4 * 32.0,
     )
-    metrics = [p.metrics for p in iterate(algorithm, algorithm.init(jax.random.key(0)), 8)]
+    metrics = [p.metrics for p in iterate(algorithm, begin(algorithm, jax.random.key(0)), 8)]
     np.testing.assert_allclose([m["learning_rate"].value for m in metrics], 1.0 - np.arange(8) / 8, rtol=1e-6)
     expected = [0.9, 0.7, 0.5, 0.3, 0.1, 0.1, 0.1, 0.1]
     np.testing.assert_allclose([m["epsilon"].value for m in metrics], expected, rtol=1e-6)
 
 
 def test_epsilon_is_the_share_of_random_actions():
-    algorithm = pqn(ObsReward(), initial_epsilon=0.4, epsilon_steps=1e9)
-    state, obs = algorithm.init(jax.random.key(0)), jnp.zeros(1)
+    algorithm = pqn(obs_reward(), initial_epsilon=0.4, epsilon_steps=1e9)
+    state, obs = begin(algorithm, jax.random.key(0)), jnp.zeros(1)
     greedy = algorithm.policy(state, explore=False)
     explore = algorithm.policy(state, explore=True)
     best = int(greedy.act(jax.random.key(0), (), obs)[0])
@@ -149,7 +149,7 @@ def test_epsilon_is_the_share_of_random_actions():
 
 
 def test_rewards_are_scaled():
-    _, _, value = trained("pqn", Endless(limit=3), 200, gamma=0.8, reward_scale=0.2)
+    _, _, value = trained("pqn", endless(limit=3), 200, gamma=0.8, reward_scale=0.2)
     np.testing.assert_allclose(value(1.0), 1.0, rtol=0.05)
 
 
@@ -162,13 +162,13 @@ def test_rewards_are_scaled():
     ],
 )
 def test_learns_with_every_kind_of_network(network):
-    _, _, value = trained("pqn", ObsReward(), 150, network=network)
+    _, _, value = trained("pqn", obs_reward(), 150, network=network)
     np.testing.assert_allclose([value(1.0), value(-1.0)], [1.0, -1.0], atol=0.1)
 
 
 def test_noisy_layers_explore():
-    algorithm = pqn(ObsReward(), network=QNetwork(MLP((16,)), noisy=True), initial_epsilon=0.0, final_epsilon=0.0)
-    state = algorithm.init(jax.random.key(0))
+    algorithm = pqn(obs_reward(), network=QNetwork(MLP((16,)), noisy=True), initial_epsilon=0.0, final_epsilon=0.0)
+    state = begin(algorithm, jax.random.key(0))
     explore, greedy = (algorithm.policy(state, explore=e) for e in (True, False))
     keys = jax.random.split(jax.random.key(1), 100)
     actions = [jax.vmap(lambda key, p=p: p.act(key, (), jnp.ones(1))[0])(keys) for p in (explore, greedy)]
@@ -177,7 +177,7 @@ def test_noisy_layers_explore():
 
 def test_the_default_network_is_normalised():
     assert PQN(env=purerl.make("CartPole-v1")).network.trunk.layer_norm
-    params = ALGORITHMS["pqn"].make(ObsReward()).init(jax.random.key(0)).params["params"]
+    params = ALGORITHMS["pqn"].make(obs_reward()).init(jax.random.key(0)).params["params"]
     assert "LayerNorm_0" in params["trunk"]
 
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import ActionTimesObs, Endless, Probe, _timestep
-from test_contract import NETWORK, learn
+from probes import Probe, _timestep, action_times_obs, endless
+from test_contract import NETWORK, begin, learn
 
 import purerl
 from purerl import MLP, REINFORCE, ActorCritic, Baseline, InputError, rollout, struct
@@ -73,7 +73,7 @@ def with_preference(state, logit):
 def test_expected_gradient_on_a_two_armed_bandit_is_the_closed_form(baseline):
     size = 4
     algorithm = reinforce(Bandit(), num_envs=size, rollout_length=1, baseline=baseline)
-    state = with_preference(algorithm.init(jax.random.key(0)), 0.7)
+    state = with_preference(begin(algorithm, jax.random.key(0)), 0.7)
     p = probability(algorithm, state, 0.0)
     arms = np.array(list(itertools.product([0, 1], repeat=size)))  # all batches there are
     blank = np.zeros((len(arms), size, 1))
@@ -90,7 +90,7 @@ def test_expected_gradient_on_a_two_armed_bandit_is_the_closed_form(baseline):
 def gradients(baseline, num_keys, env, state=None):
     """Of so many batches that the policy collects itself ``[num_keys, 2]``, and the state."""
     algorithm = reinforce(env, num_envs=8, rollout_length=4, baseline=baseline)
-    start = algorithm.init(jax.random.key(0))
+    start = begin(algorithm, jax.random.key(0))
     if state is not None:
         start = struct.replace(start, actor_params=state.actor_params, critic_params=state.critic_params)
 
@@ -144,8 +144,8 @@ def reference_returns(reward, next_value, terminated, truncated, gamma):
 
 @every_baseline
 def test_rewards_to_go_against_a_slow_reference(baseline):
-    algorithm = reinforce(ActionTimesObs(), num_envs=6, rollout_length=40, baseline=baseline, gamma=0.9)
-    state = algorithm.init(jax.random.key(0))
+    algorithm = reinforce(action_times_obs(), num_envs=6, rollout_length=40, baseline=baseline, gamma=0.9)
+    state = begin(algorithm, jax.random.key(0))
     rng = np.random.default_rng(0)
     shape = (6, 40)
     obs, next_obs, reward = rng.normal(size=(3, *shape))
@@ -167,16 +167,16 @@ def test_rewards_to_go_against_a_slow_reference(baseline):
 
 @pytest.mark.parametrize("baseline", [Baseline.NONE, Baseline.MEAN])
 def test_without_a_value_there_is_no_critic_and_it_learns_all_the_same(baseline):
-    algorithm = reinforce(ActionTimesObs(), num_envs=16, learning_rate=1e-2, baseline=baseline)
+    algorithm = reinforce(action_times_obs(), num_envs=16, learning_rate=1e-2, baseline=baseline)
     state = learn(algorithm, 0, 100)
     assert jax.tree.leaves((state.critic_params, state.critic_opt_state)) == []
-    episodes = purerl.evaluate(ActionTimesObs(), algorithm.policy(state, explore=True), jax.random.key(7), 64)
+    episodes = purerl.evaluate(action_times_obs(), algorithm.policy(state, explore=True), jax.random.key(7), 64)
     assert np.mean(episodes.episode_return) >= 0.8
 
 
 def test_what_follows_a_cut_counts_nothing_without_a_value():
-    algorithm = reinforce(Endless(limit=3), rollout_length=4, baseline=Baseline.NONE, gamma=0.5)
-    state = algorithm.init(jax.random.key(0))
+    algorithm = reinforce(endless(limit=3), rollout_length=4, baseline=Baseline.NONE, gamma=0.5)
+    state = begin(algorithm, jax.random.key(0))
     _, transitions, _ = rollout.collect(
         algorithm.env, algorithm.policy(state, explore=True), state.sampler.rollout, jax.random.key(0), 4, 1
     )
@@ -187,7 +187,7 @@ def test_what_follows_a_cut_counts_nothing_without_a_value():
 
 def test_the_value_does_not_move_the_policy_at_once():
     """They share nothing: the first update of the policy is the same whatever the critic's step size."""
-    slow, fast = (learn(reinforce(ActionTimesObs(), critic_learning_rate=rate), 0, 1) for rate in (0.0, 0.1))
+    slow, fast = (learn(reinforce(action_times_obs(), critic_learning_rate=rate), 0, 1) for rate in (0.0, 0.1))
     chex.assert_trees_all_equal(slow.actor_params, fast.actor_params)
     with pytest.raises(AssertionError):
         chex.assert_trees_all_equal(slow.critic_params, fast.critic_params)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probes import Delay
+from probes import delay
 from test_contract import ALGORITHMS
 
 from purerl import InputError, runner, sum_tree
@@ -249,7 +249,7 @@ def test_uniform_replay_takes_priorities_and_ignores_them():
 
 @pytest.mark.parametrize("exponent", [None, 0.5])
 def test_training_copies_neither_replay_nor_priorities(exponent):
-    algorithm = ALGORITHMS["dqn"].make(Delay(), buffer_size=2**18, priority_exponent=exponent)
+    algorithm = ALGORITHMS["dqn"].make(delay(), buffer_size=2**18, priority_exponent=exponent)
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
     program = runner.advance.lower(algorithm, state, jnp.int32(1)).compile()
     assert program.memory_analysis().temp_size_in_bytes < 2**18  # a byte per step; a copy of anything takes four

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
-from probes import Counter, Endless
+from probes import Counter, endless
 
 from purerl import rollout, struct
 from purerl.spaces import Box
@@ -156,6 +156,6 @@ def test_evaluation_counts_every_episode_once():
 
 
 def test_evaluation_gives_up_on_endless_episodes_and_says_so():
-    episodes = rollout.evaluate(Endless(limit=1_000_000), POLICY, jax.random.key(0), num_episodes=2, max_steps=5)
+    episodes = rollout.evaluate(endless(limit=1_000_000), POLICY, jax.random.key(0), num_episodes=2, max_steps=5)
     np.testing.assert_array_equal(episodes.finished, [False, False])
     np.testing.assert_array_equal(episodes.episode_length, [5, 5])

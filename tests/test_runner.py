@@ -3,15 +3,15 @@
 import jax
 import numpy as np
 import pytest
-from probes import ObsReward
-from test_contract import ppo
+from probes import obs_reward
+from test_contract import begin, ppo
 
 from purerl import InputError, Population, iterate, runner
 
 
 def test_chunks_end_at_multiples_and_at_the_end():
-    algorithm = ppo(ObsReward())
-    progresses = list(iterate(algorithm, algorithm.init(jax.random.key(0)), 7, every=3))
+    algorithm = ppo(obs_reward())
+    progresses = list(iterate(algorithm, begin(algorithm, jax.random.key(0)), 7, every=3))
     assert [p.iteration for p in progresses] == [3, 6, 7]
     assert [p.env_steps for p in progresses] == [3 * 32, 6 * 32, 7 * 32]
     # Continuing from 7 meets the next multiple first.
@@ -19,39 +19,39 @@ def test_chunks_end_at_multiples_and_at_the_end():
 
 
 def test_a_finished_run_yields_nothing():
-    algorithm = ppo(ObsReward())
-    *_, final = iterate(algorithm, algorithm.init(jax.random.key(0)), 2)
+    algorithm = ppo(obs_reward())
+    *_, final = iterate(algorithm, begin(algorithm, jax.random.key(0)), 2)
     assert list(iterate(algorithm, final.state, 2)) == []
 
 
 def test_metrics_of_a_chunk_are_those_of_its_iterations():
-    algorithm = ppo(ObsReward())
-    single = [p.metrics for p in iterate(algorithm, algorithm.init(jax.random.key(0)), 4, every=1)]
-    (merged,) = [p.metrics for p in iterate(algorithm, algorithm.init(jax.random.key(0)), 4, every=4)]
+    algorithm = ppo(obs_reward())
+    single = [p.metrics for p in iterate(algorithm, begin(algorithm, jax.random.key(0)), 4, every=1)]
+    (merged,) = [p.metrics for p in iterate(algorithm, begin(algorithm, jax.random.key(0)), 4, every=4)]
     for name, mean in merged.items():
         np.testing.assert_allclose(mean.total, sum(m[name].total for m in single), rtol=1e-5)
         np.testing.assert_allclose(mean.count, sum(m[name].count for m in single))
 
 
 def test_compile_time_is_apart_from_run_time():
-    algorithm = ppo(ObsReward(), rollout_length=10)
+    algorithm = ppo(obs_reward(), rollout_length=10)
     jax.clear_caches()
-    progresses = list(iterate(algorithm, algorithm.init(jax.random.key(0)), 6, every=2))
+    progresses = list(iterate(algorithm, begin(algorithm, jax.random.key(0)), 6, every=2))
     assert progresses[0].compile_seconds > 0.2
     assert progresses[0].compile_seconds == progresses[-1].compile_seconds
     assert 0.0 < progresses[0].run_seconds < progresses[-1].run_seconds < progresses[0].compile_seconds
 
 
 def test_one_program_for_the_whole_run():
-    population = Population(ppo(ObsReward()), 2)
-    list(iterate(population, population.init(jax.random.key(0)), 1))
+    population = Population(ppo(obs_reward()), 2)
+    list(iterate(population, begin(population, jax.random.key(0)), 1))
     programs = runner.advance._cache_size()
-    list(iterate(population, population.init(jax.random.key(1)), 7, every=3))
+    list(iterate(population, begin(population, jax.random.key(1)), 7, every=3))
     assert runner.advance._cache_size() == programs
 
 
 @pytest.mark.parametrize(("num_iterations", "every"), [(0, 1), (-3, 1), (3, 0)])
 def test_nothing_to_do_is_an_error(num_iterations, every):
-    algorithm = ppo(ObsReward())
+    algorithm = ppo(obs_reward())
     with pytest.raises(InputError):
-        list(iterate(algorithm, algorithm.init(jax.random.key(0)), num_iterations, every))
+        list(iterate(algorithm, begin(algorithm, jax.random.key(0)), num_iterations, every))

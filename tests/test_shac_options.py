@@ -5,6 +5,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_contract import begin
 
 import purerl
 from purerl import MLP, SHAC, ActorCritic, Policy, rollout, struct
@@ -105,7 +106,7 @@ def test_the_loss_is_that_of_the_windows_one_by_one():
     """Against a slow reference, with ends of episodes in between; the critic's targets know of no windows."""
     kinds = {"env": purerl.make("smooth/pendulum", episode_length=7), "network": SMALL, "num_envs": 4, "gamma": 0.9}
     algorithm = SHAC(**kinds, rollout_length=12, max_step_growth=10.0)
-    state = struct.replace(algorithm.init(jax.random.key(0)), horizon=jnp.float32(3.0))
+    state = struct.replace(begin(algorithm, jax.random.key(0)), horizon=jnp.float32(3.0))
     key = jax.random.key(5)
     loss, (flights, window, _) = jax.jit(algorithm._actor_loss)(state.actor_params, jnp.zeros(4), state, key)
     plain = SHAC(**kinds, rollout_length=12)
@@ -117,10 +118,10 @@ def test_the_loss_is_that_of_the_windows_one_by_one():
     value = np.asarray(jax.vmap(jax.vmap(lambda obs: algorithm._critic(state.target_params, obs)))(seen.next_obs))
     total = 0.0
     for env in range(4):
-        for begin, end in [(0, 3), (3, 6), (6, 7), (7, 10), (10, 12)]:  # an episode ends after 7 steps
-            for k, t in enumerate(range(begin, end)):
+        for first, end in [(0, 3), (3, 6), (6, 7), (7, 10), (10, 12)]:  # an episode ends after 7 steps
+            for k, t in enumerate(range(first, end)):
                 total += 0.9**k * seen.reward[env, t]
-            total += 0.9 ** (end - begin) * value[env, end - 1]
+            total += 0.9 ** (end - first) * value[env, end - 1]
     np.testing.assert_allclose(loss, -total / (4 * 12), rtol=1e-5)
 
 
@@ -148,7 +149,7 @@ def advance(algorithm, state):
 
 def test_the_horizon_shrinks_at_hard_contacts_and_grows_where_there_are_none():
     hard, soft = SHAC(env=bouncing(10_000.0), **OPTIONS), SHAC(env=bouncing(1.0), **OPTIONS)
-    state = hard.init(jax.random.key(0))
+    state = begin(hard, jax.random.key(0))
     assert state.horizon == 32
     state, metrics = advance(hard, state)
     assert metrics["stiff_steps"].value > 0
@@ -218,7 +219,7 @@ def test_both_estimates_have_one_mean_on_a_linear_quadratic_problem():
         max_step_growth=100.0,
         mix_likelihood_ratio=True,
     )
-    state = algorithm.init(jax.random.key(0))
+    state = begin(algorithm, jax.random.key(0))
     state = struct.replace(state, horizon=jnp.float32(4.0))
 
     def both(key):
@@ -241,7 +242,7 @@ def test_both_estimates_have_one_mean_on_a_linear_quadratic_problem():
 def test_hard_contacts_turn_the_weight_to_the_likelihood_ratio():
     windows = OPTIONS | {"max_step_growth": 1e9}  # as long as they can be
     hard, soft = SHAC(env=bouncing(10_000.0), **windows), SHAC(env=bouncing(1.0), **windows)
-    state = hard.init(jax.random.key(0))
+    state = begin(hard, jax.random.key(0))
     state, metrics = advance(hard, state)
     assert metrics["first_order_weight"].value < 0.1
     _, metrics = advance(soft, state)

@@ -20,6 +20,7 @@ MEASURED = 1.3
 """How many times as fast as the reference purerl was when this was written."""
 
 
+@pytest.mark.usefixtures("optimized")
 def test_ppo_is_not_a_quarter_slower_beside_the_reference_than_it_was(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks" / "workers")
     reference = importlib.import_module("purejaxrl_style_ppo")

@@ -15,6 +15,7 @@ import numpy as np
 from jax.core import Tracer
 
 from purerl import struct
+from purerl.deferred_imports import deferred
 from purerl.environments import casting
 from purerl.environments.options import COMMON, Options, as_plain, constructor_options, parameter
 from purerl.errors import InputError, unknown
@@ -168,7 +169,9 @@ def time_limit(env: GymnaxEnvironment) -> int | None:
 
 
 def _registry() -> dict[str, Callable[..., Any]]:
-    from gymnax import registration
+    # Some environments can draw themselves. What they draw with takes longer to load than all the rest.
+    with deferred("matplotlib.pyplot", "seaborn"):
+        from gymnax import registration
 
     # Not `gymnax.registered_envs`, which has the names only: equality by value needs the factory.
     return registration._registry

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import Counter, Endless
+from probes import Counter, endless
 
 import purerl
 from purerl import InputError
@@ -65,7 +65,7 @@ def test_an_object_passes_through():
 
 
 def test_limits_count_inner_steps():
-    env = make(Endless(limit=1000), episode_length=4, action_repeat=2)
+    env = make(endless(limit=1000), episode_length=4, action_repeat=2)
     first = env.step(KEY, env.reset(KEY).state, 0)
     second = env.step(KEY, first.state, 0)
     assert (bool(first.truncated), bool(second.truncated), float(second.reward)) == (False, True, 2.0)

@@ -1,0 +1,32 @@
+"""Modules that another package imports, but that few who use it need."""
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+
+
+@contextlib.contextmanager
+def deferred(*names: str) -> Iterator[None]:
+    """Within, importing one of these modules gives a promise of it, kept when one of its names is first looked up.
+
+    The standard library's `importlib.util.LazyLoader` would load it at the next ``import`` of the same module.
+
+    Args:
+        names: in full. Modules that are already loaded are left as they are.
+    """
+    promises = {name: _promise(name) for name in names if name not in sys.modules}
+    sys.modules.update(promises)
+    try:
+        yield
+    finally:
+        for name, promise in promises.items():
+            if sys.modules.get(name) is promise:
+                del sys.modules[name]
+
+
+def _promise(name: str) -> ModuleType:
+    module = ModuleType(name)
+    module.__getattr__ = lambda attribute: getattr(importlib.import_module(name), attribute)  # type: ignore[method-assign]
+    return module
