@@ -97,8 +97,15 @@ def _brax(algorithm: str, env: str, num_envs: int, **iterations: int) -> Job:
     )
 
 
+def _two_cores(job: Job) -> Job:
+    """The same for those that use both."""
+    threads = 4  # the smallest pool that was never seen to hang
+    return dataclasses.replace(job, name=f"{job.name}-two-cores", title=f"{job.title}, two cores", threads=threads)
+
+
 def _named(iterations: Mapping[str, int]) -> dict[str, int]:
     names = {
+        "processes": "purerl, two processes",
         "purejaxrl": "PureJaxRL style",
         "sb3": "SB3",
         "sbx": "SBX",
@@ -115,14 +122,7 @@ JOBS = [
     _ppo(2048, 1, purerl=4, purejaxrl=4, rejax=4, sb3=1, sbx=1, stepping=40, arithmetic=4),
     _ppo(4, 16, purerl=60, purejaxrl=60, rejax=60),
     _ppo(4, 64, purerl=15, purejaxrl=15, rejax=15, stepping=250, arithmetic=15),
-    Job(
-        "ppo-cartpole-4-envs-64-seeds-two-cores",
-        "PPO, CartPole, 4 environments, 64 seeds, two cores",
-        {"algorithm": "ppo", "num-envs": 4, "seeds": 64},
-        _named({"purerl, two processes": 30, "purejaxrl": 15, "rejax": 15}),
-        quick=2,
-        threads=4,  # the smallest pool that was never seen to hang
-    ),
+    _two_cores(_ppo(4, 64, processes=30, purejaxrl=15, rejax=15)),
     Job(
         "ppo-breakout",
         "PPO, Breakout-MinAtar (convolution), 64 environments",
@@ -137,9 +137,11 @@ JOBS = [
     _off_policy("sac", 1, purerl=4_000, rejax=2_000, sb3=400, sbx=1_000, stepping=2_000_000, arithmetic=4_000),
     _off_policy("sac", 8, purerl=600, rejax=300),
     _off_policy("sac", 64, purerl=60, rejax=30, arithmetic=60),
+    _two_cores(_off_policy("sac", 64, processes=120, rejax=30)),
     _off_policy("td3", 1, purerl=6_000, rejax=2_000, sb3=500, sbx=1_000, stepping=2_000_000, arithmetic=6_000),
     _off_policy("td3", 8, purerl=1_000, rejax=300),
     _off_policy("td3", 64, purerl=100, rejax=30, arithmetic=100),
+    _two_cores(_off_policy("td3", 64, processes=200, rejax=30)),
     _brax("ppo", "reacher", 64, purerl=20, brax=20, stepping=20, arithmetic=20),
     _brax("ppo", "ant", 256, purerl=5, brax=5, stepping=5, arithmetic=5),
     _brax("sac", "reacher", 8, purerl=100, brax=100),
