@@ -13,7 +13,7 @@ from purerl.types import Array, Metrics, PyTree
 Rows = TypeVar("Rows")
 
 # What a layer computes for so many rows still lies in a CPU's caches when its gradient asks for it.
-_ROWS_IN_CACHE = 1024
+ROWS_IN_CACHE = 1024
 
 # With fewer rows a Feistel network mixes poorly, and sorting is as fast.
 _FEWEST_ROWS = 32
@@ -97,5 +97,5 @@ def accumulate_gradient(
 
 def _num_parts(num_rows: int) -> int:
     """The least number of equal parts that fit into caches; 1 if they would have to be less than half of that."""
-    least = -(-num_rows // _ROWS_IN_CACHE)
+    least = -(-num_rows // ROWS_IN_CACHE)
     return next((number for number in range(least, 2 * least) if num_rows % number == 0), 1)

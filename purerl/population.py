@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from purerl import memory, struct
 from purerl.errors import InputError, unknown
+from purerl.minibatches import ROWS_IN_CACHE
 from purerl.types import Algorithm, Array, Environment, Metrics, Policy, PyTree
 
 SMALLER = "the number of seeds, num_envs, rollout_length or buffer_size"
@@ -77,6 +80,11 @@ class Population:
         return self.algorithm.steps_per_iteration
 
     @property
+    def rows_at_once(self) -> int:
+        """Rows that the members' networks see at once while learning, if all are computed together."""
+        return self.num_members * self.algorithm.rows_at_once
+
+    @property
     def warmup_iterations(self) -> int:
         """Iterations that `init` does."""
         return self.algorithm.warmup_iterations
@@ -118,6 +126,56 @@ class Population:
             axis_size=self.num_members,
         )(dict(self.varied), args)
 
+    def in_groups(
+        self, function: Callable[[Algorithm, PyTree], tuple[PyTree, PyTree]], state: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        """Apply ``function(agent, state) -> (state, output)`` to one group of members after the other.
+
+        On a CPU, so many members make a group as fit into caches: 64 seeds of TD3 train 1.8 times as fast in
+        groups of four. On an accelerator all are computed together.
+
+        Args:
+            function: of a population, or of a plain algorithm where a group is a single member.
+            state: of all members. It is changed in place where `jax.jit` was given it to consume.
+
+        Returns:
+            The state of all members and their outputs ``[P]``.
+        """
+        size = self._group_size
+        if size == self.num_members > 1:
+            return function(self, state)
+        leaves, structure = jax.tree.flatten(state)
+        axes = jax.tree.leaves(struct.member_axes(state, shared=-1))
+        owned, shared = _split(leaves, axes)
+
+        def group(owned: list[Array], first: Array) -> tuple[list[Array], tuple[list[Array], PyTree]]:
+            everything = jax.tree.map(jnp.asarray, self.varied), owned
+            varied, mine = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, first, size), everything)
+            if size == 1:
+                varied, mine = jax.tree.map(lambda leaf: leaf[0], (varied, mine))
+                agent = self._member(varied)
+            else:
+                agent = Population(self.algorithm, size, varied)
+            state, output = function(agent, jax.tree.unflatten(structure, _merge(mine, shared, axes)))
+            mine, shared_now = _split(jax.tree.leaves(state), axes)
+            if size == 1:
+                mine, output = jax.tree.map(lambda leaf: leaf[None], (mine, output))
+            owned = [lax.dynamic_update_slice_in_dim(*pair, first, 0) for pair in zip(owned, mine, strict=True)]
+            return owned, (shared_now, output)
+
+        owned, (shared, outputs) = lax.scan(group, owned, jnp.arange(0, self.num_members, size))
+        state = jax.tree.unflatten(structure, _merge(owned, [leaf[0] for leaf in shared], axes))
+        return state, jax.tree.map(lambda leaf: leaf.reshape(self.num_members, *leaf.shape[2:]), outputs)
+
+    @property
+    def _group_size(self) -> int:
+        """The divisor of the number of members that is nearest to what fits."""
+        if jax.default_backend() != "cpu":
+            return self.num_members
+        fitting = max(1, ROWS_IN_CACHE // self.algorithm.rows_at_once)
+        divisors = [size for size in range(1, self.num_members + 1) if self.num_members % size == 0]
+        return min(divisors, key=lambda size: abs(math.log(size / fitting)))
+
     def member_state(self, state: PyTree, index: int) -> PyTree:
         """The state of one member alone."""
         return jax.tree.map(
@@ -142,6 +200,18 @@ class Population:
         for name, value in varied.items():
             member = _replace_path(member, name.split("."), value, name)
         return member
+
+
+def _split(leaves: list[Array], axes: list[int]) -> tuple[list[Array], list[Array]]:
+    """Those that each member has its own of, and those that are shared."""
+    pairs = list(zip(leaves, axes, strict=True))
+    return [leaf for leaf, axis in pairs if axis == 0], [leaf for leaf, axis in pairs if axis != 0]
+
+
+def _merge(owned: list[Array], shared: list[Array], axes: list[int]) -> list[Array]:
+    """The inverse of `_split`."""
+    each, common = iter(owned), iter(shared)
+    return [next(each if axis == 0 else common) for axis in axes]
 
 
 def _is_whole(value: Any) -> bool:

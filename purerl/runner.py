@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from purerl.errors import InputError
+from purerl.population import Population
 from purerl.types import Algorithm, Array, Metrics, PyTree
 
 
@@ -44,6 +45,12 @@ class Progress:
 @partial(jax.jit, donate_argnums=1)
 def advance(algorithm: Algorithm, state: PyTree, num_iterations: Array) -> tuple[PyTree, Metrics]:
     """Do `num_iterations` (a traced integer: one program serves all) and merge their metrics. Consumes `state`."""
+    if isinstance(algorithm, Population):
+        return algorithm.in_groups(lambda group, state: _repeat(group, state, num_iterations), state)
+    return _repeat(algorithm, state, num_iterations)
+
+
+def _repeat(algorithm: Algorithm, state: PyTree, num_iterations: Array) -> tuple[PyTree, Metrics]:
     step = jax.jit(algorithm.step)  # is traced once, for its shapes and for the loop
     shapes = jax.eval_shape(step, state)[1]
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

@@ -160,6 +160,11 @@ class Algorithm(Protocol):
         ...
 
     @property
+    def rows_at_once(self) -> int:
+        """Rows that its networks see at once while learning: how many members fit into caches hangs on it."""
+        ...
+
+    @property
     def warmup_iterations(self) -> int:
         """Iterations that `init` does without learning, to fill a replay; the state it returns counts them."""
         ...

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import endless, obs_reward
-from test_contract import begin, last, ppo
+from test_contract import ALGORITHMS, begin, bits, last, ppo
 
 import purerl
 from purerl import InputError, Population, iterate
@@ -49,6 +49,37 @@ def test_varied_environment_parameters_reach_their_member():
     population = Population(ppo(endless()), 2, {"env.limit": jnp.int32([2, 4])})
     lengths = run(population).metrics["episode_length"].value
     np.testing.assert_allclose(lengths, [2.0, 4.0])
+
+
+@pytest.mark.parametrize("name", ["ppo", "rainbow"])
+def test_groups_learn_what_all_learn_together(name, monkeypatch: pytest.MonkeyPatch):
+    """With what is shared between members, with what varies, and with counts that no group divides."""
+    algorithm = ALGORITHMS[name].make(obs_reward())
+    population = Population(algorithm, 6, {"learning_rate": np.float32([0.0, 1e-3, 2e-3, 3e-3, 4e-3, 5e-3])})
+    state = begin(population, jax.random.key(0))
+    sizes, results = [], []
+
+    def step(group, state):
+        sizes.append(getattr(group, "num_members", 1))
+        return group.step(state)
+
+    for fitting in (1, 2, 4, 100):
+        monkeypatch.setattr("purerl.population.ROWS_IN_CACHE", fitting * algorithm.rows_at_once)
+        results.append(jax.jit(lambda state: population.in_groups(step, state))(state))
+    assert list(dict.fromkeys(sizes)) == [1, 2, 3, 6]
+    together = results.pop()
+    for state, metrics in results:
+        assert state.iteration.shape == together[0].iteration.shape == ()
+        for one, other in zip(*map(jax.tree.leaves, (bits(state), bits(together[0]))), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+        chex.assert_trees_all_close(metrics, together[1], rtol=1e-3, atol=1e-4)
+
+
+def test_an_accelerator_computes_all_members_together(monkeypatch: pytest.MonkeyPatch):
+    population = Population(ppo(obs_reward()), 64)
+    assert population._group_size < 64 or population.algorithm.rows_at_once <= 16
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert population._group_size == 64
 
 
 def test_grid_has_every_combination_for_every_seed():

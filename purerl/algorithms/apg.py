@@ -104,6 +104,11 @@ class APG:
         return self.num_envs * self.rollout_length
 
     @property
+    def rows_at_once(self) -> int:
+        """Rows that networks see at once while learning."""
+        return self.num_envs
+
+    @property
     def warmup_iterations(self) -> int:
         """None: there is no replay to fill."""
         return 0

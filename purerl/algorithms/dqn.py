@@ -132,6 +132,11 @@ class DQN:
         return self.num_envs * self.rollout_length
 
     @property
+    def rows_at_once(self) -> int:
+        """Rows that networks see at once while learning."""
+        return self.batch_size
+
+    @property
     def warmup_iterations(self) -> int:
         """Iterations of random steps that `init` takes."""
         return self._ring.num_rollouts(self.warmup_steps)

@@ -123,6 +123,11 @@ class PQN:
         return self.num_envs * self.rollout_length
 
     @property
+    def rows_at_once(self) -> int:
+        """Rows that networks see at once while learning."""
+        return self.steps_per_iteration // self.num_minibatches
+
+    @property
     def warmup_iterations(self) -> int:
         """None: there is no replay to fill."""
         return 0
