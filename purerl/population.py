@@ -141,7 +141,7 @@ class Population:
         Returns:
             The state of all members and their outputs ``[P]``.
         """
-        size = self._group_size
+        size = self.group_size
         if size == self.num_members > 1:
             return function(self, state)
         leaves, structure = jax.tree.flatten(state)
@@ -168,9 +168,9 @@ class Population:
         return state, jax.tree.map(lambda leaf: leaf.reshape(self.num_members, *leaf.shape[2:]), outputs)
 
     @property
-    def _group_size(self) -> int:
-        """The divisor of the number of members that is nearest to what fits."""
-        if jax.default_backend() != "cpu":
+    def group_size(self) -> int:
+        """Members that `in_groups` takes at a time: the divisor of their number that is nearest to what fits."""
+        if jax.default_backend() != "cpu" or jax.device_count() > 1:  # over several, members may be spread
             return self.num_members
         fitting = max(1, ROWS_IN_CACHE // self.algorithm.rows_at_once)
         divisors = [size for size in range(1, self.num_members + 1) if self.num_members % size == 0]

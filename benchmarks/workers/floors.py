@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from common import compiled, flags, report, seconds
 from purerl_agents import make_agent
 
+import purerl
 from purerl import rollout
 from purerl.minibatches import accumulate_gradient
 from purerl.networks import encode
@@ -130,7 +131,9 @@ def main():
             count = max(1, args.iterations * updates // at_once)
             return jax.lax.fori_loop(0, count, lambda _, params: update(params, obs), init(key))
 
-        run = one if args.seeds == 1 else jax.vmap(one)
+        # In groups that fit into caches, as a population is trained.
+        group = purerl.Population(agent, args.seeds).group_size
+        run = one if args.seeds == 1 else partial(jax.lax.map, one, batch_size=group)
         key = key if args.seeds == 1 else jax.random.split(key, args.seeds)
     compile_seconds, program = compiled(run, key)
     seconds(program, key)  # caches and allocator
