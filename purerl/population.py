@@ -136,7 +136,8 @@ class Population:
 
         Args:
             function: of a population, or of a plain algorithm where a group is a single member.
-            state: of all members. It is changed in place where `jax.jit` was given it to consume.
+            state: of all members. It is changed in place where `jax.jit` was given it to consume; one group of several
+                is in a copy of its own meanwhile.
 
         Returns:
             The state of all members and their outputs ``[P]``.
