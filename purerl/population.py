@@ -145,28 +145,29 @@ class Population:
         size = self.group_size
         if size == self.num_members > 1:
             return function(self, state)
-        leaves, structure = jax.tree.flatten(state)
-        axes = jax.tree.leaves(struct.member_axes(state, shared=-1))
-        owned, shared = _split(leaves, axes)
+        axes = struct.member_axes(state, shared=-1)
+        varied = jax.tree.map(jnp.asarray, dict(self.varied))
 
-        def group(owned: list[Array], first: Array) -> tuple[list[Array], tuple[list[Array], PyTree]]:
-            everything = jax.tree.map(jnp.asarray, self.varied), owned
-            varied, mine = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, first, size), everything)
+        def group(whole: PyTree, first: Array) -> tuple[PyTree, PyTree]:
+            # What is shared has been moved on by the group before; each begins with what it was.
+            given = jax.tree.map(lambda now, before, axis: now if axis == 0 else before, whole, state, axes)
             if size == 1:
-                varied, mine = jax.tree.map(lambda leaf: leaf[0], (varied, mine))
-                agent = self._member(varied)
+                agent = self._member({name: values[first] for name, values in varied.items()})
+                part, output = function(agent, self.member_state(given, first))
+                put = lax.dynamic_update_index_in_dim
             else:
-                agent = Population(self.algorithm, size, varied)
-            state, output = function(agent, jax.tree.unflatten(structure, _merge(mine, shared, axes)))
-            mine, shared_now = _split(jax.tree.leaves(state), axes)
-            if size == 1:
-                mine, output = jax.tree.map(lambda leaf: leaf[None], (mine, output))
-            owned = [lax.dynamic_update_slice_in_dim(*pair, first, 0) for pair in zip(owned, mine, strict=True)]
-            return owned, (shared_now, output)
+                mine = {name: lax.dynamic_slice_in_dim(values, first, size) for name, values in varied.items()}
+                part, output = function(Population(self.algorithm, size, mine), self.part_state(given, first, size))
+                put = lax.dynamic_update_slice_in_dim
+            whole = jax.tree.map(
+                lambda leaf, new, axis: put(leaf, new, first, 0) if axis == 0 else new, whole, part, axes
+            )
+            return whole, output
 
-        owned, (shared, outputs) = lax.scan(group, owned, jnp.arange(0, self.num_members, size))
-        state = jax.tree.unflatten(structure, _merge(owned, [leaf[0] for leaf in shared], axes))
-        return state, jax.tree.map(lambda leaf: leaf.reshape(self.num_members, *leaf.shape[2:]), outputs)
+        state, outputs = lax.scan(group, state, jnp.arange(0, self.num_members, size))
+        if size > 1:
+            outputs = jax.tree.map(lambda leaf: leaf.reshape(self.num_members, *leaf.shape[2:]), outputs)
+        return state, outputs
 
     @property
     def group_size(self) -> int:
@@ -177,7 +178,7 @@ class Population:
         divisors = [size for size in range(1, self.num_members + 1) if self.num_members % size == 0]
         return min(divisors, key=lambda size: abs(math.log(size / fitting)))
 
-    def member_state(self, state: PyTree, index: int) -> PyTree:
+    def member_state(self, state: PyTree, index: int | Array) -> PyTree:
         """The state of one member alone."""
         return jax.tree.map(
             lambda leaf, axis: leaf[index] if axis == 0 else leaf, state, struct.member_axes(state, shared=-1)
@@ -188,10 +189,10 @@ class Population:
         varied = {name: values[first : first + count] for name, values in self.varied.items()}
         return Population(self.algorithm, count, varied, self.first_member + first)
 
-    def part_state(self, state: PyTree, first: int, count: int) -> PyTree:
+    def part_state(self, state: PyTree, first: int | Array, count: int) -> PyTree:
         """The state of these members, for `part`."""
         return jax.tree.map(
-            lambda leaf, axis: leaf[first : first + count] if axis == 0 else leaf,
+            lambda leaf, axis: lax.dynamic_slice_in_dim(leaf, first, count) if axis == 0 else leaf,
             state,
             struct.member_axes(state, shared=-1),
         )
@@ -201,18 +202,6 @@ class Population:
         for name, value in varied.items():
             member = _replace_path(member, name.split("."), value, name)
         return member
-
-
-def _split(leaves: list[Array], axes: list[int]) -> tuple[list[Array], list[Array]]:
-    """Those that each member has its own of, and those that are shared."""
-    pairs = list(zip(leaves, axes, strict=True))
-    return [leaf for leaf, axis in pairs if axis == 0], [leaf for leaf, axis in pairs if axis != 0]
-
-
-def _merge(owned: list[Array], shared: list[Array], axes: list[int]) -> list[Array]:
-    """The inverse of `_split`."""
-    each, common = iter(owned), iter(shared)
-    return [next(each if axis == 0 else common) for axis in axes]
 
 
 def _is_whole(value: Any) -> bool:
