@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purerl import struct
+from purerl.dense import Dense
 from purerl.distributions import Categorical, Distribution, Gaussian, TanhGaussian
 from purerl.errors import InputError
 from purerl.recurrent import NoMemory
@@ -110,7 +111,7 @@ class CNN(nn.Module):
             raise InputError(f"CNN needs a grid of at least {smallest} for its kernels, got {list(obs.shape[:2])}")
         x = obs
         for i, num_channels in enumerate(self.channels):
-            layer = nn.Dense(num_channels, kernel_init=_orthogonal(math.sqrt(2.0)), name=f"Conv_{i}")
+            layer = Dense(num_channels, kernel_init=_orthogonal(math.sqrt(2.0)), name=f"Conv_{i}")
             x = layer(_patches(x, self.kernel, self.stride))
             x = self.activation(nn.LayerNorm()(x) if self.layer_norm else x)
         return _dense_layers(jnp.ravel(x), self.hidden_sizes, self.activation, self.layer_norm)
@@ -163,8 +164,8 @@ class ActorCritic(nn.Module):
             self.critic_trunk = self.trunk.clone(name=None)
             self.actor_memory = self.memory.clone(name=None)
             self.critic_memory = self.memory.clone(name=None)
-        self.actor_head = nn.Dense(num_outputs, kernel_init=_orthogonal(0.01))
-        self.critic_head = nn.Dense(1, kernel_init=_orthogonal(1.0))
+        self.actor_head = Dense(num_outputs, kernel_init=_orthogonal(0.01))
+        self.critic_head = Dense(1, kernel_init=_orthogonal(1.0))
         if isinstance(space, Box):
             initial = nn.initializers.constant(math.log(self.initial_std))
             self.log_std = _Parameter((num_outputs,), initial)
@@ -251,7 +252,7 @@ class DeterministicPolicy(nn.Module):
         """The action ``[n]`` for one observation."""
         assert isinstance(self.action_space, Box)
         num_outputs = self.action_space.shape[0]
-        return jnp.tanh(nn.Dense(num_outputs, kernel_init=_orthogonal(0.01))(self.trunk(obs)))
+        return jnp.tanh(Dense(num_outputs, kernel_init=_orthogonal(0.01))(self.trunk(obs)))
 
 
 def _smallest(num_layers: int, kernel: int, stride: int) -> int:
@@ -292,6 +293,6 @@ def _orthogonal(gain: float) -> Callable[..., Array]:
 def _dense_layers(x: Array, sizes: tuple[int, ...], activation: Callable[[Array], Array], layer_norm: bool) -> Array:
     """To be called in a compact method, which owns the layers."""
     for size in sizes:
-        x = nn.Dense(size, kernel_init=_orthogonal(math.sqrt(2.0)))(x)
+        x = Dense(size, kernel_init=_orthogonal(math.sqrt(2.0)))(x)
         x = activation(nn.LayerNorm()(x) if layer_norm else x)
     return x

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from purerl import struct
+from purerl.dense import Dense
 from purerl.distributions import Categorical, TanhGaussian
 from purerl.errors import InputError
 from purerl.networks import MLP
@@ -108,7 +109,7 @@ class QNetwork(nn.Module):
         return value[None] + advantage - jnp.mean(advantage, axis=0, keepdims=True)
 
     def _dense(self, features: int, name: str) -> nn.Module:
-        return NoisyDense(features, name=name) if self.noisy else nn.Dense(features, name=name)
+        return NoisyDense(features, name=name) if self.noisy else Dense(features, name=name)
 
 
 class DeterministicActorCritic(nn.Module):
@@ -131,7 +132,7 @@ class DeterministicActorCritic(nn.Module):
     def setup(self) -> None:
         """Declare the layers; flax calls it."""
         self.actor_trunk = self.trunk.clone(name=None)
-        self.actor_head = nn.Dense(_num_actions(self.action_space), kernel_init=_SMALL)
+        self.actor_head = Dense(_num_actions(self.action_space), kernel_init=_SMALL)
         self.critics = _ensemble(_Critic, self.num_critics)(self.trunk.clone(parent=None))
 
     def actor(self, obs: Array) -> Array:
@@ -163,8 +164,8 @@ class SoftActorCritic(nn.Module):
     def setup(self) -> None:
         """Declare the layers; flax calls it."""
         self.actor_trunk = self.trunk.clone(name=None)
-        self.mean = nn.Dense(_num_actions(self.action_space), kernel_init=_SMALL)
-        self.log_std = nn.Dense(_num_actions(self.action_space), kernel_init=_SMALL)
+        self.mean = Dense(_num_actions(self.action_space), kernel_init=_SMALL)
+        self.log_std = Dense(_num_actions(self.action_space), kernel_init=_SMALL)
         self.critics = _ensemble(_Critic, self.num_critics)(self.trunk.clone(parent=None))
 
     def actor(self, obs: Array) -> TanhGaussian:
@@ -198,7 +199,7 @@ class DiscreteSoftActorCritic(nn.Module):
         """Declare the layers; flax calls it."""
         assert isinstance(self.action_space, Discrete)
         self.actor_trunk = self.trunk.clone(name=None)
-        self.actor_head = nn.Dense(self.action_space.n, kernel_init=_SMALL)
+        self.actor_head = Dense(self.action_space.n, kernel_init=_SMALL)
         self.critics = _ensemble(_DiscreteCritic, self.num_critics)(self.trunk.clone(parent=None), self.action_space.n)
 
     def actor(self, obs: Array) -> Categorical:
@@ -221,7 +222,7 @@ class _Critic(nn.Module):
     @nn.compact
     def __call__(self, obs: Array, action: Array) -> Array:
         features = self.trunk(jnp.concatenate([jnp.ravel(obs), action]))
-        return nn.Dense(1, kernel_init=_SMALL)(features)[0]
+        return Dense(1, kernel_init=_SMALL)(features)[0]
 
 
 class _DiscreteCritic(nn.Module):
@@ -230,7 +231,7 @@ class _DiscreteCritic(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
-        return nn.Dense(self.num_actions, kernel_init=_SMALL)(self.trunk(obs))
+        return Dense(self.num_actions, kernel_init=_SMALL)(self.trunk(obs))
 
 
 def _ensemble(critic: type[nn.Module], num_critics: int) -> type[nn.Module]:
