@@ -84,6 +84,7 @@ def accumulate_gradient(
     if num_parts == 1:
         return gradient(key, rows)
     parts = jax.tree.map(lambda leaf: leaf.reshape(num_parts, -1, *leaf.shape[1:]), rows)
+    gradient = jax.jit(gradient)  # is traced once, for its shapes and for the loop
 
     def add(total: PyTree, inputs: tuple[Array, Rows]) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, total, gradient(*inputs)), None
