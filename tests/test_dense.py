@@ -16,8 +16,8 @@ def loss(layer, params, x):
     return jnp.mean(jnp.sin(layer.apply({"params": params}, x)))
 
 
-@pytest.mark.parametrize("num_outputs", [1, 2, 16, 17, 40])
-@pytest.mark.parametrize("shape", [(20,), (6, 20), (3, 2, 20)])
+@pytest.mark.parametrize("num_outputs", [1, 2, 16, 17])
+@pytest.mark.parametrize("shape", [(20,), (3, 2, 20)])
 def test_it_is_that_of_flax_with_its_derivatives(num_outputs, shape):
     x, direction = jax.random.normal(KEY, (2, *shape))
     ours, theirs = Dense(num_outputs), nn.Dense(num_outputs)
