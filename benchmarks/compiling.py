@@ -9,12 +9,11 @@ Usage: python -m benchmarks.compiling [--algorithms NAME ...] [--rounds 3]
 import argparse
 import json
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks import worker
 from benchmarks.report import machine
 from purerl.cli.config import ALGORITHMS
 from purerl.cpu import choose_thread_pool
@@ -26,24 +25,20 @@ ENVIRONMENTS = dict.fromkeys(ALGORITHMS, "CartPole-v1") | dict.fromkeys(
 HEADINGS = ("algorithm", "environment", "tracing, s", "compiling, s", "both, warm cache, s")
 
 
-def compile_in_fresh_process(algorithm: str, cache: str) -> dict[str, float]:
-    """What the worker measured."""
-    command = [sys.executable, HERE / "workers" / "compiling.py", algorithm, ENVIRONMENTS[algorithm]]
-    settings = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
-    done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, timeout=600, env={**os.environ, **settings}
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def measure(algorithm: str, rounds: int) -> dict[str, float]:
     """Medians over `rounds`."""
     runs = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as cache:
-            cold, warm = (compile_in_fresh_process(algorithm, cache) for _ in range(2))
+            env = {
+                **os.environ,
+                "JAX_COMPILATION_CACHE_DIR": cache,
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+            }
+            words = ("compiling.py", algorithm, ENVIRONMENTS[algorithm])
+            cold, warm = (worker.run(sys.executable, *words, env=env) for _ in range(2))
         runs.append({**cold, "warm": warm["tracing"] + warm["compiling"]})
-    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    return worker.medians(runs)
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from benchmarks import peers
 from benchmarks.jobs import CONTESTANTS, OURS, Job
+from benchmarks.worker import WORKERS
 
-WORKERS = Path(__file__).parent / "workers"
 PATIENCE = 600.0  # seconds that one worker may take
 
 

@@ -14,11 +14,10 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import peers
+from benchmarks import peers, worker
 from purerl.cpu import choose_thread_pool, usable_cores
 
 HERE = Path(__file__).parent
@@ -31,13 +30,7 @@ CALLS = ["add_one", "add_several", "sample", "add_one_and_sample"]
 
 def measure(python: Path, library: str, kind: str, capacity: int, members: int) -> dict:
     flags = ["--capacity", str(capacity), "--members", str(members), *(["--prioritized"] * (kind == "prioritized"))]
-    command = [python, HERE / "workers" / f"{library}_replay.py", *flags]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def medians(runs: list[dict]) -> dict:
-    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    return worker.run(python, f"{library}_replay.py", *flags)
 
 
 def main() -> None:
@@ -75,7 +68,7 @@ def main() -> None:
                         )
                         for call in CALLS
                     }
-                    taken = medians([done[capacity][library] for done in rounds])
+                    taken = worker.medians([done[capacity][library] for done in rounds])
                     row[library] = {"microseconds": taken, "over_purerl": against, "over_smallest": growth}
                     cells = "".join(f"{taken[call]:10,.2f} ({against[call]:6.1f}x)" for call in CALLS)
                     print(f"{kind:12s} {members:7d} {capacity:9,d} {library:9s}{cells}", flush=True)

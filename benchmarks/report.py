@@ -112,7 +112,7 @@ def draw(path: Path, jobs: Mapping[str, Any]) -> None:
     axes.set_xscale("log")
     axes.set_yticks(places, labels, fontsize=7)
     axes.margins(y=0.01)
-    axes.set_xticks([0.5, 1, 2, 5, 10, 20, 50], minor=False)
+    axes.set_xticks([0.5, 1, 2, 5, 10, 20, 50])
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.set_xlabel("times as fast as the peer: median and range of rounds")

@@ -32,7 +32,7 @@ def narrow_first(inputs: Array, kernel: Array, dimension_numbers: Any, precision
         ``[..., m]``.
     """
     num_inputs, num_outputs = kernel.shape
-    few = 1 < num_outputs <= min(num_inputs - 1, _FEW_OUTPUTS)
+    few = 1 < num_outputs < num_inputs and num_outputs <= _FEW_OUTPUTS
     if not few or jax.default_backend() != "cpu":
         return lax.dot_general(inputs, kernel, dimension_numbers, precision=precision)
     transposed = lax.optimization_barrier(kernel.T)

@@ -31,10 +31,8 @@ def test_it_is_that_of_flax_with_its_derivatives(num_outputs, shape):
 
 
 def test_each_member_of_a_population_has_its_own():
-    x, params = (
-        jax.random.normal(KEY, (5, 7, 20)),
-        jax.vmap(lambda key: Dense(3).init(key, jnp.zeros(20))["params"])(jax.random.split(KEY, 5)),
-    )
+    x = jax.random.normal(KEY, (5, 7, 20))
+    params = jax.vmap(lambda key: Dense(3).init(key, jnp.zeros(20))["params"])(jax.random.split(KEY, 5))
     together = jax.vmap(jax.grad(loss, argnums=1), in_axes=(None, 0, 0))(Dense(3), params, x)
     for i in range(5):
         alone = jax.grad(loss, argnums=1)(Dense(3), jax.tree.map(lambda leaf, i=i: leaf[i], params), x[i])
