@@ -33,13 +33,11 @@ class Collector:
     Attributes:
         env: one of them.
         replay: where steps go; it says how many environments there are and how long a rollout is.
-        steps_per_reset: see `rollout.collect`.
         normalize_observations: whether to keep statistics of them.
     """
 
     env: Environment
     replay: Replay | PrioritizedReplay
-    steps_per_reset: int = struct.field(static=True)
     normalize_observations: bool = struct.field(static=True)
 
     def init(self, key: Array, random: Policy, action: PyTree, num_rollouts: int) -> CollectorState:
@@ -65,7 +63,7 @@ class Collector:
     def collect(self, state: CollectorState, policy: Policy, key: Array) -> tuple[CollectorState, Metrics]:
         """One more rollout. The replay holds ``extras["raw_action"]`` where the policy tells it, else the action."""
         rollouts, transitions, episodes = rollout.collect(
-            self.env, policy, state.rollout, key, self.replay.ring.rollout_length, self.steps_per_reset
+            self.env, policy, state.rollout, key, self.replay.ring.rollout_length
         )
         obs_stats = observe(self.env.observation_space, state.obs_stats, transitions.obs)
         action = transitions.extras.get("raw_action", transitions.action)

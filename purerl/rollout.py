@@ -6,8 +6,6 @@ and the single place where an episode ends and the next begins: time step, recur
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -48,19 +46,17 @@ class Episodes:
     finished: Array
 
 
-# (key, number of episodes begun so far) -> the first time step of a new episode
-Starts = Callable[[Array, Array], TimeStep]
-
-
 def begin(timestep: TimeStep, carry: PyTree) -> RolloutState:
     """An episode that starts at `timestep` with the policy memory `carry`."""
     return RolloutState(timestep, carry, jnp.float32(0.0), jnp.int32(0))
 
 
 def unroll(
-    env: Environment, policy: Policy, state: RolloutState, key: Array, length: int, starts: Starts
+    env: Environment, policy: Policy, state: RolloutState, key: Array, length: int
 ) -> tuple[RolloutState, Transition, Metrics]:
     """Act for `length` steps in one environment, beginning new episodes as old ones end.
+
+    Every episode begins in a start state of its own, drawn for it alone. No gradient flows into it.
 
     Args:
         env: the environment.
@@ -68,15 +64,13 @@ def unroll(
         state: where the environment is.
         key: randomness of actions, dynamics and starts.
         length: number of steps.
-        starts: where new episodes begin; no gradient flows into it.
 
     Returns:
         The state afterwards, transitions ``[length]``, and ``episode_return`` and ``episode_length`` of the episodes
         that ended.
     """
 
-    def step(loop: tuple[RolloutState, Array], keys: Array) -> tuple[tuple[RolloutState, Array], tuple]:
-        state, num_starts = loop
+    def step(state: RolloutState, keys: Array) -> tuple[RolloutState, tuple]:
         action_key, env_key, start_key = jax.random.wrap_key_data(keys, impl=jax.random.key_impl(key))
         action, carry, extras = policy.act(action_key, state.carry, state.timestep.obs)
         timestep = env.step(env_key, state.timestep.state, action)
@@ -90,29 +84,25 @@ def unroll(
             extras=extras,
         )
         onward = RolloutState(timestep, carry, state.episode_return + timestep.reward, state.episode_length + 1)
-        anew = begin(lax.stop_gradient(starts(start_key, num_starts)), policy.carry)
+        anew = begin(lax.stop_gradient(env.reset(start_key)), policy.carry)
         done = timestep.done
         state = jax.tree.map(lambda a, b: jnp.where(done, a, b), anew, onward)
-        return (state, num_starts + done), (transition, onward.episode_return, onward.episode_length)
+        return state, (transition, onward.episode_return, onward.episode_length)
 
     # All at once: in the loop the hashing behind keys costs as much as a small environment. As numbers, because where
     # `jax.vmap` transposes keys on their way into a loop, `jax.debug_key_reuse` takes that for a use.
     keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index), 3))(jnp.arange(length))
     keys = jax.random.key_data(keys)
-    (state, _), (transitions, returns, lengths) = lax.scan(step, (state, jnp.int32(0)), keys)
+    state, (transitions, returns, lengths) = lax.scan(step, state, keys)
     ended = transitions.done
     metrics = {"episode_return": Mean.of(returns, ended), "episode_length": Mean.of(lengths, ended)}
     return state, transitions, metrics
 
 
 def collect(
-    env: Environment, policy: Policy, state: RolloutState, key: Array, length: int, steps_per_reset: int
+    env: Environment, policy: Policy, state: RolloutState, key: Array, length: int
 ) -> tuple[RolloutState, Transition, Metrics]:
     """Act for `length` steps in each of ``[num_envs]`` environments.
-
-    Resetting at every step just in case one is needed costs more than stepping in many simulators. Instead one fresh
-    start state is drawn for every `steps_per_reset` steps taken, and handed out in turn; only when more episodes end
-    than that does one serve twice. ``steps_per_reset=1`` is exact: every step has a start state of its own.
 
     Args:
         env: the environment.
@@ -120,31 +110,13 @@ def collect(
         state: ``[num_envs]`` environments in flight.
         key: randomness.
         length: steps to take in each.
-        steps_per_reset: see above, at least 1.
 
     Returns:
         States ``[num_envs]``, transitions ``[num_envs, length]`` and the metrics of `unroll` over all environments.
     """
-    unroll_key, pool_key = jax.random.split(key)
-    num_envs = state.episode_length.shape[0]
-    starts = _fresh_starts(env, pool_key, num_envs * length, steps_per_reset)
-
-    def unroll_one(state: RolloutState, key: Array, index: Array) -> tuple[RolloutState, Transition, Metrics]:
-        # Neighbours take neighbouring starts, and each its next one a whole row later: all differ as long as they last.
-        return unroll(env, policy, state, key, length, lambda key, count: starts(key, index + num_envs * count))
-
-    keys = jax.random.split(unroll_key, num_envs)
-    state, transitions, metrics = jax.vmap(unroll_one)(state, keys, jnp.arange(num_envs))
+    keys = jax.random.split(key, state.episode_length.shape[0])
+    state, transitions, metrics = jax.vmap(lambda state, key: unroll(env, policy, state, key, length))(state, keys)
     return state, transitions, {name: mean.sum() for name, mean in metrics.items()}
-
-
-def _fresh_starts(env: Environment, key: Array, num_steps: int, steps_per_reset: int) -> Starts:
-    """``(key, index) -> TimeStep``: drawn on the spot, or the entry of a pool drawn now (see `collect`)."""
-    if steps_per_reset == 1:
-        return lambda key, index: env.reset(key)
-    size = -(-num_steps // steps_per_reset)
-    pool = jax.vmap(env.reset)(jax.random.split(key, size))
-    return lambda key, index: jax.tree.map(lambda leaf: leaf[index % size], pool)
 
 
 def evaluate(env: Environment, policy: Policy, key: Array, num_episodes: int, max_steps: int = 100_000) -> Episodes:

@@ -49,11 +49,6 @@ class Samples(Protocol):
         ...
 
     @property
-    def steps_per_reset(self) -> int:
-        """See `rollout.collect`."""
-        ...
-
-    @property
     def gamma(self) -> float:
         """Discount factor per step of the returns that scale rewards."""
         ...
@@ -101,7 +96,7 @@ def collect(
         the metrics of the episodes that ended, whose rewards are the environment's own.
     """
     rollouts, transitions, episodes = rollout.collect(
-        algorithm.env, policy, state.rollout, key, algorithm.rollout_length, algorithm.steps_per_reset
+        algorithm.env, policy, state.rollout, key, algorithm.rollout_length
     )
     reward = transitions.reward * algorithm.reward_scale
     return_stats, discounted = state.return_stats, state.discounted_return

@@ -59,7 +59,7 @@ def reference_step(algorithm, state):
     _, collect_key, _ = jax.random.split(state.key, 3)
     policy = algorithm.policy(state, explore=True)
     _, steps, _ = purerl.rollout.collect(
-        algorithm.env, policy, state.sampler.rollout, collect_key, algorithm.rollout_length, algorithm.steps_per_reset
+        algorithm.env, policy, state.sampler.rollout, collect_key, algorithm.rollout_length
     )
     network = algorithm.network.clone(action_space=algorithm.env.action_space)
 

@@ -72,7 +72,7 @@ def keep_quiet(key, carry, obs):
 
 
 RING = Replay(capacity=320, num_envs=4, rollout_length=8)
-COLLECTOR = Collector(Fork(True), RING, steps_per_reset=1, normalize_observations=True)
+COLLECTOR = Collector(Fork(True), RING, normalize_observations=True)
 collect = jax.jit(Collector.collect)
 init = jax.jit(Collector.init, static_argnames="num_rollouts")
 

@@ -34,7 +34,7 @@ def test_the_gradient_of_a_linear_quadratic_return_is_that_of_the_adjoint():
         policy = Policy(jax.tree_util.Partial(lambda gain, key, carry, obs: (-gain @ obs, carry, {}), gain))
         timestep = struct.replace(env.reset(jax.random.key(0)), state=state, obs=state)
         flight = rollout.begin(timestep, ())
-        _, transitions, _ = rollout.unroll(env, policy, flight, jax.random.key(0), length, lambda *_: timestep)
+        _, transitions, _ = rollout.unroll(env, policy, flight, jax.random.key(0), length)
         return -transitions.reward.sum()
 
     start = np.asarray([1.0, -0.5])
@@ -244,7 +244,7 @@ def test_losses_and_targets_against_a_slow_reference():
     key = jax.random.key(5)
     loss, (_, window, _) = jax.jit(algorithm._actor_loss)(state.actor_params, jnp.zeros(3), state, key)
     _, seen, _ = jax.jit(
-        lambda state: rollout.collect(algorithm.env, algorithm.policy(state, explore=True), state.rollout, key, 9, 16)
+        lambda state: rollout.collect(algorithm.env, algorithm.policy(state, explore=True), state.rollout, key, 9)
     )(state)
     value = np.asarray(jax.vmap(jax.vmap(lambda obs: algorithm._critic(state.target_params, obs)))(seen.next_obs))
     reward = 2.0 * np.asarray(seen.reward) - 0.1 * np.asarray(seen.extras["log_prob"])

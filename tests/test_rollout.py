@@ -21,17 +21,16 @@ def count_calls(key, carry, obs):
 POLICY = Policy(Partial(count_calls), jnp.int32(0))
 
 
-def collect(env, num_envs, length, steps_per_reset, seed=0, state=None):
+def collect(env, num_envs, length, seed=0, state=None):
     reset_key, key = jax.random.split(jax.random.key(seed))
     if state is None:
         timesteps = jax.vmap(env.reset)(jax.random.split(reset_key, num_envs))
         state = jax.vmap(lambda timestep: rollout.begin(timestep, POLICY.carry))(timesteps)
-    return jax.jit(lambda state, key: rollout.collect(env, POLICY, state, key, length, steps_per_reset))(state, key)
+    return jax.jit(lambda state, key: rollout.collect(env, POLICY, state, key, length))(state, key)
 
 
-@pytest.mark.parametrize("steps_per_reset", [1, 3, 1000])
-def test_transitions_and_episode_ends(steps_per_reset):
-    state, transitions, metrics = collect(Counter(length=3), num_envs=2, length=8, steps_per_reset=steps_per_reset)
+def test_transitions_and_episode_ends():
+    state, transitions, metrics = collect(Counter(length=3), num_envs=2, length=8)
     obs, next_obs = np.asarray(transitions.obs[..., 0]), np.asarray(transitions.next_obs[..., 0])
     # The successor is the true one, also at an end; otherwise it is what comes next.
     np.testing.assert_array_equal(next_obs, obs + 1)
@@ -49,33 +48,55 @@ def test_transitions_and_episode_ends(steps_per_reset):
 
 def test_episodes_go_on_across_collections():
     env = Counter(length=10)
-    state, _, _ = collect(env, num_envs=2, length=8, steps_per_reset=1)
-    _, transitions, metrics = collect(env, num_envs=2, length=4, steps_per_reset=1, state=state)
+    state, _, _ = collect(env, num_envs=2, length=8)
+    _, transitions, metrics = collect(env, num_envs=2, length=4, state=state)
     np.testing.assert_array_equal(transitions.terminated, [[False, True, False, False]] * 2)
     assert float(metrics["episode_return"].value) == 10.0
 
 
-@pytest.mark.parametrize("steps_per_reset", [1, 3])
-def test_starts_are_fresh(steps_per_reset):
-    _, transitions, _ = collect(Counter(length=3), num_envs=16, length=30, steps_per_reset=steps_per_reset)
-    starts = np.asarray(transitions.obs[..., 0])[np.asarray(transitions.extras["carry"]) == 0]
-    assert len(starts) == 16 * 10
+@pytest.mark.parametrize("length", [1, 3])
+def test_no_two_episodes_begin_in_the_same_start_state(length):
+    env, starts, state = Counter(length=length), [], None
+    for seed in range(2):
+        state, transitions, _ = collect(env, num_envs=8, length=15, seed=seed, state=state)
+        starts.append(np.asarray(transitions.obs[..., 0])[np.asarray(transitions.extras["carry"]) == 0])
+    starts = np.concatenate(starts)
+    assert len(starts) == 8 * 30 // length
     assert len(np.unique(starts)) == len(starts)
 
 
-def test_an_exhausted_pool_goes_round():
-    _, transitions, _ = collect(Counter(length=1), num_envs=4, length=8, steps_per_reset=8)
-    starts = np.asarray(transitions.obs[:, 1:, 0])
-    # 32 steps pay for 4 starts; every environment needs a new one at every step.
-    values, counts = np.unique(starts, return_counts=True)
-    assert len(values) == 4
-    assert counts.min() == counts.max() == 7
+@struct.dataclass
+class ShortOrLong:
+    """Episodes of one step or of nine, with equal probability, decided at the start."""
+
+    observation_space = Box((1,))
+    action_space = Box((1,))
+
+    def reset(self, key):
+        left = jnp.where(jax.random.bernoulli(key), 1, 9)
+        return TimeStep(left, jnp.float32(left)[None], jnp.float32(0.0), jnp.bool_(False), jnp.bool_(False))
+
+    def step(self, key, state, action):
+        return TimeStep(state - 1, jnp.float32(state - 1)[None], jnp.float32(1.0), state <= 1, jnp.bool_(False))
 
 
-def test_new_starts_in_every_collection():
-    env = Counter(length=1)
-    (a, b) = (collect(env, num_envs=4, length=8, steps_per_reset=8, seed=seed)[1].obs for seed in (0, 1))
-    assert not set(np.unique(a)) & set(np.unique(b))
+def test_short_episodes_are_as_frequent_as_they_are_drawn():
+    """A start state that serves twice is one that was free, and those of short episodes are."""
+    timesteps = jax.vmap(ShortOrLong().reset)(jax.random.split(jax.random.key(0), 8))
+    state = jax.vmap(lambda timestep: rollout.begin(timestep, POLICY.carry))(timesteps)
+
+    @jax.jit
+    def share(state, keys):
+        def body(state, key):
+            state, seen, _ = rollout.collect(ShortOrLong(), POLICY, state, key, 5)
+            first = seen.extras["carry"] == 0
+            return state, (jnp.sum(first), jnp.sum(first & (seen.obs[..., 0] == 1.0)))
+
+        begun, short = jax.lax.scan(body, state, keys)[1]
+        return jnp.sum(short) / jnp.sum(begun)
+
+    # 16,000 episodes: a standard error of 0.004.
+    np.testing.assert_allclose(share(state, jax.random.split(jax.random.key(1), 2000)), 0.5, atol=0.013)
 
 
 @struct.dataclass
@@ -102,8 +123,7 @@ class Chain:
         return TimeStep((x, steps), x[None], x, steps >= 3, jnp.bool_(False))
 
 
-@pytest.mark.parametrize("steps_per_reset", [1, 2])
-def test_gradients_flow_through_steps_but_never_through_a_reset(steps_per_reset):
+def test_gradients_flow_through_steps_but_never_through_a_reset():
     def total_reward(gain, length):
         policy = Policy(Partial(lambda gain, key, carry, obs: (gain[None], carry, {}), gain))
         env = Chain(scale=jnp.float32(1.0))
@@ -111,7 +131,7 @@ def test_gradients_flow_through_steps_but_never_through_a_reset(steps_per_reset)
             (jnp.float32(1.0), jnp.int32(0)), jnp.ones(1), jnp.float32(0.0), jnp.bool_(False), jnp.bool_(False)
         )
         state = jax.tree.map(lambda leaf: leaf[None], rollout.begin(timestep, ()))
-        _, transitions, _ = rollout.collect(env, policy, state, jax.random.key(0), length, steps_per_reset)
+        _, transitions, _ = rollout.collect(env, policy, state, jax.random.key(0), length)
         return jnp.sum(transitions.reward)
 
     # Within an episode dx_t/dgain = t, so three steps give 1 + 2 + 3; after the reset it starts again from 1.
@@ -126,7 +146,7 @@ def test_a_gradient_in_the_environments_parameters_is_not_poisoned_by_the_reset(
             (jnp.float32(1.0), jnp.int32(0)), jnp.ones(1), jnp.float32(0.0), jnp.bool_(False), jnp.bool_(False)
         )
         state = jax.tree.map(lambda leaf: leaf[None], rollout.begin(timestep, ()))
-        _, transitions, _ = rollout.collect(Chain(scale), policy, state, jax.random.key(0), 4, 1)
+        _, transitions, _ = rollout.collect(Chain(scale), policy, state, jax.random.key(0), 4)
         return jnp.sum(transitions.reward)
 
     assert float(jax.grad(total_reward)(jnp.float32(1.0))) == 6.0 + 1.0

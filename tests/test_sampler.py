@@ -41,7 +41,6 @@ class Sampling:
     reward_scale: float
     num_envs: int = struct.field(static=True)
     rollout_length: int = struct.field(static=True)
-    steps_per_reset: int = struct.field(static=True)
     normalize_observations: bool = struct.field(static=True)
     normalize_rewards: bool = struct.field(static=True)
 
@@ -55,7 +54,6 @@ SAMPLER = Sampling(
     reward_scale=0.5,
     num_envs=4,
     rollout_length=8,
-    steps_per_reset=1,
     normalize_observations=True,
     normalize_rewards=True,
 )
@@ -77,7 +75,7 @@ def raw(sampler, states, num_batches):
     """The same batches, by hand and with the environment's own rewards."""
     flight, batches = states[0].rollout, []
     for i in range(num_batches):
-        flight, transitions, _ = rollout.collect(sampler.env, POLICY, flight, jax.random.key(i), 8, 1)
+        flight, transitions, _ = rollout.collect(sampler.env, POLICY, flight, jax.random.key(i), 8)
         batches.append(transitions)
     chex.assert_trees_all_equal(flight, states[-1].rollout)
     return batches

@@ -49,7 +49,6 @@ def windows(env, gain, horizon, length, max_growth=1.0, tally=jnp.float32(0.0)):
         rollout.begin(start, jnp.int32(0)),
         jax.random.key(0),
         length,
-        lambda *_: start,
     )
     return transitions
 
@@ -114,7 +113,7 @@ def test_the_loss_is_that_of_the_windows_one_by_one():
     jax.tree.map(np.testing.assert_array_equal, flights, plain_flights)
     np.testing.assert_allclose(window.target, plain_window.target, rtol=1e-5)
 
-    _, seen, _ = rollout.collect(plain.env, plain.policy(state, explore=True), state.rollout, key, 12, 16)
+    _, seen, _ = rollout.collect(plain.env, plain.policy(state, explore=True), state.rollout, key, 12)
     value = np.asarray(jax.vmap(jax.vmap(lambda obs: algorithm._critic(state.target_params, obs)))(seen.next_obs))
     total = 0.0
     for env in range(4):

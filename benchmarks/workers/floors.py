@@ -37,7 +37,7 @@ def stepping(agent, num_envs, steps):
         def collect(index, carry):
             state, total = carry
             key_now = jax.random.fold_in(key, index)
-            state, seen, _ = rollout.collect(env, policy, state, key_now, LENGTH, agent.steps_per_reset)
+            state, seen, _ = rollout.collect(env, policy, state, key_now, LENGTH)
             # What is looked at is computed.
             return state, total + jnp.sum(seen.reward) + jnp.sum(seen.obs) + jnp.sum(seen.next_obs)
 

@@ -80,12 +80,6 @@ class APG:
     rematerialize: bool = struct.field(
         default=False, static=True, help="compute steps again on the way back, to save memory"
     )
-    steps_per_reset: int = struct.field(
-        default=16,
-        static=True,
-        help="draw one fresh start state for so many environment steps; 1 draws one for every step",
-        within="[1, inf)",
-    )
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
@@ -199,7 +193,6 @@ class APG:
             state.rollout,
             key,
             self.rollout_length,
-            self.steps_per_reset,
         )
         next_value = jnp.zeros_like(transitions.reward)
         if self.terminal_value is not None:

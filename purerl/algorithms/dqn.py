@@ -108,12 +108,6 @@ class DQN:
     normalize_observations: bool = struct.field(
         default=False, static=True, help="standardise observations by running mean and deviation, clipped to +-10"
     )
-    steps_per_reset: int = struct.field(
-        default=16,
-        static=True,
-        help="draw one fresh start state for so many environment steps; 1 draws one for every step",
-        within="[1, inf)",
-    )
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
@@ -232,7 +226,7 @@ class DQN:
     @property
     def _collector(self) -> Collector:
         replay = self._replay(jnp.int32(0))
-        return Collector(self.env, replay, self.steps_per_reset, self.normalize_observations)
+        return Collector(self.env, replay, self.normalize_observations)
 
     # Learning
 

@@ -104,12 +104,6 @@ class IMPALA:
         default=False, static=True, help="divide rewards by the running deviation of the discounted return"
     )
     reward_scale: float = struct.field(default=1.0, help="multiply rewards by this", within="(0, inf)")
-    steps_per_reset: int = struct.field(
-        default=16,
-        static=True,
-        help="draw one fresh start state for so many environment steps; 1 draws one for every step",
-        within="[1, inf)",
-    )
 
     def __post_init__(self) -> None:
         struct.check_fields(self)

@@ -95,12 +95,6 @@ class PQN:
         default=False, static=True, help="standardise observations by running mean and deviation, clipped to +-10"
     )
     reward_scale: float = struct.field(default=1.0, help="multiply rewards by this", within="(0, inf)")
-    steps_per_reset: int = struct.field(
-        default=16,
-        static=True,
-        help="draw one fresh start state for so many environment steps; 1 draws one for every step",
-        within="[1, inf)",
-    )
 
     def __post_init__(self) -> None:
         struct.check_fields(self)

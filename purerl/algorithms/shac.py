@@ -140,12 +140,6 @@ class SHAC:
     rematerialize: bool = struct.field(
         default=False, static=True, help="compute steps again on the way back, to save memory"
     )
-    steps_per_reset: int = struct.field(
-        default=16,
-        static=True,
-        help="draw one fresh start state for so many environment steps; 1 draws one for every step",
-        within="[1, inf)",
-    )
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
@@ -303,7 +297,6 @@ class SHAC:
             flights,
             key,
             self.rollout_length,
-            self.steps_per_reset,
         )
         flights = struct.replace(flights, carry=state.rollout.carry)
         # Where the next step begins a window, or would.

@@ -102,12 +102,6 @@ class TD3:
     normalize_observations: bool = struct.field(
         default=False, static=True, help="standardise observations by running mean and deviation, clipped to +-10"
     )
-    steps_per_reset: int = struct.field(
-        default=16,
-        static=True,
-        help="draw one fresh start state for so many environment steps; 1 draws one for every step",
-        within="[1, inf)",
-    )
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
@@ -218,7 +212,7 @@ class TD3:
 
     @property
     def _collector(self) -> Collector:
-        return Collector(self.env, self._replay, self.steps_per_reset, self.normalize_observations)
+        return Collector(self.env, self._replay, self.normalize_observations)
 
     # Learning
 

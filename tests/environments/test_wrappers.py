@@ -254,7 +254,7 @@ def test_a_stack_is_filled_anew_in_every_episode():
     env = FrameStack(TimeLimit(FlattenObservation(Line()), 2), 2)
     policy = purerl.Policy(Partial(lambda key, carry, obs: (jnp.ones(1), carry, {})))
     state = rollout.begin(env.reset(KEY), ())
-    _, transitions, _ = rollout.unroll(env, policy, state, KEY, 4, lambda key, index: env.reset(key))
+    _, transitions, _ = rollout.unroll(env, policy, state, KEY, 4)
     np.testing.assert_array_equal(transitions.obs[:, [0, 2]], [[0, 0], [0, 1], [0, 0], [0, 1]])
     np.testing.assert_array_equal(transitions.next_obs[:, [0, 2]], [[0, 1], [1, 2], [0, 1], [1, 2]])
 
