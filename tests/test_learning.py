@@ -1,4 +1,4 @@
-"""Real tasks to published scores, several seeds in one program. The slow ones are the rows of docs/results.md."""
+"""Real tasks to published scores, several seeds in one program. The slow ones cover the rows of docs/results.md."""
 
 import jax
 import numpy as np
@@ -47,16 +47,19 @@ def test_brax_fast():
     assert trained("ppo", "brax/fast", 32_768, 4).mean() > 135
 
 
+@pytest.mark.slow
 def test_dqn():
     """The return while training, as published: under a constant learning rate single seeds fall back at times."""
     _, progress = train("dqn", "CartPole-v1", 500_000, 3)
     assert np.median(last(progress).metrics["episode_return"].value) >= 460
 
 
+@pytest.mark.slow
 def test_pqn():
     assert trained("pqn", "CartPole-v1", 300_000, 4).mean() >= 470
 
 
+@pytest.mark.slow
 def test_memory():
     """What is asked at the end of an episode is shown at its beginning; guessing has 0 on average."""
     assert trained("ppo", "MemoryChain-bsuite", 32_000, 2).mean() >= 0.95
@@ -68,6 +71,7 @@ def test_sac():
     assert trained("sac", "Pendulum-v1", 12_000, 2, "--hidden-sizes", "64", "64").mean() >= -200
 
 
+@pytest.mark.slow
 def test_shac():
     """Doing nothing gives -196, spinning about 20; above 100 the pole is up most of the time."""
     assert trained("shac", "smooth/cartpole-swingup", 32_000, 4).mean() >= 125
