@@ -5,9 +5,10 @@ member of a population, so that it stays a slice under `jax.vmap` (a scatter wou
 
 **Observations are stored once.** The successor of a step is the observation of the next row, but for two cases. After a
 terminated step there is nothing to bootstrap from, so none is needed. After a truncated one (a time limit) the true
-successor is kept apart: one for every `FINAL_EVERY` or so steps of an environment. Should two episodes of an
-environment be cut off within so few steps, the earlier one's last step is drawn with weight 0; any other time limit
-loses nothing.
+successor is kept apart, in a place that `FINAL_EVERY` steps of an environment share. Time limits no closer together
+lose nothing, however long a rollout is. Where several steps that share a place are truncated, the first one's successor
+is kept. Uniform sampling draws that step in place of the others too, so that time limits have their share of what is
+drawn; prioritised sampling leaves the others out. A longer window that would run into one of them ends before it.
 
 **Windows of n steps** (Sutton & Barto 2018, section 7.1) are put together when they are sampled::
 
@@ -15,10 +16,13 @@ loses nothing.
 
 with ``m = n``, or less where the episode ends within the window, for whichever reason; `terminated` alone stops
 bootstrapping. A window is drawn once its last successor has been seen: the newest `n` steps wait for the next `add`.
+
+Every window that is drawn can be learned from.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -31,9 +35,9 @@ from purerl.sum_tree import SumTree
 from purerl.types import Array, PyTree, Transition
 
 FINAL_EVERY = 16
-"""Steps of one environment that share a place for the observation at a time limit, at least."""
+"""Successive steps of one environment that share a place for the observation at a time limit."""
 
-_GOES_ON, _TERMINATED, _TRUNCATED, _LOST = map(float, range(4))
+_GOES_ON, _TERMINATED, _TRUNCATED = map(float, range(3))
 
 
 @struct.dataclass
@@ -46,7 +50,9 @@ class Experience:
         reward: float32, discounted sum over the window.
         discount: float32, factor of the value of `next_obs` in the target; 0 where the task terminated.
         next_obs: the true successor of the window's last step; arbitrary where `discount` is 0.
-        weight: float32, of this sample in the loss: importance weight, and 0 where `next_obs` was lost.
+        later_obs: ``[batch_size, n_step - 1, ...]``, those of the window's further steps; arbitrary beyond its end.
+        later_discount: float32 ``[batch_size, n_step - 1]``, ``gamma^k`` of the step k; 0 beyond the window's end.
+        weight: float32, importance weight of this sample in the loss, above 0.
         index: int32, for `update`.
     """
 
@@ -55,6 +61,8 @@ class Experience:
     reward: Array
     discount: Array
     next_obs: PyTree
+    later_obs: PyTree
+    later_discount: Array
     weight: Array
     index: Array
 
@@ -66,11 +74,13 @@ class ReplayState:
     What is read together lies together: a sample costs what it costs to fetch it from main memory.
 
     Attributes:
-        obs: ``[rows + rows / steps per final, num_envs, ...]``, in the observation's own dtype; behind the ring, the
-            true successors of truncated steps.
+        obs: ``[rows + places, num_envs, ...]``, in the observation's own dtype; behind the ring, the true successors of
+            truncated steps.
         action: ``[rows, num_envs, ...]``.
         outcome: float32 ``[rows, num_envs, 2]``: the reward; and 0 if the episode goes on, 1 if it was terminated, 2 if
-            truncated, 3 if truncated and its successor lost.
+            truncated, ``2 + d`` if truncated so that the step d rows before keeps the place.
+        taken: int32 ``[num_envs]``, which step keeps the place that is shared with the row to write next, counted from
+            the first that shares it; at least as many as share it where none does.
         position: int32, the row to write next.
         size: int32, rows written so far, counted up to as many as are ever looked at.
     """
@@ -78,6 +88,7 @@ class ReplayState:
     obs: PyTree
     action: PyTree
     outcome: Array
+    taken: Array
     position: Array = struct.field(shared=True)
     size: Array = struct.field(shared=True)
 
@@ -138,35 +149,35 @@ class Replay:
     def add(self, state: ReplayState, transitions: Transition) -> ReplayState:
         """Write ``transitions [num_envs, rollout_length]`` over the oldest."""
         rows = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), transitions)
-        per_group = self._steps_per_final
-        num_groups = max(self.rollout_length // per_group, 1)
-        group, offset = jnp.divmod(state.position, per_group)
+        shared, num_places = self._steps_per_place, self._places_per_add
+        place, offset = jnp.divmod(state.position, shared)
 
-        # Within each group of steps that shares a place, the last one truncated keeps its true successor there.
-        truncated = rows.truncated.reshape(num_groups, -1, self.num_envs)
-        last = truncated.shape[1] - 1 - jnp.argmax(truncated[:, ::-1], axis=1, keepdims=True)
-        any_truncated = truncated.any(axis=1, keepdims=True)
+        # The first truncated step of each place keeps it. Steps are counted from the first that shares the first place.
+        step = jnp.arange(num_places * shared, dtype=jnp.int32).reshape(num_places, shared, 1)
+        truncated = jnp.zeros((step.size, self.num_envs), bool)
+        truncated = _write(truncated, rows.truncated, offset).reshape(num_places, shared, -1)
+        keeper = jnp.min(jnp.where(truncated, step, step.size), axis=1)
+        continues = (step[:, 0] == 0) & (offset > 0)
+        keeper = jnp.where(continues, jnp.minimum(keeper, state.taken[None]), keeper)
+        keeps = (keeper >= offset) & (keeper < step.size)
+        before = jnp.where(truncated, step - keeper[:, None], 0).reshape(-1, self.num_envs)
+        ending = jnp.where(rows.terminated, _TERMINATED, jnp.where(rows.truncated, _TRUNCATED, _GOES_ON))
+        ending += _read(before, offset, self.rollout_length)
+        end = (offset + self.rollout_length) // shared
 
         def write_obs(ring: Array, new: Array, successors: Array) -> Array:
-            successors = successors.reshape(num_groups, -1, *successors.shape[1:])
-            trailing = (1,) * (successors.ndim - 3)
-            final = jnp.take_along_axis(successors, last.reshape(*last.shape, *trailing), axis=1)
+            trailing = (1,) * (successors.ndim - 2)
+            row = jnp.clip(keeper - offset, 0, self.rollout_length - 1)
+            final = jnp.take_along_axis(successors, row.reshape(*row.shape, *trailing), axis=0)
             ring = _write(ring, new, state.position)
-            before = _read(ring, self._num_rows + group, num_groups)[:, None]
-            kept = jnp.where(any_truncated.reshape(*last.shape, *trailing), final, before)
-            return _write(ring, kept[:, 0], self._num_rows + group)
+            old = _read(ring, self._num_rows + place, num_places)
+            return _write(ring, jnp.where(keeps.reshape(*keeps.shape, *trailing), final, old), self._num_rows + place)
 
-        ending = jnp.where(rows.terminated, _TERMINATED, jnp.where(rows.truncated, _TRUNCATED, _GOES_ON))
-        outcome = _read(state.outcome, group * per_group, num_groups * per_group)
-        outcome = _write(outcome, jnp.stack([rows.reward, ending], axis=-1), offset)
-        reward, ending = jnp.moveaxis(outcome.reshape(num_groups, per_group, self.num_envs, 2), -1, 0)
-        is_last = jnp.arange(per_group)[None, :, None] == offset + last
-        ending = jnp.where((ending == _TRUNCATED) & any_truncated & ~is_last, _LOST, ending)
-        outcome = jnp.stack([reward, ending], axis=-1).reshape(-1, self.num_envs, 2)
         return ReplayState(
             obs=jax.tree.map(write_obs, state.obs, rows.obs, rows.next_obs),
             action=jax.tree.map(lambda ring, new: _write(ring, new, state.position), state.action, rows.action),
-            outcome=_write(state.outcome, outcome, group * per_group),
+            outcome=_write(state.outcome, jnp.stack([rows.reward, ending], axis=-1), state.position),
+            taken=_read(keeper, end, 1)[0] - end * shared,
             position=(state.position + self.rollout_length) % self._num_rows,
             size=jnp.minimum(state.size + self.rollout_length, self._rows_in_use + self.n_step),
         )
@@ -176,6 +187,7 @@ class Replay:
         count = (state.size - self.n_step) * self.num_envs
         age, env = jnp.divmod(jax.random.randint(key, (batch_size,), 0, count), self.num_envs)
         row = (state.position - self.n_step - 1 - age) % self._num_rows
+        row = (row - self._rows_to_keeper(state, row, env)) % self._num_rows
         return self.windows(state, row * self.num_envs + env, gamma)
 
     def update(self, state: ReplayState, index: Array, priority: Array) -> ReplayState:
@@ -197,51 +209,63 @@ class Replay:
         return self.capacity // self.num_envs
 
     @property
-    def _steps_per_final(self) -> int:
-        """A multiple or a divisor of `rollout_length`, so that no slice ever wraps around."""
-        length = self.rollout_length
-        if length < FINAL_EVERY:
-            return length * -(-FINAL_EVERY // length)
-        return next(steps for steps in range(FINAL_EVERY, length + 1) if length % steps == 0)
+    def _steps_per_place(self) -> int:
+        """Rows that share a place: no more than are in use, so that one of these can always be learned from."""
+        return min(FINAL_EVERY, self._rows_in_use)
+
+    @property
+    def _places_per_add(self) -> int:
+        """As many as the rows of one rollout can have, wherever among those that share a place the first one is."""
+        last = self._steps_per_place - math.gcd(self._steps_per_place, self.rollout_length)
+        return -(-(last + self.rollout_length) // self._steps_per_place)
 
     @property
     def _num_rows(self) -> int:
-        """Enough that neither a window in use nor a successor it needs is half overwritten."""
-        slack = self.n_step + self._steps_per_final
-        unit = max(self.rollout_length, self._steps_per_final)
-        return -(-(self._rows_in_use + slack) // unit) * unit
+        """Enough that nothing is overwritten of a window in use, nor of the rows that share a place with it."""
+        rows = self._rows_in_use + self.n_step + self._steps_per_place - 1
+        return -(-rows // self.rollout_length) * self.rollout_length
 
     def _empty(self, obs: PyTree, action: PyTree) -> ReplayState:
         def rows(leaf: Any, num_rows: int) -> Array:
             return jnp.zeros((num_rows, self.num_envs, *leaf.shape), leaf.dtype)
 
-        num_groups = self._num_rows // self._steps_per_final
+        num_places = (self._num_rows - self.rollout_length) // self._steps_per_place + self._places_per_add
         return ReplayState(
-            obs=jax.tree.map(lambda leaf: rows(leaf, self._num_rows + num_groups), obs),
+            obs=jax.tree.map(lambda leaf: rows(leaf, self._num_rows + num_places), obs),
             action=jax.tree.map(lambda leaf: rows(leaf, self._num_rows), action),
             outcome=rows(jnp.zeros(2), self._num_rows),
+            taken=jnp.zeros(self.num_envs, jnp.int32),
             position=jnp.int32(0),
             size=jnp.int32(0),
         )
 
+    def _rows_to_keeper(self, state: ReplayState, row: Array, env: Array) -> Array:
+        """How many rows before each the step is that keeps its place; 0 but where it was truncated and is not kept."""
+        return jnp.maximum(state.outcome[row, env, 1] - _TRUNCATED, 0.0).astype(jnp.int32)
+
     def _window(self, state: ReplayState, index: Array, gamma: float | Array) -> Experience:
         start, env = jnp.divmod(index, self.num_envs)
-        rows = (start + jnp.arange(self.n_step)) % self._num_rows
-        rewards, endings = state.outcome[rows, env].T
+        step = jnp.arange(self.n_step + 1, dtype=jnp.int32)
+        rows = (start + step) % self._num_rows
+        rewards, endings = state.outcome[rows[:-1], env].T
         ended = endings != _GOES_ON
         last = jnp.where(ended.any(), jnp.argmax(ended), self.n_step - 1)
-        powers = jnp.cumprod(jnp.full((self.n_step,), gamma, jnp.float32))
-        before = jnp.concatenate([jnp.ones(1), powers[:-1]])
         ending = endings[last]
-        final = self._num_rows + rows[last] // self._steps_per_final
-        successor = jnp.where(ending == _TRUNCATED, final, (rows[last] + 1) % self._num_rows)
+        length = jnp.where(ending > _TRUNCATED, last, last + 1)
+        powers = jnp.cumprod(jnp.full((self.n_step,), gamma, jnp.float32))
+        powers = jnp.concatenate([jnp.ones(1, jnp.float32), powers])
+        within = step[:-1] < length
+        final = self._num_rows + rows[last] // self._steps_per_place
+        successor = jnp.where(ending == _TRUNCATED, final, rows[length])
         return Experience(
             obs=jax.tree.map(lambda ring: ring[start, env], state.obs),
             action=jax.tree.map(lambda ring: ring[start, env], state.action),
-            reward=jnp.sum(jnp.where(jnp.arange(self.n_step) <= last, before * rewards, 0.0)),
-            discount=jnp.where(ending == _TERMINATED, 0.0, powers[last]),
+            reward=jnp.sum(jnp.where(within, powers[:-1] * rewards, 0.0)),
+            discount=jnp.where(ending == _TERMINATED, 0.0, powers[length]),
             next_obs=jax.tree.map(lambda ring: ring[successor, env], state.obs),
-            weight=jnp.where(ending == _LOST, 0.0, 1.0),
+            later_obs=jax.tree.map(lambda ring: ring[rows[1:-1], env], state.obs),
+            later_discount=jnp.where(within, powers[:-1], 0.0)[1:],
+            weight=jnp.float32(1.0),
             index=index,
         )
 
@@ -274,7 +298,8 @@ class PrioritizedReplay:
     """Sampling in proportion to priorities (Schaul et al. 2016, "Prioritized Experience Replay", arXiv:1511.05952).
 
     ``P(i) = p_i^alpha / sum_k p_k^alpha`` with weights ``w_i = P(i)^-beta / max_j P(j)^-beta`` over the batch (equation
-    1 and section 3.4; the number of windows cancels). New windows get the largest priority so far.
+    1 and section 3.4; the number of windows cancels). New windows get the largest priority so far, as do those whose
+    error is not a finite number.
     """
 
     ring: Replay
@@ -296,25 +321,36 @@ class PrioritizedReplay:
         replay, ring = self.ring, state.ring
         # The leaf of a window lies `n_step` rows after its first: there, windows become complete as rows are written,
         # in one slice. (None is complete while the first rows of all are written.)
-        complete = ring.size + jnp.arange(replay.rollout_length) >= replay.n_step
-        fresh = jnp.repeat(jnp.where(complete, state.max_priority, 0.0), replay.num_envs)
+        step = jnp.arange(replay.rollout_length, dtype=jnp.int32)[:, None]
+        complete = ring.size + step >= replay.n_step
         expired = (ring.position - replay._rows_in_use) % replay._num_rows
+        start = (ring.position - replay.n_step + step) % replay._num_rows
+        ring = replay.add(ring, transitions)
+        kept = replay._rows_to_keeper(ring, start, jnp.arange(replay.num_envs)[None]) == 0
+        fresh = jnp.where(complete & kept, state.max_priority, 0.0).ravel()
         tree = sum_tree.set_slice(state.priorities, expired * replay.num_envs, jnp.zeros_like(fresh))
-        tree = sum_tree.set_slice(tree, ring.position * replay.num_envs, fresh)
-        return PrioritizedState(replay.add(ring, transitions), tree, state.max_priority)
+        tree = sum_tree.set_slice(tree, state.ring.position * replay.num_envs, fresh)
+        return PrioritizedState(ring, tree, state.max_priority)
 
     def sample(self, state: PrioritizedState, key: Array, batch_size: int, gamma: float | Array) -> Experience:
         """Draw windows with replacement in proportion to their priorities. At least `n_step` + 1 rows must be there."""
         leaf, priority = sum_tree.sample(state.priorities, key, batch_size)
         batch = self.ring.windows(state.ring, self._shift(leaf, -self.ring.n_step), gamma)
         correction = (jnp.min(priority) / priority) ** self.correction
-        return struct.replace(batch, weight=batch.weight * correction)
+        return struct.replace(batch, weight=correction)
 
     def update(self, state: PrioritizedState, index: Array, priority: Array) -> PrioritizedState:
-        """Set the priorities ``[batch_size]`` of windows just sampled: ``|TD error|``, not negative."""
+        """Set the priorities ``[batch_size]`` of windows just sampled: ``|TD error|``, not negative.
+
+        One that is NaN or infinite says as little about a window as if it were new: it gets the largest so far.
+        """
         # Never exactly 0: what was learned perfectly once may matter again. And no gradient: priorities are data.
-        powered = (lax.stop_gradient(priority) + 1e-6) ** self.exponent
-        tree = sum_tree.set_at(state.priorities, self._shift(index, self.ring.n_step), powered)
+        powered = jnp.maximum((lax.stop_gradient(priority) + 1e-6) ** self.exponent, jnp.finfo(jnp.float32).tiny)
+        powered = jnp.where(jnp.isfinite(powered), powered, state.max_priority)
+        row, env = jnp.divmod(index, self.ring.num_envs)
+        kept = self.ring._rows_to_keeper(state.ring, row, env) == 0
+        leaf = self._shift(index, self.ring.n_step)
+        tree = sum_tree.set_at(state.priorities, leaf, jnp.where(kept, powered, 0.0))
         return PrioritizedState(state.ring, tree, jnp.maximum(state.max_priority, jnp.max(powered)))
 
     def _shift(self, index: Array, rows: int) -> Array:

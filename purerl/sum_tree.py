@@ -6,8 +6,8 @@ leaf (Schaul et al. 2016, "Prioritized Experience Replay", arXiv:1511.05952, app
 float32 is enough for any number of updates and leaves: a node is always summed anew from its children, so no error
 builds up, and each step of a walk compares siblings only, with a random number of its own.
 
-What the caller answers for, and nothing here checks: values are not negative and not NaN, their sum is finite, and
-indices are those of leaves.
+Whatever is written, all sums stay finite: a value that is negative or NaN is written as 0, one that is infinite, or so
+large that the sum might be, as the largest that is safe. The caller answers for indices being those of leaves.
 """
 
 import jax
@@ -69,7 +69,7 @@ def set_slice(tree: SumTree, start: int | Array, values: Array) -> SumTree:
     count = values.size
     # Writing a slice moves it inside without a word; the sums must then follow it.
     first = jnp.clip(start, 0, leaves.size - count)
-    values = _once_summed(tree, values.astype(leaves.dtype))
+    values = _once_summed(tree, _summable(values, leaves))
     levels = [lax.dynamic_update_slice_in_dim(leaves, values, first, axis=0)]
     for level in above:
         children = levels[-1]
@@ -84,7 +84,7 @@ def set_slice(tree: SumTree, start: int | Array, values: Array) -> SumTree:
 def set_at(tree: SumTree, index: Array, values: Array) -> SumTree:
     """Write ``values [batch]`` to the leaves at ``index [batch]``; where one is named twice, either value may stay."""
     leaves, *above = tree.levels
-    values = _once_summed(tree, values.astype(leaves.dtype))
+    values = _once_summed(tree, _summable(values, leaves))
     levels = [leaves.at[index].set(values, mode="promise_in_bounds")]
     for level in above:
         children = levels[-1]
@@ -124,6 +124,12 @@ def sample(tree: SumTree, key: Array, num: int) -> tuple[Array, Array]:
         node = node * FANOUT + chosen
         value = jnp.sum(jnp.where(child == chosen[:, None], children, 0.0), axis=-1)
     return node, value
+
+
+def _summable(values: Array, leaves: Array) -> Array:
+    """`values` as they can stand among `leaves` without their sum being anything but a finite number."""
+    largest = float(jnp.finfo(leaves.dtype).max) / (2 * leaves.size)
+    return jnp.where(values > 0.0, jnp.minimum(values, largest), 0.0).astype(leaves.dtype)
 
 
 def _once_summed(tree: SumTree, values: Array) -> Array:

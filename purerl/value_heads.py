@@ -208,8 +208,10 @@ def project(atoms_from: Array, probabilities: Array, support: Array) -> Array:
     last = support.shape[0] - 1
     # In steps of the grid: there neighbours are exactly 1 apart, and a mass's two shares add up to it without rounding.
     position = jnp.clip((atoms_from - support[0]) * (last / (support[-1] - support[0])), 0.0, last)
-    distance = jnp.abs(position[None, :] - jnp.arange(last + 1, dtype=position.dtype)[:, None])
-    return jnp.sum(jnp.maximum(1.0 - distance, 0.0) * probabilities[None, :], axis=1)
+    distance = jnp.abs(position[:, None] - jnp.arange(last + 1, dtype=position.dtype)[None, :])
+    # On CPU this matrix product takes a third of the time of a sum of products. Adding each mass to its two grid points
+    # would be no faster there, and on accelerators in an order that differs from run to run.
+    return jnp.matmul(probabilities, jnp.maximum(1.0 - distance, 0.0), precision=lax.Precision.HIGHEST)
 
 
 def _unless_terminal(discount: Array, next_output: Array) -> Array:

@@ -64,8 +64,8 @@ def act(policy, keys, obs):
 def lived(algorithm, state, key):
     """The samples that `key` draws, by the rules of the environment, as `Experience` in NumPy.
 
-    Of what was stored only observations and actions count, and whether a successor was lost; `discount` is without
-    gamma, and observations are as networks see them.
+    Of what was stored only observations and actions count; `discount` is without gamma, and observations are as
+    networks see them.
     """
     env, batch = algorithm.env, jax.tree.map(np.asarray, draw(algorithm._replay, state.collector.replay, key))
     taken = env.scale(batch.action) if env.continuous else batch.action
@@ -86,7 +86,7 @@ def ddpg_losses(algorithm, before, after, key):
     losses = []
     for i in range(BATCH_SIZE):
         target = batch.reward[i] + algorithm.gamma * batch.discount[i] * next_values[i].mean()
-        losses.append(batch.weight[i] * np.mean([0.5 * (target - value) ** 2 for value in values[i]]))
+        losses.append(np.mean([0.5 * (target - value) ** 2 for value in values[i]]))
     action = apply(network, "actor", before.actor_params, batch.obs)
     rated = np.asarray(apply(network, "critic", after.critic_params, batch.obs, action))
     return {"critic_loss": np.mean(losses), "q_value": values.mean(), "actor_loss": -rated.mean()}
@@ -107,16 +107,16 @@ def td3_losses(algorithm, before, after, key):
     losses = []
     for i in range(BATCH_SIZE):
         target = batch.reward[i] + algorithm.gamma * batch.discount[i] * next_values[i].min()
-        losses.append(batch.weight[i] * sum(0.5 * (target - value) ** 2 for value in values[i]))
+        losses.append(sum(0.5 * (target - value) ** 2 for value in values[i]))
     action = apply(network, "actor", before.actor_params, batch.obs)
     rated = np.asarray(apply(network, "critic", after.critic_params, batch.obs, action))
     return {"critic_loss": np.mean(losses), "q_value": values.mean(), "actor_loss": -rated[:, 0].mean()}
 
 
-def squashed_samples(distribution, key):
-    """Actions ``[batch, n]`` and their log-densities ``[batch]``, in float64."""
+def squashed_samples(distribution, keys):
+    """Actions ``[batch, n]`` and their log-densities ``[batch]``, in float64, of ``keys [batch]``."""
     mean, log_std = np.float64(distribution.mean), np.float64(distribution.log_std)
-    normal = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(jax.random.split(key, len(mean)))
+    normal = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys)
     u = mean + np.exp(log_std) * np.float64(normal)
     log_normal = -0.5 * np.float64(normal) ** 2 - log_std - 0.5 * math.log(2.0 * math.pi)
     return np.float32(np.tanh(u)), (log_normal + 2.0 * np.log(np.cosh(u))).sum(axis=1)
@@ -127,7 +127,7 @@ def sac_losses(algorithm, before, after, key):
     network, batch = network_of(algorithm), lived(algorithm, before, sample_key)
     temperature = math.exp(before.log_temperature)
     next_action, next_log_prob = squashed_samples(
-        apply(network, "actor", before.actor_params, batch.next_obs), next_key
+        apply(network, "actor", before.actor_params, batch.next_obs), jax.random.split(next_key, BATCH_SIZE)
     )
     next_values = np.asarray(apply(network, "critic", before.target_critic_params, batch.next_obs, next_action))
     values = np.asarray(apply(network, "critic", before.critic_params, batch.obs, batch.action))
@@ -135,8 +135,10 @@ def sac_losses(algorithm, before, after, key):
     for i in range(BATCH_SIZE):
         soft_value = next_values[i].min() - temperature * next_log_prob[i]
         target = algorithm.reward_scale * batch.reward[i] + algorithm.gamma * batch.discount[i] * soft_value
-        losses.append(batch.weight[i] * sum(0.5 * (target - value) ** 2 for value in values[i]))
-    action, log_prob = squashed_samples(apply(network, "actor", before.actor_params, batch.obs), actor_key)
+        losses.append(sum(0.5 * (target - value) ** 2 for value in values[i]))
+    action, log_prob = squashed_samples(
+        apply(network, "actor", before.actor_params, batch.obs), jax.random.split(actor_key, BATCH_SIZE)
+    )
     rated = np.asarray(apply(network, "critic", after.critic_params, batch.obs, action))
     actor_loss = np.mean([temperature * log_prob[i] - rated[i].min() for i in range(BATCH_SIZE)])
     return {
@@ -166,7 +168,7 @@ def discrete_sac_losses(algorithm, before, after, key):
         target = algorithm.reward_scale * batch.reward[i] + algorithm.gamma * batch.discount[i] * soft_value
         chosen = values[i, :, batch.action[i]]
         q_values.append(chosen.mean())
-        losses.append(batch.weight[i] * sum(0.5 * (target - value) ** 2 for value in chosen))
+        losses.append(sum(0.5 * (target - value) ** 2 for value in chosen))
         actor_losses.append(sum(q * (temperature * math.log(q) - rated[i, :, a].min()) for a, q in enumerate(p[i])))
         entropies.append(-sum(q * math.log(q) for q in p[i]))
     return {
@@ -193,6 +195,45 @@ def test_losses_against_slow_references(name, losses, changes):
         np.testing.assert_allclose(metrics[metric].value, expected, rtol=2e-4, err_msg=metric)
 
 
+@soft
+def test_entropy_counts_at_every_step_of_a_window_but_the_first(name):
+    algorithm, state, key = make(name, n_step=3), begin(name), jax.random.key(0)
+    network, rng, shape = network_of(algorithm), np.random.default_rng(0), algorithm.env.observation_space.shape
+    discrete = ALGORITHMS[name].discrete
+    batch = Experience(
+        obs=np.float32(rng.normal(size=(BATCH_SIZE, *shape))),
+        action=rng.integers(0, 3, BATCH_SIZE) if discrete else np.float32(rng.uniform(-1.0, 1.0, (BATCH_SIZE, 2))),
+        reward=np.float32(rng.normal(size=BATCH_SIZE)),
+        discount=np.float32(rng.choice([0.0, 0.729], BATCH_SIZE)),
+        next_obs=np.float32(rng.normal(size=(BATCH_SIZE, *shape))),
+        later_obs=np.float32(rng.normal(size=(BATCH_SIZE, 2, *shape))),
+        later_discount=np.float32(rng.choice([[0.9, 0.81], [0.9, 0.0], [0.0, 0.0]], BATCH_SIZE)),
+        weight=np.ones(BATCH_SIZE, np.float32),
+        index=np.zeros(BATCH_SIZE, np.int32),
+    )
+    coming = np.concatenate([batch.next_obs[:, None], batch.later_obs], axis=1).reshape(-1, *shape)
+    distribution = apply(network, "actor", state.actor_params, coming)
+    if discrete:
+        p = probabilities(distribution.logits)
+        entropy = -np.sum(p * np.log(p), axis=1).reshape(BATCH_SIZE, 3)
+        q = np.asarray(apply(network, "critic", state.target_critic_params, batch.next_obs)).min(axis=1)
+        next_value = np.sum(p.reshape(BATCH_SIZE, 3, -1)[:, 0] * q, axis=1)
+        value = apply(network, "critic", state.critic_params, batch.obs)
+        value = np.asarray(value)[np.arange(BATCH_SIZE), :, batch.action]
+    else:
+        action, log_prob = squashed_samples(distribution, jax.random.split(key, BATCH_SIZE * 3))
+        entropy, action = -log_prob.reshape(BATCH_SIZE, 3), action.reshape(BATCH_SIZE, 3, 2)[:, 0]
+        next_value = np.asarray(apply(network, "critic", state.target_critic_params, batch.next_obs, action)).min(
+            axis=1
+        )
+        value = np.asarray(apply(network, "critic", state.critic_params, batch.obs, batch.action))
+    worth = batch.discount * entropy[:, 0] + np.sum(batch.later_discount * entropy[:, 1:], axis=1)
+    target = batch.reward + batch.discount * next_value + 0.3 * worth
+    arguments = (state.critic_params, state, jax.tree.map(jnp.asarray, batch), jnp.float32(0.3))
+    loss, _ = jax.jit(algorithm._critic_loss)(*arguments, *(() if discrete else (key,)))
+    np.testing.assert_allclose(loss, 0.5 * np.mean(np.sum((target[:, None] - value) ** 2, axis=1)), rtol=1e-4)
+
+
 @deterministic
 def test_the_policys_gradient_is_the_chain_rule(name):
     algorithm = make(name)
@@ -200,7 +241,7 @@ def test_the_policys_gradient_is_the_chain_rule(name):
     shapes = jax.eval_shape(algorithm._init_params, jax.random.key(0))
     actor, critics = shake(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes), 0)
     obs = np.random.default_rng(1).normal(size=(BATCH_SIZE, 3)).astype(np.float32)
-    grads = jax.jit(jax.grad(algorithm._actor_loss))(actor, critics, Experience(jnp.asarray(obs), *[None] * 6))
+    grads = jax.jit(jax.grad(algorithm._actor_loss))(actor, critics, Experience(jnp.asarray(obs), *[None] * 8))
     layer = actor["params"]["actor_head"]
     action = np.tanh(obs @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"]))
     slopes = np.asarray(critics["params"]["critics"]["Dense_0"]["kernel"])[:, 3:, 0]
@@ -212,10 +253,22 @@ def test_the_policys_gradient_is_the_chain_rule(name):
     np.testing.assert_allclose(grads["params"]["actor_head"]["kernel"], expected, rtol=1e-3, atol=1e-5)
 
 
+def test_td3s_policy_costs_one_critic_however_many_there_are():
+    def flops(num_critics):
+        algorithm = make("td3")
+        algorithm = struct.replace(algorithm, network=algorithm.network.clone(num_critics=num_critics))
+        params = jax.eval_shape(algorithm._init_params, jax.random.key(0))
+        obs = jax.ShapeDtypeStruct((BATCH_SIZE, 3), jnp.float32)
+        gradient = jax.jit(jax.grad(algorithm._actor_loss))
+        return gradient.lower(*params, Experience(obs, *[None] * 8)).cost_analysis()["flops"]
+
+    assert flops(8) < 1.1 * flops(1)
+
+
 @soft
 def test_the_policys_gradient_is_that_of_finite_differences(name):
     algorithm, state = make(name), begin(name)
-    batch = Experience(jnp.asarray(lived(algorithm, state, jax.random.key(0)).obs), *[None] * 6)
+    batch = Experience(jnp.asarray(lived(algorithm, state, jax.random.key(0)).obs), *[None] * 8)
     noise = (jax.random.key(1),) if name == "sac" else ()
 
     @jax.jit
@@ -329,14 +382,22 @@ def roll(policy, keys, obs):
     return jax.vmap(lambda keys: jax.lax.scan(one, policy.carry, keys)[1])(keys)
 
 
-@pytest.mark.parametrize(("std", "decay"), [(0.1, 0.15), (0.3, 0.5), (0.2, 1.0)])
-def test_ddpgs_noise_is_that_of_an_ornstein_uhlenbeck_process(std, decay):
+@pytest.mark.parametrize(
+    ("std", "decay", "dt", "increment", "stationary"),
+    [
+        (0.2, 0.15, 1.0, 0.2, 0.380),
+        (0.3, 0.5, 1.0, 0.3, 0.346),
+        (0.2, 1.0, 1.0, 0.2, 0.2),
+        (0.2, 2.0, 0.1, 0.063, 0.105),
+    ],
+)
+def test_ddpgs_noise_is_that_of_an_ornstein_uhlenbeck_process(std, decay, dt, increment, stationary):
     state, obs = begin("ddpg"), jnp.float32([2.0, 0.5, 1.0])
-    policy = make("ddpg", noise_std=std, noise_decay=decay).policy(state, explore=True)
+    policy = make("ddpg", noise_std=std, noise_decay=decay, noise_dt=dt).policy(state, explore=True)
     noise, raw = map(np.asarray, roll(policy, jax.random.split(jax.random.key(0), (256, 400)), obs))
-    np.testing.assert_allclose(noise[:, 0].std(), std, rtol=0.15)
-    later = noise[:, 60:]
-    np.testing.assert_allclose(later.std(), std / math.sqrt(2.0 * decay - decay**2), rtol=0.02)
+    later, decay = noise[:, 60:], decay * dt
+    np.testing.assert_allclose((later[:, 1:] - (1.0 - decay) * later[:, :-1]).std(), increment, rtol=0.02)
+    np.testing.assert_allclose(later.std(), stationary, rtol=0.02)
     np.testing.assert_allclose(later.mean(), 0.0, atol=0.02)
     before, after = later[:, :-1].ravel(), later[:, 1:].ravel()
     np.testing.assert_allclose(np.corrcoef(before, after)[0, 1], 1.0 - decay, atol=0.01)
@@ -405,6 +466,13 @@ def test_the_temperature_rises_if_and_only_if_there_is_too_little_entropy(name):
         after, _ = update(updater(name, target_entropy=reached + more), state, key)
         # Adam's first step is the step size.
         np.testing.assert_allclose(after.log_temperature - state.log_temperature, rise, rtol=1e-3)
+
+
+@soft
+def test_the_schedule_reaches_a_step_size_of_the_temperatures_own(name):
+    before = struct.replace(begin(name), iteration=jnp.int32(32))
+    after, _ = update(updater(name), before, jax.random.key(0))
+    assert float(after.log_temperature) == float(before.log_temperature)
 
 
 @soft
@@ -517,6 +585,7 @@ def test_bad_hyper_parameters_are_one_clear_error(name, changes, words):
     [
         ("ddpg", "noise_std", -0.1),
         ("ddpg", "noise_decay", 0.0),
+        ("ddpg", "noise_dt", 0.0),
         ("td3", "noise_std", -0.1),
         ("td3", "target_noise_std", -0.1),
         ("td3", "target_noise_clip", -0.5),
@@ -534,6 +603,11 @@ def test_bad_hyper_parameters_are_one_clear_error(name, changes, words):
 def test_bad_hyper_parameters_of_their_own_are_one_clear_error(name, field, value):
     with pytest.raises(InputError, match=f"^{field} must lie in .*, got {value}"):
         make(name, **{field: value})
+
+
+def test_noise_cannot_forget_more_than_there_is():
+    with pytest.raises(InputError, match=r"^noise_decay \* noise_dt must lie in \(0, 1\], got 1.5"):
+        make("ddpg", noise_decay=3.0, noise_dt=0.5)
 
 
 @every

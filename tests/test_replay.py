@@ -14,6 +14,9 @@ from purerl.replay import PrioritizedReplay, Replay
 from purerl.types import Transition
 
 GAMMA = 0.9
+add = jax.jit(lambda replay, state, transitions: replay.add(state, transitions))
+draw = jax.jit(lambda replay, state, key: replay.sample(state, key, 32, GAMMA))
+update = jax.jit(lambda replay, state, index, priority: replay.update(state, index, priority))
 
 
 def random_rollout(rng, replay, first, endings):
@@ -37,11 +40,10 @@ def fill(replay, num_rollouts, endings=(0.8, 0.1, 0.1), seed=0):
     """The state after so many rollouts, and all steps of all environments ``[num_envs][time]``."""
     rng = np.random.default_rng(seed)
     state = replay.init(jnp.zeros(1), jnp.int32(0))
-    add = jax.jit(replay.add)
     history = [[] for _ in range(replay.num_envs)]
     for i in range(num_rollouts):
         transitions = random_rollout(rng, replay, i * replay.rollout_length, endings)
-        state = add(state, transitions)
+        state = add(replay, state, transitions)
         columns = [np.asarray(leaf) for leaf in (transitions.obs[..., 0], transitions.reward, transitions.terminated)]
         columns += [np.asarray(leaf) for leaf in (transitions.truncated, transitions.next_obs[..., 0])]
         for env, steps in enumerate(history):
@@ -49,45 +51,65 @@ def fill(replay, num_rollouts, endings=(0.8, 0.1, 0.1), seed=0):
     return state, history
 
 
+def keeper(replay, steps, t):
+    """The step whose successor is kept where that of the truncated step `t` would be: the first one of its place."""
+    row = t % replay._num_rows
+    first = t - row % replay._steps_per_place
+    return next(i for i in range(first, t + 1) if steps[i][3])
+
+
 def window(replay, steps, start):
-    """``(obs, reward, discount, next_obs or None, index of the last step)`` by the definition."""
+    """``(obs, reward, discount, next_obs or None, observations on the way)`` by the definition."""
     total, factor = 0.0, 1.0
     for last in range(start, start + replay.n_step):
-        _, reward, terminated, truncated, next_obs = steps[last]
+        obs, reward, terminated, truncated, next_obs = steps[last]
+        if truncated and keeper(replay, steps, last) < last:
+            # It has no successor, so the window ends before it.
+            next_obs, last = obs, last - 1
+            break
         total += factor * reward
         factor *= GAMMA
         if terminated or truncated:
             break
-    return steps[start][0], total, 0.0 if terminated else factor, None if terminated else next_obs, last
+    way = [step[0] for step in steps[start + 1 : last + 1]]
+    return steps[start][0], total, 0.0 if terminated else factor, None if terminated else next_obs, way
 
 
-def expected_windows(replay, history):
-    """Every window that may be sampled, by observation: the newest `capacity` that are complete."""
+def expected_windows(replay, history, stand_in=True):
+    """The newest `capacity` windows that are complete, by observation, and how often each is among them.
+
+    One whose only step has no successor is represented by the one that keeps its place, or (stand_in=False) missing.
+    """
     found = {}
     rows = len(history[0])
     newest = rows - 1 - replay.n_step
     for env, steps in enumerate(history):
         for start in range(max(0, newest + 1 - replay.capacity // replay.num_envs), newest + 1):
-            obs, reward, discount, next_obs, last = window(replay, steps, start)
-            group = replay._steps_per_final
-            later = range(last + 1, min(rows, (last // group + 1) * group))
-            lost = steps[last][3] and any(steps[t][3] for t in later)
-            index = (start % replay._num_rows) * replay.num_envs + env
-            found[float(obs)] = (index, reward, discount, next_obs, 0.0 if lost else 1.0)
+            begin = keeper(replay, steps, start) if steps[start][3] else start
+            if begin < start and not stand_in:
+                continue
+            obs, *rest = window(replay, steps, begin)
+            index = (begin % replay._num_rows) * replay.num_envs + env
+            *_, often = found.get(float(obs), (0,))
+            found[float(obs)] = (index, *rest, often + 1)
     return found
 
 
 def check_windows(replay, state, expected):
     index = jnp.asarray([index for index, *_ in expected.values()], jnp.int32)
     batch = jax.jit(replay.windows)(state, index, GAMMA)
-    _, reward, discount, next_obs, weight = zip(*expected.values(), strict=True)
+    _, reward, discount, next_obs, way, _ = zip(*expected.values(), strict=True)
     np.testing.assert_array_equal(batch.obs[:, 0], list(expected))
     np.testing.assert_array_equal(batch.action, np.asarray(list(expected), np.int32))
     np.testing.assert_allclose(batch.reward, reward, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(batch.discount, discount, rtol=1e-6)
-    np.testing.assert_array_equal(batch.weight, weight)
-    matters = [i for i, (value, w) in enumerate(zip(next_obs, weight, strict=True)) if value is not None and w]
-    np.testing.assert_array_equal(batch.next_obs[:, 0][np.asarray(matters, int)], [next_obs[i] for i in matters])
+    np.testing.assert_array_equal(batch.weight, 1.0)
+    goes_on = [i for i, value in enumerate(next_obs) if value is not None]
+    np.testing.assert_array_equal(batch.next_obs[:, 0][np.asarray(goes_on, int)], [next_obs[i] for i in goes_on])
+    for i, obs in enumerate(way):
+        np.testing.assert_array_equal(batch.later_obs[i, : len(obs), 0], obs)
+        powers = [GAMMA**k for k in range(1, len(obs) + 1)] + [0.0] * (replay.n_step - 1 - len(obs))
+        np.testing.assert_allclose(batch.later_discount[i], powers, rtol=1e-6)
 
 
 @st.composite
@@ -118,39 +140,40 @@ def test_sampling_reaches_each_window_equally_often(num_rollouts):
     batch = jax.jit(replay.sample, static_argnums=2)(state, jax.random.key(0), 40_000, GAMMA)
     seen, counts = np.unique(np.asarray(batch.obs[:, 0]), return_counts=True)
     assert set(seen.tolist()) == set(expected)
-    np.testing.assert_allclose(counts, 40_000 / len(expected), rtol=0.2)
+    often = np.asarray([expected[value][-1] for value in seen.tolist()])
+    np.testing.assert_allclose(counts, 40_000 * often / often.sum(), rtol=0.2)
     check_windows(replay, state, expected)
 
 
 def test_a_full_replay_holds_exactly_its_capacity():
     replay = Replay(capacity=24, num_envs=2, rollout_length=3, n_step=2)
     _, history = fill(replay, 40)
-    assert len(expected_windows(replay, history)) == 24
+    assert sum(often for *_, often in expected_windows(replay, history).values()) == 24
 
 
-@pytest.mark.parametrize("rollout_length", [1, 4, 20])
-def test_time_limits_of_16_steps_lose_nothing(rollout_length):
-    replay = Replay(capacity=80, num_envs=1, rollout_length=rollout_length)
+def limited_rollout(replay, first, limit):
+    """Steps that tell environment and time, cut off every `limit` of them, in each environment at another time."""
+    time = first + np.arange(replay.rollout_length) + (16_000 + 7) * np.arange(replay.num_envs)[:, None]
+    cut = time % limit == limit - 1
+    obs, no = time[..., None].astype(np.float32), np.zeros(time.shape, bool)
+    next_obs = (obs + np.where(cut, 0.5, 1.0)[..., None]).astype(np.float32)
+    return Transition(obs, time.astype(np.int32), np.ones(time.shape, np.float32), no, cut, next_obs, {})
+
+
+@pytest.mark.parametrize("limit", [16, 4])
+@pytest.mark.parametrize("rollout_length", [1, 6, 16, 17, 127])
+def test_whatever_is_drawn_has_its_successor_and_time_limits_have_their_share(rollout_length, limit):
+    in_use = 1016 // rollout_length * rollout_length
+    replay = Replay(2 * in_use, num_envs=2, rollout_length=rollout_length)
     state = replay.init(jnp.zeros(1), jnp.int32(0))
-    time = 0
-    while time < 240:
-        steps = jnp.arange(time, time + rollout_length)
-        cut = steps % 20 == 19
-        obs = steps.astype(jnp.float32)[None, :, None]
-        nothing = jnp.zeros((1, rollout_length))
-        state = replay.add(
-            state,
-            Transition(
-                obs, steps[None], nothing, nothing > 0, cut[None], obs + jnp.where(cut, 0.5, 1.0)[None, :, None], {}
-            ),
-        )
-        time += rollout_length
-    batch = replay.sample(state, jax.random.key(0), 2000, GAMMA)
-    assert (batch.weight == 1.0).all()
-    cut = batch.action % 20 == 19
-    assert cut.any()
+    for first in range(0, 2 * replay._num_rows, rollout_length):
+        state = add(replay, state, limited_rollout(replay, first, limit))
+    batch = jax.jit(replay.sample, static_argnums=2)(state, jax.random.key(0), 20_000, GAMMA)
+    cut = batch.action % limit == limit - 1
     np.testing.assert_array_equal(batch.next_obs[:, 0] - batch.obs[:, 0], jnp.where(cut, 0.5, 1.0))
-    np.testing.assert_allclose(batch.discount, GAMMA, rtol=1e-6)
+    np.testing.assert_allclose(cut.mean(), 1.0 / limit, atol=0.012)
+    drawn = np.unique(np.asarray(batch.obs[np.asarray(cut)]))
+    assert drawn.size == pytest.approx(2 * in_use / 16, rel=0.1), "one for each place"
 
 
 def test_observations_keep_their_type_and_are_stored_once():
@@ -202,11 +225,15 @@ def test_priorities_decide_how_often_a_window_is_drawn():
     ring, history = fill(replay, 40)
     rng = np.random.default_rng(0)
     for i in range(40):
-        state = jax.jit(prioritized.add)(state, random_rollout(rng, replay, 3 * i, (0.8, 0.1, 0.1)))
-    expected = expected_windows(replay, history)
+        state = add(prioritized, state, random_rollout(rng, replay, 3 * i, (0.8, 0.1, 0.1)))
+    expected = expected_windows(replay, history, stand_in=False)
     index = jnp.asarray([i for i, *_ in expected.values()])
     priority = jnp.asarray(rng.uniform(0.01, 4.0, len(index)), jnp.float32)
     state = prioritized.update(state, index, priority)
+    # What has no successor is never drawn, whatever somebody says about it.
+    row, env = jnp.nonzero(ring.outcome[..., 1] > 2.0)
+    assert len(row)
+    state = prioritized.update(state, row * replay.num_envs + env, jnp.full(len(row), 1000.0))
     batch = jax.jit(prioritized.sample, static_argnums=2)(state, jax.random.key(0), 60_000, GAMMA)
     share = np.asarray([(np.asarray(batch.index) == i).mean() for i in np.asarray(index)])
     exact = np.sqrt(priority) / np.sqrt(priority).sum()
@@ -215,9 +242,7 @@ def test_priorities_decide_how_often_a_window_is_drawn():
     by_index = dict(zip(np.asarray(index).tolist(), exact, strict=True))
     probability = np.asarray([by_index[i] for i in np.asarray(batch.index).tolist()])
     weight = (probability.min() / probability) ** 0.7
-    alive = np.asarray(batch.weight) > 0
-    np.testing.assert_allclose(np.asarray(batch.weight)[alive], weight[alive], rtol=1e-3)
-    del ring
+    np.testing.assert_allclose(batch.weight, weight, rtol=1e-3)
 
 
 @pytest.mark.parametrize("num_rollouts", [2, 5, 30])
@@ -227,18 +252,50 @@ def test_new_windows_get_the_largest_priority_and_incomplete_ones_none(num_rollo
     state = prioritized.init(jnp.zeros(1), jnp.int32(0))
     rng = np.random.default_rng(0)
     for i in range(num_rollouts):
-        state = jax.jit(prioritized.add)(state, random_rollout(rng, replay, 3 * i, (0.8, 0.1, 0.1)))
+        state = add(prioritized, state, random_rollout(rng, replay, 3 * i, (0.8, 0.1, 0.1)))
     _, history = fill(replay, num_rollouts)
-    expected = expected_windows(replay, history)
+    expected = expected_windows(replay, history, stand_in=False)
     batch = prioritized.sample(state, jax.random.key(0), 5_000, GAMMA)
     assert set(np.asarray(batch.obs[:, 0]).tolist()) == set(expected)
     newest = batch.index[jnp.argmax(batch.action)][None]
     state = prioritized.update(state, newest, jnp.float32([50.0]))
-    state = prioritized.add(state, random_rollout(rng, replay, 3 * num_rollouts, (1.0, 0.0, 0.0)))
+    state = add(prioritized, state, random_rollout(rng, replay, 3 * num_rollouts, (1.0, 0.0, 0.0)))
     assert float(state.max_priority) == pytest.approx(50.0)
     batch = prioritized.sample(state, jax.random.key(1), 5_000, GAMMA)
     fresh = np.asarray(batch.action) % 1000 >= 3 * num_rollouts - replay.n_step
     assert fresh.mean() > 0.6
+
+
+def prioritized_rollouts(exponent, num_rollouts=9):
+    """A replay of 64 steps with rollouts of 8, and 32 windows from it."""
+    replay = PrioritizedReplay(Replay(capacity=64, num_envs=1, rollout_length=8), exponent=exponent)
+    state = replay.init(jnp.zeros(1), jnp.int32(0))
+    for first in range(0, 8 * num_rollouts, 8):
+        state = add(replay, state, limited_rollout(replay.ring, first, 1000))
+    return replay, state, draw(replay, state, jax.random.key(0)).index
+
+
+@pytest.mark.parametrize("error", [np.nan, np.inf, 1e30])
+def test_an_error_that_is_no_number_counts_as_the_largest_so_far(error):
+    replay, state, index = prioritized_rollouts(2.0)
+    state = update(replay, state, index, jnp.where(index == index[0], 3.0, 0.1))
+    state = update(replay, state, index, jnp.where(index == index[0], error, 0.5))
+    state = add(replay, state, limited_rollout(replay.ring, 72, 1000))
+    assert float(state.max_priority) == pytest.approx(9.0)
+    assert float(sum_tree.get(state.priorities, replay._shift(index[:1], 1))[0]) == pytest.approx(9.0)
+    batch = draw(replay, state, jax.random.key(1))
+    assert np.isfinite(batch.weight).all()
+    assert np.unique(batch.index).size > 5
+
+
+def test_what_was_learned_perfectly_is_drawn_again_whatever_the_exponent():
+    replay, state, index = prioritized_rollouts(10.0, num_rollouts=2)
+    for seed in range(4):
+        state = update(replay, state, index, jnp.zeros(32))
+        index = draw(replay, state, jax.random.key(seed)).index
+    batch = draw(replay, state, jax.random.key(4))
+    assert np.unique(batch.index).size > 5
+    np.testing.assert_array_equal(batch.weight, 1.0)
 
 
 def test_uniform_replay_takes_priorities_and_ignores_them():

@@ -85,6 +85,18 @@ def test_sums_agree_even_if_a_slice_reaches_out_of_the_tree(start):
     assert_sums_agree(set_slice(tree_of(np.ones(100)), start, jnp.full(5, 7.0)))
 
 
+@pytest.mark.parametrize("write", [set_at, lambda tree, index, values: set_slice(tree, index[0], values)])
+@pytest.mark.parametrize(("bad", "drawn"), [(np.nan, 0.0), (-np.inf, 0.0), (-3.0, 0.0), (np.inf, 1.0), (3e38, 1.0)])
+def test_what_is_no_priority_does_no_harm(write, bad, drawn):
+    leaves = np.ones(100, np.float32)
+    tree = write(tree_of(leaves), jnp.asarray([40, 41]), jnp.float32([bad, bad]))
+    index, value = jax.jit(sum_tree.sample, static_argnums=2)(tree, jax.random.key(0), 1000)
+    assert np.isfinite(value).all()
+    assert np.isfinite(sum_tree.total(tree))
+    assert np.isin(index, [40, 41]).mean() == drawn
+    assert_leaves_are(write(tree, jnp.asarray([40, 41]), jnp.ones(2)), leaves)
+
+
 def test_errors_do_not_build_up():
     size = 1000
 

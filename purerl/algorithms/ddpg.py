@@ -1,7 +1,13 @@
 """Deep deterministic policy gradient (Lillicrap et al. 2016, arXiv:1509.02971).
 
 Learn what actions are worth from a replay and move a deterministic policy uphill on that. Exploration adds noise to the
-actions: white (Gaussian) as is usual today, or correlated in time (Ornstein-Uhlenbeck) as in the paper.
+actions: white (Gaussian) as is usual today, or correlated in time (Ornstein-Uhlenbeck) as in the paper (section 7)::
+
+    x' = (1 - theta dt) x + sigma sqrt(dt) N(0, 1),    x = 0 at the start of each episode
+
+where theta is `noise_decay`, sigma `noise_std` and dt `noise_dt`. Increments have the deviation ``sigma sqrt(dt)``. The
+noise itself tends to ``sigma / sqrt(2 theta - theta^2 dt)``: 0.380 for the paper's theta = 0.15 and sigma = 0.2. With
+``theta dt = 1`` it forgets all it was and is white.
 
 A time limit is not the end of the task: there the value of the true successor is bootstrapped.
 """
@@ -88,12 +94,22 @@ class DDPG:
         default=0.005, help="how far the target networks move per update; 1 copies", within="(0, 1]"
     )
     noise_std: float = struct.field(
-        default=0.1, help="deviation of the exploration noise, where actions reach from -1 to 1", within="[0, inf)"
+        default=0.1,
+        help="sigma: deviation of what is added to the exploration noise per unit of time, where actions reach from -1 "
+        "to 1; white noise is nothing but that",
+        within="[0, inf)",
     )
     noise_decay: float = struct.field(
         default=1.0,
-        help="how much of the noise is forgotten per step: 1 is white Gaussian noise, 0.15 Ornstein-Uhlenbeck",
-        within="(0, 1]",
+        help="theta: how much of the noise is forgotten per unit of time; 1 is white Gaussian noise, 0.15 "
+        "Ornstein-Uhlenbeck, whose own deviation tends to noise_std / sqrt(2 noise_decay - noise_decay^2 noise_dt)",
+        within="(0, inf)",
+    )
+    noise_dt: float = struct.field(
+        default=1.0,
+        help="time that passes for the noise in one step: it forgets noise_decay * noise_dt, at most 1, and an "
+        "increment of deviation noise_std * sqrt(noise_dt) is added",
+        within="(0, inf)",
     )
     normalize_observations: bool = struct.field(
         default=False, static=True, help="standardise observations by running mean and deviation, clipped to +-10"
@@ -101,6 +117,7 @@ class DDPG:
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
+        struct.check_value("noise_decay * noise_dt", self.noise_decay * self.noise_dt, "float", "(0, 1]")
         if not isinstance(self.env, Environment):
             raise InputError(f"env must be an Environment such as purerl.make('Pendulum-v1'), got {self.env!r}")
         space = self.env.action_space
@@ -196,8 +213,8 @@ class DDPG:
     def _explore(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, noise: Array, obs: Array
     ) -> tuple[Array, Array, dict[str, Array]]:
-        # An Ornstein-Uhlenbeck process in steps of one, from 0 at the start of each episode.
-        noise = (1.0 - self.noise_decay) * noise + self.noise_std * jax.random.normal(key, noise.shape)
+        increment = self.noise_std * jnp.sqrt(self.noise_dt) * jax.random.normal(key, noise.shape)
+        noise = (1.0 - self.noise_decay * self.noise_dt) * noise + increment
         action = self._actor(params, view(self.env.observation_space, obs_stats, obs))
         return in_units(self.env.action_space, jnp.clip(action + noise, -1.0, 1.0), noise)
 
@@ -253,7 +270,7 @@ class DDPG:
             return value, target - value
 
         value, td_error = jax.vmap(error)(batch)
-        loss = 0.5 * jnp.mean(batch.weight[:, None] * jnp.square(td_error))
+        loss = 0.5 * jnp.mean(jnp.square(td_error))
         return loss, {
             "critic_loss": Mean.of(loss),
             "q_value": Mean.of(value),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -82,7 +83,7 @@ class DiscreteSAC:
     )
     learning_rate: float = struct.field(default=1e-3, help="step size of Adam", within="[0, inf)")
     schedule: Callable[[Array], Array] | None = struct.field(
-        default=None, help="environment steps to a factor of the learning rate; None is constant"
+        default=None, help="environment steps to a factor of all learning rates; None is constant"
     )
     gamma: float = struct.field(default=0.99, help="discount factor per step", within="[0, 1]")
     n_step: int = struct.field(
@@ -212,17 +213,19 @@ class DiscreteSAC:
 
     # Learning
 
-    def _learning_rate(self, iteration: Array) -> Array:
-        return self.learning_rate * schedule_factor(self.schedule, iteration, self.steps_per_iteration)
+    def _learning_rate(self, iteration: Array, initial: float | None = None) -> Array:
+        """A step size that begins at `initial`, or at that of the networks."""
+        initial = self.learning_rate if initial is None else initial
+        return initial * schedule_factor(self.schedule, iteration, self.steps_per_iteration)
 
     def _update(self, state: DiscreteSACState, key: Array) -> tuple[DiscreteSACState, Metrics]:
         """One gradient step of the critics, then of policy and temperature, on one batch."""
         batch = self._replay.sample(state.collector.replay, key, self.batch_size, self.gamma)
         space, stats = self.env.observation_space, state.collector.obs_stats
-        batch = struct.replace(batch, obs=view(space, stats, batch.obs), next_obs=view(space, stats, batch.next_obs))
+        seen = {name: view(space, stats, getattr(batch, name)) for name in ("obs", "next_obs", "later_obs")}
+        batch = struct.replace(batch, **seen)
         temperature = jnp.exp(state.log_temperature)
-        learning_rate = self._learning_rate(state.iteration)
-        optimizer = optax.adam(learning_rate)
+        optimizer = optax.adam(self._learning_rate(state.iteration))
 
         grads, metrics = jax.grad(self._critic_loss, has_aux=True)(state.critic_params, state, batch, temperature)
         updates, critic_opt_state = optimizer.update(grads, state.critic_opt_state)
@@ -238,7 +241,7 @@ class DiscreteSAC:
         space = self.env.action_space
         assert isinstance(space, Discrete)
         target_entropy = self.target_entropy * math.log(space.n)
-        rate = learning_rate if self.temperature_learning_rate is None else self.temperature_learning_rate
+        rate = self._learning_rate(state.iteration, self.temperature_learning_rate)
         update, temperature_opt_state = optax.adam(rate).update(entropy - target_entropy, state.temperature_opt_state)
         log_temperature: Any = optax.apply_updates(state.log_temperature, update)
         state = struct.replace(
@@ -256,18 +259,24 @@ class DiscreteSAC:
     def _critic_loss(
         self, params: PyTree, state: DiscreteSACState, batch: Experience, temperature: Array
     ) -> tuple[Array, Metrics]:
-        """Mean squared soft Bellman error of each critic, added up (equations 3 and 10 of arXiv:1910.07207)."""
+        """Mean squared soft Bellman error of each critic, added up (equations 3 and 10 of arXiv:1910.07207).
+
+        In a window of several steps the entropy of the present policy counts at each observation after the first.
+        """
 
         def error(sample: Experience) -> tuple[Array, Array]:
             probs, log_probs = self._probs(state.actor_params, sample.next_obs)
+            later_probs, later_log_probs = jax.vmap(partial(self._probs, state.actor_params))(sample.later_obs)
             next_values = jnp.min(self._critic(state.target_critic_params, sample.next_obs), axis=0)
             next_value = jnp.sum(probs * (next_values - temperature * log_probs))
-            target = self.reward_scale * sample.reward + sample.discount * next_value
+            later_entropy = -jnp.sum(sample.later_discount * jnp.sum(later_probs * later_log_probs, axis=-1))
+            reward = self.reward_scale * sample.reward + temperature * later_entropy
+            target = reward + sample.discount * next_value
             value = self._critic(params, sample.obs)[:, sample.action]
             return value, target - value
 
         value, td_error = jax.vmap(error)(batch)
-        loss = 0.5 * jnp.mean(batch.weight * jnp.sum(jnp.square(td_error), axis=1))
+        loss = 0.5 * jnp.mean(jnp.sum(jnp.square(td_error), axis=1))
         return loss, {
             "critic_loss": Mean.of(loss),
             "q_value": Mean.of(value),

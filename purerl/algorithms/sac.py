@@ -10,6 +10,7 @@ A time limit is not the end of the task: there the value of the true successor i
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -79,7 +80,7 @@ class SAC:
     )
     learning_rate: float = struct.field(default=1e-3, help="step size of Adam", within="[0, inf)")
     schedule: Callable[[Array], Array] | None = struct.field(
-        default=None, help="environment steps to a factor of the learning rate; None is constant"
+        default=None, help="environment steps to a factor of all learning rates; None is constant"
     )
     gamma: float = struct.field(default=0.99, help="discount factor per step", within="[0, 1]")
     n_step: int = struct.field(
@@ -214,18 +215,20 @@ class SAC:
 
     # Learning
 
-    def _learning_rate(self, iteration: Array) -> Array:
-        return self.learning_rate * schedule_factor(self.schedule, iteration, self.steps_per_iteration)
+    def _learning_rate(self, iteration: Array, initial: float | None = None) -> Array:
+        """A step size that begins at `initial`, or at that of the networks."""
+        initial = self.learning_rate if initial is None else initial
+        return initial * schedule_factor(self.schedule, iteration, self.steps_per_iteration)
 
     def _update(self, state: SACState, key: Array) -> tuple[SACState, Metrics]:
         """One gradient step of the critics, then of policy and temperature, on one batch."""
         sample_key, next_key, actor_key = jax.random.split(key, 3)
         batch = self._replay.sample(state.collector.replay, sample_key, self.batch_size, self.gamma)
         space, stats = self.env.observation_space, state.collector.obs_stats
-        batch = struct.replace(batch, obs=view(space, stats, batch.obs), next_obs=view(space, stats, batch.next_obs))
+        seen = {name: view(space, stats, getattr(batch, name)) for name in ("obs", "next_obs", "later_obs")}
+        batch = struct.replace(batch, **seen)
         temperature = jnp.exp(state.log_temperature)
-        learning_rate = self._learning_rate(state.iteration)
-        optimizer = optax.adam(learning_rate)
+        optimizer = optax.adam(self._learning_rate(state.iteration))
 
         grads, metrics = jax.grad(self._critic_loss, has_aux=True)(
             state.critic_params, state, batch, temperature, next_key
@@ -241,7 +244,7 @@ class SAC:
 
         # The gradient of log(alpha) * (entropy - target): up if and only if the policy is not random enough.
         target_entropy = self.target_entropy * self._blank_action().size
-        rate = learning_rate if self.temperature_learning_rate is None else self.temperature_learning_rate
+        rate = self._learning_rate(state.iteration, self.temperature_learning_rate)
         update, temperature_opt_state = optax.adam(rate).update(entropy - target_entropy, state.temperature_opt_state)
         log_temperature: Any = optax.apply_updates(state.log_temperature, update)
         state = struct.replace(
@@ -259,17 +262,23 @@ class SAC:
     def _critic_loss(
         self, params: PyTree, state: SACState, batch: Experience, temperature: Array, key: Array
     ) -> tuple[Array, Metrics]:
-        """Mean squared soft Bellman error of each critic, added up (equations 5 and 6 of arXiv:1812.05905)."""
+        """Mean squared soft Bellman error of each critic, added up (equations 5 and 6 of arXiv:1812.05905).
 
-        def error(sample: Experience, key: Array) -> tuple[Array, Array]:
-            next_action, log_prob = self._action_and_log_prob(state.actor_params, sample.next_obs, key)
+        In a window of several steps the entropy of the present policy counts at each observation after the first.
+        """
+
+        def error(sample: Experience, keys: Array) -> tuple[Array, Array]:
+            next_action, log_prob = self._action_and_log_prob(state.actor_params, sample.next_obs, keys[0])
+            later = partial(self._action_and_log_prob, state.actor_params)
+            _, later_log_prob = jax.vmap(later)(sample.later_obs, keys[1:])
             next_value = jnp.min(self._critic(state.target_critic_params, sample.next_obs, next_action))
-            target = self.reward_scale * sample.reward + sample.discount * (next_value - temperature * log_prob)
+            entropy = -sample.discount * log_prob - jnp.sum(sample.later_discount * later_log_prob)
+            target = self.reward_scale * sample.reward + sample.discount * next_value + temperature * entropy
             value = self._critic(params, sample.obs, sample.action)
             return value, target - value
 
-        value, td_error = jax.vmap(error)(batch, jax.random.split(key, self.batch_size))
-        loss = 0.5 * jnp.mean(batch.weight * jnp.sum(jnp.square(td_error), axis=1))
+        value, td_error = jax.vmap(error)(batch, jax.random.split(key, (self.batch_size, self.n_step)))
+        loss = 0.5 * jnp.mean(jnp.sum(jnp.square(td_error), axis=1))
         return loss, {
             "critic_loss": Mean.of(loss),
             "q_value": Mean.of(value),

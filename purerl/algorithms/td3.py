@@ -269,7 +269,7 @@ class TD3:
             return value, target - value
 
         value, td_error = jax.vmap(error)(batch, noise)
-        loss = 0.5 * jnp.mean(batch.weight * jnp.sum(jnp.square(td_error), axis=1))
+        loss = 0.5 * jnp.mean(jnp.sum(jnp.square(td_error), axis=1))
         return loss, {
             "critic_loss": Mean.of(loss),
             "q_value": Mean.of(value),
@@ -278,5 +278,9 @@ class TD3:
 
     def _actor_loss(self, params: PyTree, critic_params: PyTree, batch: Experience) -> Array:
         """Minus what the first critic thinks of the policy's own actions."""
-        value = jax.vmap(lambda obs: self._critic(critic_params, obs, self._actor(params, obs))[0])(batch.obs)
-        return -jnp.mean(value)
+        network, first = self._network.clone(num_critics=1), jax.tree.map(lambda leaf: leaf[:1], critic_params)
+
+        def value(obs: Array) -> Any:
+            return network.apply(first, obs, self._actor(params, obs), method="critic")
+
+        return -jnp.mean(jax.vmap(value)(batch.obs))
