@@ -10,7 +10,7 @@ from probes import action_times_obs, obs_reward
 from test_contract import NETWORK, begin, bits, last
 
 import purerl
-from purerl import A2C, GRU, PPO, ActorCritic, InputError, LinearDecay, iterate
+from purerl import A2C, GRU, IMPALA, PPO, ActorCritic, InputError, LinearDecay, iterate
 from purerl.algorithms.a2c import Batch
 
 ONE_UPDATE = {"num_epochs": 1, "num_minibatches": 1, "clip_eps": 1e6, "value_clip_eps": None}
@@ -93,7 +93,7 @@ def reference_step(algorithm, state):
 
     def rmsprop(param, grad):
         grad = np.asarray(grad, np.float64) * shrink
-        return np.asarray(param) - algorithm.learning_rate * grad / np.sqrt(0.01 * grad**2 + 1e-5)
+        return np.asarray(param) - algorithm.learning_rate * grad / np.sqrt(0.99 + 0.01 * grad**2 + 1e-5)
 
     return jax.tree.map(rmsprop, state.params, grads), norm, bool(steps.done.any())
 
@@ -150,6 +150,18 @@ def test_the_gradient_is_that_of_the_expected_reward():
     uphill = jax.grad(expected_reward)(params)
     assert optax.tree.norm(uphill) > 0.1
     chex.assert_trees_all_close(jax.tree.map(jnp.negative, grads), uphill, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", [A2C, IMPALA])
+def test_rmsprop_is_that_of_tensorflow(algorithm):
+    """``ms <- 0.99 ms + 0.01 g^2`` from ``ms = 1``, and a step of ``rate g / sqrt(ms + eps)``, beside `adam`."""
+    optimizer = algorithm(env=obs_reward(), max_grad_norm=100.0)._optimizer(jnp.float32(0.1))
+    params, squares = np.float32([1.0, -2.0]), np.ones(2)
+    opt_state = optimizer.init(params)
+    for grad in np.float32([[0.5, -30.0], [0.0, 2.0], [-4.0, 1e-3]]):
+        squares = 0.99 * squares + 0.01 * grad**2
+        updates, opt_state = optimizer.update(grad, opt_state, params)
+        np.testing.assert_allclose(updates, -0.1 * grad / np.sqrt(squares + 1e-5), rtol=1e-5)
 
 
 def test_rmsprop_and_adam_keep_different_statistics():

@@ -13,7 +13,7 @@ from test_contract import NETWORK, begin, bits, last, ppo
 
 import purerl
 from purerl import PPO, ActorCritic, InputError, LinearDecay, iterate
-from purerl.algorithms.ppo import Batch
+from purerl.algorithms.ppo import LEAST_KL_COEF, MOST_KL_COEF, Batch
 
 
 def run(algorithm, iterations, seed=0):
@@ -132,12 +132,21 @@ def test_stopping_early_equals_fewer_epochs():
     assert [int(s) for s in steps] == [2]
 
 
-def test_kl_penalty_adapts_towards_its_target():
-    env = purerl.make("CartPole-v1")
-    loose = ppo(env, clip_eps=None, kl_target=1e6)
-    tight = ppo(env, clip_eps=None, kl_target=1e-9, learning_rate=1e-2)
-    assert float(run(loose, 5).state.kl_coef) == 0.5**5
-    assert float(run(tight, 5).state.kl_coef) == 2.0**5
+def test_kl_penalty_adapts_towards_its_target_and_comes_back_from_both_ends():
+    """For longer than it takes a float32 to underflow (149 halvings) or to overflow (128 doublings)."""
+    loose = ppo(obs_reward(), clip_eps=None, kl_target=1e6, learning_rate=1e-2, initial_kl_coef=0.5)
+    tight = dataclasses.replace(loose, kl_target=1e-9)
+    state = begin(loose, jax.random.key(0))
+    assert float(state.kl_coef) == 0.5
+    for algorithm, iterations, kl_coef in (
+        (loose, 5, 0.5**6),
+        (loose, 200, LEAST_KL_COEF),
+        (tight, 210, 1024 * LEAST_KL_COEF),
+        (tight, 400, MOST_KL_COEF),
+        (loose, 410, MOST_KL_COEF / 1024),
+    ):
+        state = last(iterate(algorithm, state, iterations, every=1000)).state
+        np.testing.assert_allclose(state.kl_coef, kl_coef, rtol=1e-6)
 
 
 def test_kl_penalty_keeps_the_divergence_near_its_target():
@@ -189,6 +198,7 @@ def test_explained_variance_of_a_perfect_and_an_ignorant_critic():
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"clip_eps": 0.0}, "clip_eps"),
         ({"clip_eps": None}, "kl_target"),
+        ({"initial_kl_coef": 0.0}, "initial_kl_coef"),
         ({"normalize_rewards": 1}, "true or false"),
         ({"network": ActorCritic(squash=True)}, "squash"),
         ({"network": ActorCritic(trunk=purerl.CNN())}, "CNN"),

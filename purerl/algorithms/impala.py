@@ -225,8 +225,11 @@ class IMPALA:
     # Learning
 
     def _optimizer(self, learning_rate: Array) -> optax.GradientTransformation:
-        """RMSProp as `optax.rmsprop` has it: eps under the root, as in TensorFlow, not added to it as in PyTorch."""
-        kind = optax.adam(learning_rate, eps=1e-5) if self.adam else optax.rmsprop(learning_rate, decay=0.99, eps=1e-5)
+        """RMSProp as TensorFlow has it: squares begin at 1, eps is under the root (PyTorch: at 0, and added to it)."""
+        if self.adam:
+            kind = optax.adam(learning_rate, eps=1e-5)
+        else:
+            kind = optax.rmsprop(learning_rate, decay=0.99, eps=1e-5, initial_scale=1.0)
         return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), kind)
 
     def _update(

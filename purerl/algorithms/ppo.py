@@ -34,6 +34,17 @@ from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Tran
 from purerl.value_fitting import explained_variance
 from purerl.views import blank_view, view
 
+LEAST_KL_COEF, MOST_KL_COEF = 1e-4, 1e4
+"""Bounds of beta, the weight of the adaptive KL penalty.
+
+Beta is halved or doubled. Without bounds it would underflow to 0 where a policy hardly moves (a learning rate that
+falls to 0), from where no doubling brings it back, and overflow where no penalty keeps a policy near (Adam's steps do
+not shrink as a loss grows). Beyond these bounds there is nothing to gain. With an advantage of deviation s, surrogate
+minus penalty is best at a divergence of at most ``s^2 / (2 beta^2)``, to second order. To aim at d takes ``beta = s /
+sqrt(2 d)`` or less: 7 for a standardised advantage and d = 0.01. The upper bound leaves room for an s of 1000; at the
+lower one the penalty is nothing beside the advantage. It is 14 iterations from either to 1.
+"""
+
 
 @struct.dataclass
 class PPOState:
@@ -96,6 +107,9 @@ class PPO:
     value_clip_eps: float | None = struct.field(default=0.2, help="how far the value may move", within="(0, inf)")
     kl_target: float | None = struct.field(
         default=None, help="KL divergence per iteration that an adaptive penalty aims at", within="(0, inf)"
+    )
+    initial_kl_coef: float = struct.field(
+        default=1.0, help="weight of the adaptive KL penalty at first", within=f"[{LEAST_KL_COEF:g}, {MOST_KL_COEF:g}]"
     )
     max_kl: float | None = struct.field(
         default=None, help="skip the remaining epochs once the approximate KL exceeds this", within="(0, inf)"
@@ -163,7 +177,7 @@ class PPO:
             ),
             params=params,
             opt_state=self._optimizer(jnp.float32(0.0)).init(params),
-            kl_coef=jnp.float32(1.0),
+            kl_coef=jnp.asarray(self.initial_kl_coef, jnp.float32),
         )
 
     def policy(self, state: PPOState, *, explore: bool) -> Policy:
@@ -322,10 +336,14 @@ class PPO:
         return policy_loss - self.entropy_coef * entropy + self.value_coef * value_loss, metrics
 
     def _adapt_penalty(self, kl_coef: Array, params: PyTree, batch: Batch) -> tuple[Array, Metrics]:
-        """Halve or double beta when the policy moved much less or more than `kl_target` (section 4 of the paper)."""
+        """Halve or double beta when the policy moved much less or more than `kl_target` (section 4 of the paper).
+
+        Within `LEAST_KL_COEF` and `MOST_KL_COEF`, from which it can come back.
+        """
         if self.kl_target is None:
             return kl_coef, {}
         _, (new, _) = along(self._network, params, batch.carry, batch.obs, batch.done)
         kl = jnp.mean(batch.old.kl(new))
         factor = jnp.where(kl < self.kl_target / 1.5, 0.5, jnp.where(kl > self.kl_target * 1.5, 2.0, 1.0))
-        return kl_coef * factor, {"kl": Mean.of(kl), "kl_coef": Mean.of(kl_coef)}
+        adapted = jnp.clip(kl_coef * factor, LEAST_KL_COEF, MOST_KL_COEF)
+        return adapted, {"kl": Mean.of(kl), "kl_coef": Mean.of(kl_coef)}
