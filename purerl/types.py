@@ -114,13 +114,20 @@ class Mean:
     Merging two means adds their totals and counts. All metrics are of this type: averaging over minibatches that were
     skipped, chunks of different length, devices or members needs no special case.
 
+    A float32 does not count beyond 2^24. A mean that millions are added to begins with `nothing`: it carries along what
+    rounding leaves out, and counts to 2^48.
+
     Attributes:
         total: float32 sum of the values.
         count: float32 number of the values.
+        total_rest: float32, the exact sum minus `total`; None where that is not kept.
+        count_rest: float32, the exact number minus `count`; None where that is not kept.
     """
 
     total: Array
     count: Array
+    total_rest: Array | None = None
+    count_rest: Array | None = None
 
     @classmethod
     def of(cls, values: Array, where: Array | None = None) -> Mean:
@@ -130,8 +137,17 @@ class Mean:
         # A skipped value may be infinite or NaN, and 0 * NaN is NaN: select, do not multiply.
         return cls(jnp.sum(jnp.where(weight > 0, values, 0.0)), jnp.sum(weight))
 
+    @classmethod
+    def nothing(cls, shape: tuple[int, ...] = ()) -> Mean:
+        """The mean of no values, to which any number of means can be added one by one."""
+        return cls(*(jnp.zeros(shape, jnp.float32) for _ in range(4)))
+
     def __add__(self, other: Mean) -> Mean:
-        return Mean(self.total + other.total, self.count + other.count)
+        if self.total_rest is None or self.count_rest is None:
+            return Mean(self.total + other.total, self.count + other.count)
+        total, total_rest = _add(self.total, self.total_rest, other.total)
+        count, count_rest = _add(self.count, self.count_rest, other.count)
+        return Mean(total, count, total_rest, count_rest)
 
     def sum(self, axis: int | None = None) -> Mean:
         """Merge along an axis, or all of them."""
@@ -141,6 +157,20 @@ class Mean:
     def value(self) -> Array:
         """The mean itself; NaN where nothing was counted."""
         return self.total / self.count
+
+
+def _add(total: Array, rest: Array, term: Array) -> tuple[Array, Array]:
+    """``total + rest + term`` as a rounded sum and what that leaves out (TwoSum: Knuth 1997, section 4.2.2, theorem B).
+
+    The compiler must not simplify these lines, which would be 0 without rounding; XLA keeps to IEEE's rules.
+    """
+    rounded = total + term
+    taken = rounded - total
+    rest = rest + ((total - (rounded - taken)) + (term - taken))
+    # There is nothing left to infinity and NaN; their difference would turn the one into the other.
+    rest = jnp.where(jnp.isfinite(rounded), rest, 0.0)
+    total = rounded + rest
+    return total, jnp.where(jnp.isfinite(rounded), rest - (total - rounded), 0.0)
 
 
 Metrics = dict[str, Mean]

@@ -1,12 +1,14 @@
 """The loop around an algorithm."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import obs_reward
 from test_contract import begin, ppo
 
 from purerl import InputError, Population, iterate, runner
+from purerl.types import Mean
 
 
 def test_chunks_end_at_multiples_and_at_the_end():
@@ -33,6 +35,24 @@ def test_metrics_of_a_chunk_are_those_of_its_iterations():
         np.testing.assert_allclose(mean.count, sum(m[name].count for m in single))
 
 
+def test_means_of_very_many_iterations_are_exact():
+    """A float32 counts to 2^24; what a day of short iterations in one chunk adds up must not stop there."""
+
+    class Metered:
+        def step(self, state):
+            return state, {"tenth": Mean(jnp.float32(0.1), jnp.float32(1.0)), "some": Mean.of(jnp.ones(7), state)}
+
+    metrics = jax.jit(lambda n: runner._repeat(Metered(), jnp.arange(7) < 3, n)[1])(2**24 + 1_000_001)
+    np.testing.assert_allclose(metrics["tenth"].value, 0.1, rtol=1e-6)
+    for mean, per_iteration in ((metrics["tenth"], 1), (metrics["some"], 3)):
+        assert float(mean.count) + float(mean.count_rest) == per_iteration * (2**24 + 1_000_001)
+    total = Mean.nothing() + Mean(jnp.float32(1e30), jnp.float32(1.0)) + Mean(jnp.float32(1.0), jnp.float32(1.0))
+    assert (float(total.total), float(total.total_rest)) == (np.float32(1e30), 1.0)
+    for lost in (jnp.inf, jnp.nan):
+        total = Mean.nothing() + Mean.of(jnp.float32(lost)) + Mean.of(jnp.float32(1.0))
+        np.testing.assert_equal(float(total.value), lost)
+
+
 def test_compile_time_is_apart_from_run_time():
     algorithm = ppo(obs_reward(), rollout_length=10)
     jax.clear_caches()
@@ -50,8 +70,8 @@ def test_one_program_for_the_whole_run():
     assert runner.advance._cache_size() == programs
 
 
-@pytest.mark.parametrize(("num_iterations", "every"), [(0, 1), (-3, 1), (3, 0)])
-def test_nothing_to_do_is_an_error(num_iterations, every):
+@pytest.mark.parametrize(("num_iterations", "every"), [(0, 1), (-3, 1), (3, 0), (2**31, 1), (3.5, 1), (3, 1.5)])
+def test_what_cannot_be_counted_is_an_error(num_iterations, every):
     algorithm = ppo(obs_reward())
     with pytest.raises(InputError):
         list(iterate(algorithm, begin(algorithm, jax.random.key(0)), num_iterations, every))
