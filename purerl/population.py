@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from purerl import memory, struct
+from purerl import memory, numeric, struct
 from purerl.errors import InputError, unknown
 from purerl.minibatches import ROWS_IN_CACHE
 from purerl.types import Algorithm, Array, Environment, Metrics, Policy, PyTree
@@ -34,24 +34,25 @@ class Population:
     Attributes:
         algorithm: what the members have in common.
         num_members: how many there are, P.
-        varied: dotted path of a field or dictionary entry to an array ``[P, ...]``: ``"learning_rate"``,
-            ``"env.params.gravity"`` (gymnax), ``"env.env.params.gravity"`` (Brax, inside its time limit).
+        varied: dotted path of a field or dictionary entry to its values, an array ``[P, ...]`` or a list of P:
+            ``"learning_rate"``, ``"env.params.gravity"`` (gymnax), ``"env.env.params.gravity"`` (Brax, inside its time
+            limit). Kept as arrays of float32, int32 or bool.
         first_member: number of the first one, where these are a part of a larger population (see `part`).
     """
 
     algorithm: Algorithm
     num_members: int = struct.field(static=True, help="agents trained side by side", within="[1, inf)")
-    varied: Mapping[str, Array | np.ndarray] = dataclasses.field(default_factory=dict)
+    varied: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     first_member: int = struct.field(default=0, static=True, help="number of the first one", within="[0, inf)")
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
-        for name, values in self.varied.items():
-            if np.ndim(values) < 1 or np.shape(values)[0] != self.num_members:
-                shape = np.shape(values)
-                raise InputError(f"varied {name!r} needs a value for each of {self.num_members} members, got {shape}")
+        if not isinstance(self.varied, Mapping) or not all(isinstance(name, str) for name in self.varied):
+            raise InputError(f"varied must map names such as 'learning_rate' to values, got {self.varied!r}")
+        columns = {name: self._column(name, values) for name, values in self.varied.items()}
+        object.__setattr__(self, "varied", columns)
         # The members' own checks see all values at once.
-        self._member(self.varied)
+        self._member(columns)
 
     @classmethod
     def grid(cls, algorithm: Algorithm, num_seeds: int, values: Mapping[str, Sequence[float]]) -> Population:
@@ -59,14 +60,16 @@ class Population:
 
         Members are ordered with the seeds innermost: the first `num_seeds` members share the first combination.
         """
+        for name, tried in values.items():
+            if not isinstance(tried, Sequence | np.ndarray | jax.Array) or isinstance(tried, str):
+                raise InputError(f"varied {name!r} needs a list of values to try, got {tried!r}")
         combinations = list(itertools.product(*values.values()))
         varied = {}
         for i, name in enumerate(values):
-            column = np.asarray([combination[i] for combination in combinations], np.float64)
-            whole = _is_whole(_at_path(algorithm, name.split("."), name))
-            if whole and np.any(column != np.round(column)):
-                raise InputError(f"varied {name!r} must be whole numbers, got {', '.join(map(str, values[name]))}")
-            varied[name] = np.repeat(column.astype(np.int32 if whole else np.float32), num_seeds)
+            column = [combination[i] for combination in combinations for _ in range(num_seeds)]
+            if numeric.dtype_of(_number_at(algorithm, name)).kind == "i":
+                column = [int(value) if isinstance(value, float) and value.is_integer() else value for value in column]
+            varied[name] = column
         return cls(algorithm, num_seeds * len(combinations), varied)
 
     @property
@@ -197,15 +200,43 @@ class Population:
             struct.member_axes(state, shared=-1),
         )
 
-    def _member(self, varied: Mapping[str, Array | np.ndarray]) -> Any:
+    def _column(self, name: str, values: Any) -> Array | np.ndarray:
+        """The members' `values` of what is called `name`, as one array of its dtype."""
+        number = _number_at(self.algorithm, name)
+        dtype = numeric.dtype_of(number)
+        if isinstance(values, jax.Array) and values.dtype == dtype:
+            column = values
+        else:
+            column = numeric.fitting(f"varied {name!r}", values, dtype)
+        if column.shape[:1] != (self.num_members,):
+            raise InputError(
+                f"varied {name!r} needs a value for each of {self.num_members} members, got shape {column.shape}"
+            )
+        if column.shape[1:] != np.shape(number):
+            raise InputError(
+                f"varied {name!r} needs values of shape {np.shape(number)}, got {column.shape[1:]} for each member"
+            )
+        return column
+
+    def _member(self, varied: Mapping[str, Any]) -> Any:
         member = self.algorithm
         for name, value in varied.items():
             member = _replace_path(member, name.split("."), value, name)
         return member
 
 
-def _is_whole(value: Any) -> bool:
-    return value is not None and jnp.issubdtype(jnp.result_type(value), jnp.integer)
+def _number_at(algorithm: Algorithm, name: str) -> Any:
+    """The number or array called `name`; 0.0 for one that is None, which may be any number.
+
+    Raises:
+        InputError: if there is nothing of that name, or something else.
+    """
+    value = _at_path(algorithm, name.split("."), name)
+    if value is None:
+        return 0.0
+    if not isinstance(value, bool | int | float | np.ndarray | np.generic | jax.Array):
+        raise InputError(f"{name!r} is no number but a {type(value).__name__} and cannot vary")
+    return value
 
 
 def _at_path(node: Any, path: list[str], name: str) -> Any:

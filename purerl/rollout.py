@@ -131,7 +131,12 @@ def evaluate(env: Environment, policy: Policy, key: Array, num_episodes: int, ma
         key: randomness, independent of any training.
         num_episodes: how many.
         max_steps: give up on an episode after so many steps (for environments that might never end).
+
+    Raises:
+        InputError: if `num_episodes` or `max_steps` is no whole number, not positive, or more than an int32 can count.
     """
+    struct.check_value("num_episodes", num_episodes, int, "[1, inf)")
+    struct.check_value("max_steps", max_steps, int, "[1, inf)")
 
     def play(key: Array) -> Episodes:
         reset_key, step_key = jax.random.split(key)

@@ -14,6 +14,16 @@ import jax.numpy as jnp
 from purerl import struct
 
 
+def env_steps(iteration: jax.Array, steps_per_iteration: int) -> jax.Array:
+    """Environment steps after so many iterations, float32: an int32 would wrap at 2^31.
+
+    Args:
+        iteration: int32, iterations done.
+        steps_per_iteration: environment steps of each.
+    """
+    return iteration.astype(jnp.float32) * float(steps_per_iteration)
+
+
 def schedule_factor(
     schedule: Callable[[jax.Array], jax.Array] | None, iteration: jax.Array, steps_per_iteration: int
 ) -> jax.Array:
@@ -21,11 +31,11 @@ def schedule_factor(
 
     Args:
         schedule: environment steps to a factor; None is constant.
-        iteration: int32, iterations done.
-        steps_per_iteration: environment steps of each.
+        iteration: see `env_steps`.
+        steps_per_iteration: see `env_steps`.
     """
-    env_steps = iteration.astype(jnp.float32) * steps_per_iteration
-    return jnp.asarray(1.0 if schedule is None else schedule(env_steps), jnp.float32)
+    factor = 1.0 if schedule is None else schedule(env_steps(iteration, steps_per_iteration))
+    return jnp.asarray(factor, jnp.float32)
 
 
 @struct.dataclass

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from purerl import numeric
 from purerl.errors import InputError
 
 T = TypeVar("T")
@@ -110,39 +111,58 @@ def member_axes(tree: Any, axis: int | None = 0, shared: int | None = None) -> A
 
 
 def check_fields(node: Any) -> None:
-    """Raise `InputError` unless each number in `node` has its declared type and lies in its declared interval.
+    """Raise `InputError` unless each number in `node` has its declared type, lies in its interval and fits 32 bits.
 
     Looks at fields annotated ``int``, ``float`` or ``bool`` (possibly ``| None``). Tracers have no value yet and pass;
-    a concrete array must satisfy the interval in every element.
+    a concrete array must satisfy the interval in every element. `node` is just being constructed: numbers in fields of
+    type ``float`` become floats, which compile to one program however they were written (``1``, ``1.0``,
+    ``np.float64(1)``), also where JAX computes with 64 bits.
     """
     for f in dataclasses.fields(node):
-        check_value(f.name, getattr(node, f.name), f.type, f.metadata.get("within", ""))
+        value = getattr(node, f.name)
+        check_value(f.name, value, f.type, f.metadata.get("within", ""))
+        if "float" in _kinds(f.type) and value is not None and not isinstance(value, Tracer):
+            object.__setattr__(node, f.name, _float32(value))
 
 
 def check_value(name: str, value: Any, annotation: Any, within: str) -> None:
-    """Raise `InputError` unless `value` fits the annotation and lies in the interval `within` (see `check_fields`)."""
-    kinds = set((annotation.__name__ if isinstance(annotation, type) else str(annotation)).split(" | "))
+    """Raise `InputError` unless `value` fits annotation, interval and 32 bits (see `check_fields`)."""
+    kinds = _kinds(annotation)
     if not kinds & {"int", "float", "bool"} or (value is None and "None" in kinds) or isinstance(value, Tracer):
         return
-    try:
-        array = np.asarray(value)
-    except Exception:
-        array = np.asarray(None)
+    array = numeric.as_array(value)
     if "bool" in kinds:
         if array.dtype != np.bool_:
             raise InputError(f"{name} must be true or false, got {value!r}")
         return
-    if "float" not in kinds and not jnp.issubdtype(array.dtype, jnp.integer):
+    if "float" not in kinds and not numeric.is_whole(array):
         raise InputError(f"{name} must be a whole number, got {value!r}")
-    if not (jnp.issubdtype(array.dtype, jnp.integer) or jnp.issubdtype(array.dtype, jnp.floating)):
+    if not numeric.is_real(array):
         raise InputError(f"{name} must be a number, got {value!r}")
-    if within and not np.all(_inside(array, within)):
+    array = numeric.narrow(name, array, np.float32 if "float" in kinds else np.int32)
+    if within and not inside(array, within):
         raise InputError(f"{name} must lie in {within}, got {value!r}")
 
 
-def _inside(array: np.ndarray, within: str) -> np.ndarray:
-    """Which elements of `array` lie in the interval written as `within`; NaN lies in none."""
+def _kinds(annotation: Any) -> set[str]:
+    return set((annotation.__name__ if isinstance(annotation, type) else str(annotation)).split(" | "))
+
+
+def _float32(value: Any) -> Any:
+    """A Python float for one number, which takes on the width of what it meets; else an array of float32."""
+    if isinstance(value, jax.Array):
+        return value.astype(jnp.float32)
+    array = np.asarray(value)
+    return float(array) if array.ndim == 0 else array.astype(np.float32)
+
+
+def inside(numbers: Any, within: str) -> bool:
+    """Whether all `numbers` lie in the interval written as `within`; NaN lies in none."""
+    array = np.asarray(numbers)
+    if array.dtype == np.float32:  # as devices see it, to whom less than the least normal number is 0
+        array = np.where(np.abs(array) < np.finfo(np.float32).tiny, np.float32(0.0), array)
     low, high = (float(bound) for bound in within[1:-1].split(","))
     above = array >= low if within[0] == "[" else array > low
     below = array <= high if within[-1] == "]" else array < high
-    return above & below & (np.isfinite(array) | (math.isinf(high) & (within[-1] == "]")))
+    endless = math.isinf(high) and within[-1] == "]"
+    return bool(np.all(above & below & (endless or numeric.is_whole(array) or np.isfinite(array))))

@@ -40,7 +40,7 @@ def test_members_differ():
 
 
 def test_varied_hyper_parameters_reach_their_member():
-    population = Population(ppo(obs_reward()), 3, {"learning_rate": jnp.float32([0.0, 1e-3, 2e-3])})
+    population = Population(ppo(obs_reward()), 3, {"learning_rate": [0, 1e-3, 2e-3]})
     rates = run(population).metrics["learning_rate"].value
     np.testing.assert_allclose(rates, [0.0, 1e-3, 2e-3], rtol=1e-6)
 
@@ -97,8 +97,22 @@ def test_grid_keeps_whole_numbers_whole():
     population = Population.grid(ppo(endless()), num_seeds=1, values={"env.limit": [2, 4], "kl_target": [0.01, 0.02]})
     assert population.varied["env.limit"].dtype == np.int32
     assert population.varied["kl_target"].dtype == np.float32
-    with pytest.raises(InputError, match="whole numbers"):
-        Population.grid(ppo(endless()), num_seeds=1, values={"env.limit": [2.5, 4]})
+    for bad, words in (([2.5, 4], "must be a whole number"), ([2, 3e9], "at most 2147483647"), (7, "list of values")):
+        with pytest.raises(InputError, match=words):
+            Population.grid(ppo(endless()), num_seeds=1, values={"env.limit": bad})
+
+
+def test_values_are_kept_in_the_dtype_of_what_they_vary_however_they_are_written():
+    given = {"learning_rate": [1, 2], "gamma": (0.5, 1), "env.limit": np.array([2, 4]), "kl_target": jnp.ones(2, int)}
+    varied = Population(ppo(endless()), 2, given).varied
+    assert {name: column.dtype.name for name, column in varied.items()} == {
+        "learning_rate": "float32",
+        "gamma": "float32",
+        "env.limit": "int32",
+        "kl_target": "float32",
+    }
+    for name, values in given.items():
+        np.testing.assert_array_equal(varied[name], values)
 
 
 def test_evaluation_of_all_members_at_once():
@@ -123,12 +137,22 @@ def test_evaluation_of_all_members_at_once():
         (2, {"num_envs": [1, 2]}, "cannot vary"),
         (2, {"gamma": [0.9, 1.1]}, r"\[0, 1\]"),
         (2, {"env.gravity": [1.0, 2.0]}, "gravity"),
-        (2, {"env": [1.0, 2.0]}, "env"),
+        (2, {"env": [1.0, 2.0]}, "'env' is no number but a Line"),
+        (2, {"learning_rate": ["1e-3", "a"]}, "must be a number"),
+        (2, {"learning_rate": [True, False]}, "must be a number"),
+        (2, {"learning_rate": [1e-3, float("nan")]}, "must be a number"),
+        (2, {"learning_rate": [1e-3, None]}, "must be a number"),
+        (2, {"learning_rate": [1e-3, 1e40]}, "at most"),
+        (2, {"learning_rate": [[1e-3], [1e-3, 2e-3]]}, "must be a number"),
+        (2, {"learning_rate": [[1e-3], [2e-3]]}, r"needs values of shape \(\), got \(1,\)"),
+        (2, {"env.limit": [2.0, 3.0]}, "must be a whole number"),
+        (2, {"env.limit": [2, 3_000_000_000]}, "at most 2147483647"),
+        (2, ["learning_rate"], "must map names"),
     ],
 )
 def test_bad_populations_are_one_clear_error(num_members, varied, words):
     with pytest.raises(InputError, match=words):
-        Population(ppo(endless()), num_members, {name: np.asarray(values) for name, values in varied.items()})
+        Population(ppo(endless()), num_members, varied)
 
 
 def test_physics_of_brax_varies_by_the_path_of_its_dictionary_entry():

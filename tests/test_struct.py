@@ -111,7 +111,14 @@ def test_replace_returns_a_checked_copy():
 )
 def test_values_inside_pass(good):
     ((name, value),) = good.items()
-    assert getattr(Checked(**good), name) is value
+    np.testing.assert_array_equal(getattr(Checked(**good), name), value)
+
+
+@pytest.mark.parametrize("one", [1, 1.0, np.int64(1), np.float64(1.0), np.array(1)])
+def test_numbers_in_fields_of_floats_are_floats_however_they_are_written(one):
+    assert type(Checked(rate=one).rate) is float
+    assert Checked(rate=np.array([one, one])).rate.dtype == np.float32
+    assert Checked(rate=jnp.array([one, one])).rate.dtype == jnp.float32
 
 
 @pytest.mark.parametrize(
@@ -137,6 +144,13 @@ def test_values_inside_pass(good):
         ({"limit": 0.0}, r"limit must lie in \(0, inf\]"),
         ({"limit": -math.inf}, r"limit must lie in \(0, inf\]"),
         ({"limit": math.nan}, r"limit must lie in \(0, inf\]"),
+        ({"limit": 1e40}, r"limit must be at most 3.4028235e\+38, got 1e\+40"),
+        ({"limit": 10**400}, "limit must be at most"),
+        ({"limit": 1e-40}, r"limit must lie in \(0, inf\], got 1e-40"),  # 0 on a device
+        ({"open": 1.0 - 1e-12}, r"open must lie in \(0, 1\)"),
+        ({"count": 2**31}, "count must be at most 2147483647, got 2147483648"),
+        ({"count": np.array([1, 2**31])}, r"count must be at most 2147483647, got \[1, 2147483648\]"),
+        ({"count": 10**30}, "count must be at most 2147483647"),
         ({"flag": 1}, "flag must be true or false, got 1"),
         ({"flag": "yes"}, "flag must be true or false, got 'yes'"),
         ({"flag": None}, "flag must be true or false, got None"),

@@ -25,7 +25,7 @@ from purerl.collector import Collector, CollectorState
 from purerl.errors import InputError
 from purerl.q_networks import QNetwork, target_gap
 from purerl.replay import Experience, PrioritizedReplay, Replay
-from purerl.schedules import schedule_factor
+from purerl.schedules import env_steps, schedule_factor
 from purerl.spaces import Discrete
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree
 from purerl.views import blank_view, view
@@ -207,7 +207,7 @@ class DQN:
         return jnp.argmax(self.network.head.value(output)).astype(jnp.int32)
 
     def _epsilon(self, iteration: Array) -> Array:
-        share = jnp.minimum(self._env_steps(iteration) / self.epsilon_steps, 1.0)
+        share = jnp.minimum(env_steps(iteration, self.steps_per_iteration) / self.epsilon_steps, 1.0)
         return jnp.asarray(self.initial_epsilon + share * (self.final_epsilon - self.initial_epsilon), jnp.float32)
 
     # Remembering
@@ -219,7 +219,7 @@ class DQN:
     def _replay(self, iteration: Array) -> Replay | PrioritizedReplay:
         if self.priority_exponent is None:
             return self._ring
-        share = jnp.minimum(self._env_steps(iteration) / self.priority_correction_steps, 1.0)
+        share = jnp.minimum(env_steps(iteration, self.steps_per_iteration) / self.priority_correction_steps, 1.0)
         correction = self.priority_correction + share * (1.0 - self.priority_correction)
         return PrioritizedReplay(self._ring, self.priority_exponent, correction)
 
@@ -229,9 +229,6 @@ class DQN:
         return Collector(self.env, replay, self.normalize_observations)
 
     # Learning
-
-    def _env_steps(self, iteration: Array) -> Array:
-        return iteration.astype(jnp.float32) * self.steps_per_iteration
 
     def _learning_rate(self, iteration: Array) -> Array:
         return self.learning_rate * schedule_factor(self.schedule, iteration, self.steps_per_iteration)

@@ -28,7 +28,7 @@ from purerl.networks import MLP
 from purerl.q_networks import QNetwork
 from purerl.returns import lambda_returns
 from purerl.sampler import SamplerState, collect, init_sampler
-from purerl.schedules import schedule_factor
+from purerl.schedules import env_steps, schedule_factor
 from purerl.spaces import Discrete
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
 from purerl.value_heads import ExpectedValue
@@ -203,7 +203,7 @@ class PQN:
         return jnp.argmax(self.network.head.value(output)).astype(jnp.int32)
 
     def _epsilon(self, iteration: Array) -> Array:
-        share = jnp.minimum(self._env_steps(iteration) / self.epsilon_steps, 1.0)
+        share = jnp.minimum(env_steps(iteration, self.steps_per_iteration) / self.epsilon_steps, 1.0)
         return jnp.asarray(self.initial_epsilon + share * (self.final_epsilon - self.initial_epsilon), jnp.float32)
 
     # Estimating
@@ -224,9 +224,6 @@ class PQN:
         return jax.tree.map(lambda leaf: leaf.reshape(self.steps_per_iteration, *leaf.shape[2:]), batch)
 
     # Learning
-
-    def _env_steps(self, iteration: Array) -> Array:
-        return iteration.astype(jnp.float32) * self.steps_per_iteration
 
     def _optimizer(self, learning_rate: Array) -> optax.GradientTransformation:
         return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), optax.radam(learning_rate))

@@ -77,20 +77,18 @@ class Flag:
             raise unknown(f"{self.flag} value", text, self.choices)
         if "str" in self.kind:
             return text
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
+        number = _number(text)
         if "any" in self.kind and not math.isfinite(number):
             return text
-        if not math.isfinite(number) or ("int" in self.kind and not number.is_integer()):
+        if not math.isfinite(number) or ("int" in self.kind and not isinstance(number, int)):
             raise InputError(f"{self.flag} must be a {self._noun}, got {text!r}")
-        if "int" in self.kind or ("any" in self.kind and number.is_integer()):
-            number = int(number)
+        if "float" in self.kind:
+            number = float(number)
         if self.within:
-            from purerl.struct import check_value
+            from purerl.struct import inside
 
-            check_value(self.flag, number, self.kind, self.within)
+            if not inside(number, self.within):
+                raise InputError(f"{self.flag} must lie in {self.within}, got {number!r}")
         return number
 
     @property
@@ -152,6 +150,20 @@ def parse(
     words = given.pop(positional, []) if positional else []
     by_name = {flag.name: flag for flag in flags}
     return {name: by_name[name].parse(value) for name, value in given.items()}, words
+
+
+def _number(text: str) -> int | float:
+    """The number that `text` spells, an int where it is whole; NaN where it spells none."""
+    try:
+        number = float(text)
+    except ValueError:
+        return math.nan
+    if not number.is_integer():
+        return number
+    try:
+        return int(text)  # every digit of it, where a float has sixteen
+    except ValueError:
+        return int(number)
 
 
 def _add(section: Any, flag: Flag) -> None:

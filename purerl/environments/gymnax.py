@@ -54,6 +54,10 @@ class GymnaxEnvironment:
     action_space: Space = struct.field(static=True)
     params: PyTree
 
+    def __post_init__(self) -> None:
+        limit = getattr(self.params, "max_steps_in_episode", 1)
+        struct.check_value(f"max_steps_in_episode of {self.name}", limit, int, "[1, inf)")
+
     def reset(self, key: Array) -> TimeStep:
         """Draw a start state."""
         simulator = _simulator(self.name, self.factory, self.options)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from purerl import numeric
 from purerl.errors import InputError
 
 Options = tuple[tuple[str, Any], ...]
@@ -48,8 +49,10 @@ def _plain(what: str, value: Any, default: Any) -> Any:
     expected = _kind(default)
     if expected is not None and not _is(expected, value):
         raise InputError(f"{what} must be {expected}, got {value!r}")
-    if isinstance(default, float):
-        value = float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        kind = float if isinstance(default, float) else type(value)
+        numeric.narrow(what, np.asarray(value), np.float32 if kind is float else np.int32)
+        value = kind(value)
     if not isinstance(value, bool | numbers.Real | str | tuple | enum.Enum | None):
         raise InputError(f"{what} must be a plain value (number, text or a list of those), got {type(value).__name__}")
     return value
@@ -85,36 +88,17 @@ def parameter(what: str, value: Any, default: Any) -> Any:
     Python numbers count as float32, int32 or bool. Tracers pass, so that ``make`` works inside a transformation.
 
     Raises:
-        InputError: if `value` is no number of that kind, is NaN, or has another number of axes than `default`.
+        InputError: if `value` is no number of that kind, is NaN, does not fit, or has another number of axes than
+            `default`.
     """
-    dtype = strong_dtype(default)
+    dtype = numeric.dtype_of(default)
     if isinstance(value, Tracer):
         return jnp.asarray(value, dtype)
-    try:
-        array = np.asarray(value)
-    except Exception:
-        array = np.asarray(None)
-    allowed = {"f": "fiu", "i": "iu", "b": "b"}.get(dtype.kind, dtype.kind)
-    if array.dtype.kind not in allowed:
-        kind = {"f": "a number", "i": "a whole number", "b": "true or false"}.get(dtype.kind, dtype.name)
-        raise InputError(f"{what} must be {kind}, got {value!r}")
+    array = numeric.fitting(what, value, dtype)
     if array.ndim != np.ndim(default):
         expected = "a single value" if np.ndim(default) == 0 else f"an array with {np.ndim(default)} axes"
         raise InputError(f"{what} must be {expected}, got shape {array.shape}")
-    if dtype.kind == "f" and np.any(np.isnan(array)):
-        raise InputError(f"{what} must be a number, got {value!r}")
-    return array.astype(dtype)
-
-
-def strong_dtype(value: Any) -> np.dtype:
-    """The dtype that a parameter with the default `value` is kept in; Python numbers are 32 bits wide."""
-    if isinstance(value, bool):
-        return np.dtype(np.bool_)
-    if isinstance(value, int):
-        return np.dtype(np.int32)
-    if isinstance(value, float):
-        return np.dtype(np.float32)
-    return np.dtype(value.dtype)
+    return array
 
 
 def as_plain(value: Any) -> Any:
