@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -208,13 +209,27 @@ def _check_fit(directory: str | Path, saved: dict, wanted: dict) -> None:
 def _named_leaves(tree: PyTree) -> list[tuple[str, jax.Array]]:
     # Orbax keeps leaves in a store where a slash would mean a folder.
     return [
-        (jax.tree_util.keystr(path, simple=True, separator="."), leaf)
+        (jax.tree_util.keystr(path, simple=True, separator=".") + _stream(leaf), leaf)
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
     ]
 
 
+def _stream(leaf: jax.Array) -> str:
+    """What the name of a leaf adds if it is a random key of another kind than JAX's usual one.
+
+    The numbers behind two kinds of keys may have one shape, and yet begin other streams.
+    """
+    kind = _key_kind(leaf) if _is_key(leaf) else "threefry2x32"
+    return "" if kind == "threefry2x32" else f".{kind}"
+
+
 def _is_key(leaf: jax.Array) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _key_kind(leaf: jax.Array) -> Any:
+    # Of an array, because a template may be made of shapes, which JAX does not ask.
+    return jax.random.key_impl(jnp.zeros((), leaf.dtype))
 
 
 def _data(leaf: jax.Array) -> jax.Array:
@@ -224,7 +239,7 @@ def _data(leaf: jax.Array) -> jax.Array:
 
 def _like(leaf: jax.Array, array: np.ndarray) -> jax.Array:
     on_device = jax.device_put(array)  # jnp.asarray would copy twice
-    return jax.random.wrap_key_data(on_device) if _is_key(leaf) else on_device
+    return jax.random.wrap_key_data(on_device, impl=_key_kind(leaf)) if _is_key(leaf) else on_device
 
 
 def _manager(directory: str | Path, create: bool = False):

@@ -1,4 +1,4 @@
-"""Numbers as devices hold them, 32 bits wide: the right value or an `InputError`, never a wrapped one or an infinity."""
+"""Numbers as devices hold them, 32 bits wide: the right value or an `InputError`, none that wrapped or overflowed."""
 
 from __future__ import annotations
 

@@ -26,6 +26,8 @@ def state(**changes):
     tree = {
         "key": jax.random.key(1),
         "keys": jax.random.split(jax.random.key(2), 3),
+        "other keys": jax.random.split(jax.random.key(2, impl="rbg"), 3),
+        "half": jnp.ones(2, jnp.bfloat16),
         "params": [jnp.arange(3.0), jnp.ones((2, 2), jnp.int8)],
         "flag": jnp.bool_(True),
         "nothing": None,
@@ -40,8 +42,9 @@ def test_round_trip(tmp_path):
     restored = checkpoint.restore(tmp_path, 5, jax.eval_shape(state))
     chex.assert_trees_all_equal(bits(restored), bits(state()))
     chex.assert_trees_all_equal_shapes_and_dtypes(restored, state())
-    # Restored keys are keys.
-    jax.random.normal(restored["key"])
+    # Restored keys are keys, of their own kind.
+    for name in ("key", "other keys"):
+        assert restored[name].dtype == state()[name].dtype
 
 
 def test_latest_and_how_many_are_kept(tmp_path):
@@ -68,6 +71,10 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
         ({"flag": jnp.float32(1.0)}, r"flag is bool\[\] there and float32\[\] here"),
         ({"more": jnp.ones(1)}, r"more is nothing there and float32\[1\] here"),
         ({"flag": None}, r"flag is bool\[\] there and nothing here"),
+        (
+            {"other keys": jax.random.split(jax.random.key(2, impl="unsafe_rbg"), 3)},
+            r"other keys\.rbg is uint32\[3, 4\]",
+        ),
     ],
 )
 def test_a_state_that_no_longer_fits_is_named(tmp_path, changes, words):
