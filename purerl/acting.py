@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from purerl import normalize, struct
@@ -72,7 +73,7 @@ def _uniform(env: Environment, key: Array, carry: PyTree, obs: Array) -> tuple[A
     space = env.action_space
     if not isinstance(space, Box):
         return space.sample(key), carry, {}
-    return in_units(space, jax.random.uniform(key, space.shape, minval=-1.0, maxval=1.0), carry)
+    return in_units(space, jax.random.uniform(key, space.shape, jnp.float32, -1.0, 1.0), carry)
 
 
 def in_units(space: Space, raw_action: Array, carry: PyTree) -> tuple[Array, PyTree, dict[str, Array]]:

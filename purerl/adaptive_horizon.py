@@ -112,7 +112,7 @@ class GradientWindows:
     def _growth(self, direction_key: Array, env_key: Array, state: PyTree, action: Array) -> Array:
         """``|J v| / |v|``: J is the derivative of the next state by the state, v is normal."""
         vector, rebuild = floats.ravel(state)
-        direction = jax.random.normal(direction_key, vector.shape)
+        direction = jax.random.normal(direction_key, vector.shape, vector.dtype)
 
         def advance(vector: Array) -> Array:
             return floats.ravel(self.env.step(env_key, rebuild(vector), action).state)[0]

@@ -48,17 +48,17 @@ class NoisyDense(nn.Module):
         num_inputs = x.shape[-1]
         bound = 1.0 / math.sqrt(num_inputs)
         means = nn.initializers.uniform(2.0 * bound)
-        kernel = self.param("kernel", lambda *args: means(*args) - bound, (num_inputs, self.features))
-        bias = self.param("bias", lambda *args: means(*args) - bound, (self.features,))
+        kernel = self.param("kernel", lambda *args: means(*args) - bound, (num_inputs, self.features), jnp.float32)
+        bias = self.param("bias", lambda *args: means(*args) - bound, (self.features,), jnp.float32)
         deviations = nn.initializers.constant(0.5 * bound)
-        kernel_std = self.param("kernel_std", deviations, (num_inputs, self.features))
-        bias_std = self.param("bias_std", deviations, (self.features,))
+        kernel_std = self.param("kernel_std", deviations, (num_inputs, self.features), jnp.float32)
+        bias_std = self.param("bias_std", deviations, (self.features,), jnp.float32)
         if not self.has_rng("noise"):
             return x @ kernel + bias
         into, out = jax.random.split(self.make_rng("noise"))
         noise_in, noise_out = (
-            _root(jax.random.normal(into, (num_inputs,))),
-            _root(jax.random.normal(out, (self.features,))),
+            _root(jax.random.normal(into, (num_inputs,), jnp.float32)),
+            _root(jax.random.normal(out, (self.features,), jnp.float32)),
         )
         # (x * f(e_in)) @ sigma * f(e_out) is x @ (sigma * outer(f(e_in), f(e_out))) without building the outer product.
         return x @ kernel + bias + ((x * noise_in) @ kernel_std + bias_std) * noise_out

@@ -45,7 +45,7 @@ class GRU(nn.Module):
 
     def initial_carry(self) -> Array:
         """Zeros ``[memory_size]``."""
-        return jnp.zeros(self.memory_size)
+        return jnp.zeros(self.memory_size, jnp.float32)
 
     @nn.compact
     def __call__(self, carry: Array, features: Array) -> tuple[Array, Array]:
@@ -70,7 +70,7 @@ class LSTM(nn.Module):
 
     def initial_carry(self) -> tuple[Array, Array]:
         """Cell and output, zeros ``[memory_size]`` each."""
-        return jnp.zeros(self.memory_size), jnp.zeros(self.memory_size)
+        return jnp.zeros(self.memory_size, jnp.float32), jnp.zeros(self.memory_size, jnp.float32)
 
     @nn.compact
     def __call__(self, carry: tuple[Array, Array], features: Array) -> tuple[tuple[Array, Array], Array]:

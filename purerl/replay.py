@@ -233,7 +233,7 @@ class Replay:
         return ReplayState(
             obs=jax.tree.map(lambda leaf: rows(leaf, self._num_rows + num_places), obs),
             action=jax.tree.map(lambda leaf: rows(leaf, self._num_rows), action),
-            outcome=rows(jnp.zeros(2), self._num_rows),
+            outcome=rows(jax.ShapeDtypeStruct((2,), jnp.float32), self._num_rows),
             taken=jnp.zeros(self.num_envs, jnp.int32),
             position=jnp.int32(0),
             size=jnp.int32(0),

@@ -79,7 +79,7 @@ def init_sampler(algorithm: Samples, key: Array, carry: PyTree, *, normalize_rew
         rollout=jax.vmap(lambda timestep: rollout.begin(timestep, carry))(timestep),
         obs_stats=normalize.init(shape) if algorithm.normalize_observations else None,
         return_stats=normalize.init(()) if normalize_rewards else None,
-        discounted_return=jnp.zeros(algorithm.num_envs) if normalize_rewards else None,
+        discounted_return=jnp.zeros(algorithm.num_envs, jnp.float32) if normalize_rewards else None,
     )
 
 

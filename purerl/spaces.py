@@ -89,8 +89,8 @@ class Box:
         uniform_key, normal_key = jax.random.split(key)
         low, high = self.bounds
         finite = np.isfinite(low) & np.isfinite(high)
-        inside = self.from_unit(jax.random.uniform(uniform_key, self.shape, minval=-1.0, maxval=1.0))
-        normal = jax.random.normal(normal_key, self.shape)
+        inside = self.from_unit(jax.random.uniform(uniform_key, self.shape, jnp.float32, -1.0, 1.0))
+        normal = jax.random.normal(normal_key, self.shape, jnp.float32)
         above, below = np.where(np.isfinite(low), low, 0.0), np.where(np.isfinite(high), high, 0.0)
         normal = jnp.where(np.isfinite(low), above + jnp.abs(normal), normal)
         normal = jnp.where(np.isfinite(high), below - jnp.abs(normal), normal)

@@ -108,9 +108,9 @@ def sample(tree: SumTree, key: Array, num: int) -> tuple[Array, Array]:
     The share of a child in its parent is exact to float32 (2^-23). A leaf that is zero is never drawn, unless all are:
     then it is leaf 0.
     """
-    uniform = jax.random.uniform(key, (len(tree.levels), num, 1))
+    uniform = jax.random.uniform(key, (len(tree.levels), num, 1), jnp.float32)
     # Column j adds up the siblings before child j. For so few numbers this product is the fastest prefix sum on CPU.
-    before = jnp.triu(jnp.ones((FANOUT, FANOUT)), k=1)
+    before = jnp.triu(jnp.ones((FANOUT, FANOUT), jnp.float32), k=1)
     child = jnp.arange(FANOUT, dtype=jnp.int32)[None]
     node, value = jnp.zeros(1, jnp.int32), total(tree)[None]
     for level, fraction in zip(reversed(tree.levels), uniform, strict=True):

@@ -132,7 +132,9 @@ class APG:
         """Follow the policy, differentiate, improve."""
         key, window_key = jax.random.split(state.key)
         gradient = jax.grad(self._loss, argnums=(0, 1), has_aux=True)
-        (grads, counts), (rollouts, transitions, metrics) = gradient(state.params, jnp.zeros(3), state, window_key)
+        (grads, counts), (rollouts, transitions, metrics) = gradient(
+            state.params, jnp.zeros(3, jnp.float32), state, window_key
+        )
         learning_rate = self.learning_rate * schedule_factor(self.schedule, state.iteration, self.steps_per_iteration)
         updates, opt_state = self._optimizer(learning_rate).update(grads, state.opt_state, state.params)
 

@@ -202,7 +202,7 @@ class DDPG:
     # Acting
 
     def _no_noise(self) -> Array:
-        return jnp.zeros(self.env.action_space.shape)
+        return jnp.zeros(self.env.action_space.shape, jnp.float32)
 
     def _exploit(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
@@ -213,7 +213,7 @@ class DDPG:
     def _explore(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, noise: Array, obs: Array
     ) -> tuple[Array, Array, dict[str, Array]]:
-        increment = self.noise_std * jnp.sqrt(self.noise_dt) * jax.random.normal(key, noise.shape)
+        increment = self.noise_std * jnp.sqrt(self.noise_dt) * jax.random.normal(key, noise.shape, jnp.float32)
         noise = (1.0 - self.noise_decay * self.noise_dt) * noise + increment
         action = self._actor(params, view(self.env.observation_space, obs_stats, obs))
         return in_units(self.env.action_space, jnp.clip(action + noise, -1.0, 1.0), noise)

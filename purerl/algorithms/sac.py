@@ -189,7 +189,7 @@ class SAC:
     # Acting
 
     def _blank_action(self) -> Array:
-        return jnp.zeros(self.env.action_space.shape)
+        return jnp.zeros(self.env.action_space.shape, jnp.float32)
 
     def _sample(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array

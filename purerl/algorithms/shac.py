@@ -262,7 +262,7 @@ class SHAC:
 
     def _actor_gradient(self, state: SHACState, key: Array) -> tuple[tuple[PyTree, Array], tuple]:
         """Of `_actor_loss`, with what it returns besides; or that mixed with the likelihood ratio's."""
-        tally = jnp.zeros(3 if self.max_step_growth is None else 4)
+        tally = jnp.zeros(3 if self.max_step_growth is None else 4, jnp.float32)
         gradient = jax.grad(self._actor_loss, argnums=(0, 1), has_aux=True)
         if not self.mix_likelihood_ratio:
             return gradient(state.actor_params, tally, state, key)

@@ -189,7 +189,7 @@ class TD3:
     # Acting
 
     def _blank_action(self) -> Array:
-        return jnp.zeros(self.env.action_space.shape)
+        return jnp.zeros(self.env.action_space.shape, jnp.float32)
 
     def _exploit(
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
@@ -201,7 +201,7 @@ class TD3:
         self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
     ) -> tuple[Array, PyTree, dict[str, Array]]:
         action = self._actor(params, view(self.env.observation_space, obs_stats, obs))
-        noise = self.noise_std * jax.random.normal(key, action.shape)
+        noise = self.noise_std * jax.random.normal(key, action.shape, jnp.float32)
         return in_units(self.env.action_space, jnp.clip(action + noise, -1.0, 1.0), carry)
 
     # Remembering
@@ -226,7 +226,7 @@ class TD3:
         space, stats = self.env.observation_space, state.collector.obs_stats
         batch = struct.replace(batch, obs=view(space, stats, batch.obs), next_obs=view(space, stats, batch.next_obs))
 
-        noise = self.target_noise_std * jax.random.normal(noise_key, batch.action.shape)
+        noise = self.target_noise_std * jax.random.normal(noise_key, batch.action.shape, jnp.float32)
         noise = jnp.clip(noise, -self.target_noise_clip, self.target_noise_clip)
         grads, metrics = jax.grad(self._critic_loss, has_aux=True)(state.critic_params, state, batch, noise)
         optimizer = optax.adam(self._learning_rate(state.iteration))

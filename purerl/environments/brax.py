@@ -85,20 +85,17 @@ class BraxEnvironment:
 
     def reset(self, key: Array) -> TimeStep:
         """Draw a start state."""
-        simulator = self._with_params()
         with _conventions():
-            state = casting.strong(simulator.reset(key))
+            state = casting.strong(self._with_params().reset(key))
         return TimeStep(state, state.obs, jnp.float32(0.0), terminated=jnp.bool_(False), truncated=jnp.bool_(False))
 
     def step(self, key: Array, state: PyTree, action: Array) -> TimeStep:
         """Advance `state` by one action; the physics are deterministic and use no key."""
         del key
-        simulator = self._with_params()
-        state = casting.strong(state)
-        # Brax writes into the dictionaries of the state that it is given: give it a copy.
-        scratch = casting.strong(state)
         with _conventions():
-            next_state = simulator.step(scratch, jnp.asarray(action, jnp.float32))
+            state = casting.strong(state)
+            # Brax writes into the dictionaries of the state that it is given: give it a copy.
+            next_state = self._with_params().step(casting.strong(state), jnp.asarray(action, jnp.float32))
         what = f"{PREFIX}{self.name}"
         next_state = casting.like(next_state, state, f"{what}: the state")
         return TimeStep(
@@ -208,15 +205,15 @@ def _registry() -> Mapping[str, Callable[..., Any]]:
 def _simulator(name: str, factory: Callable[..., Any], options: Options) -> Any:
     """The Brax object itself, one per factory and options."""
     # The first look-up may come while tracing; what is cached must not hold tracers.
-    with jax.ensure_compile_time_eval(), jax.numpy_rank_promotion("allow"), _without_remarks():
+    with jax.ensure_compile_time_eval(), casting.conventions(), _without_remarks():
         return factory(**dict(options))
 
 
 @contextlib.contextmanager
 def _conventions() -> Iterator[None]:
-    """Brax relies on implicit broadcasting. And its matrix products must keep all bits of float32: with the 10 bits
-    that GPUs use by default for speed, gradients through physics explode."""
-    with jax.numpy_rank_promotion("allow"), jax.default_matmul_precision("highest"):
+    """Matrix products must keep all bits of float32, too: with the 10 bits that GPUs use by default for speed,
+    gradients through physics explode."""
+    with casting.conventions(), jax.default_matmul_precision("highest"):
         yield
 
 

@@ -1,5 +1,7 @@
 """Simulators hand out Python numbers and weakly typed arrays; loops and compiled programs need stable types."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -7,6 +9,17 @@ import jax.numpy as jnp
 
 from purerl.errors import InputError
 from purerl.types import Array, PyTree
+
+
+@contextlib.contextmanager
+def conventions() -> Iterator[None]:
+    """What simulators are written for, whatever JAX is told elsewhere: implicit broadcasting, and 32 bits.
+
+    With 64 bits enabled, parts of their states would be of 64 and parts of 32, and not the same after a step as after a
+    reset.
+    """
+    with jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
+        yield
 
 
 def strong(tree: PyTree) -> PyTree:

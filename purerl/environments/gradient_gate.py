@@ -76,7 +76,9 @@ class GradientGate:
         return TimeStep(
             state=jax.tree.map(lambda new, old: jnp.where(ok, new, old), timestep.state, state),
             obs=jnp.where(ok, timestep.obs, jnp.zeros_like(timestep.obs)),
-            reward=count(jnp.where(ok, timestep.reward, 0.0), jnp.stack([0.0, 0.0, 1.0 - ok]), self.tally),
+            reward=count(
+                jnp.where(ok, timestep.reward, 0.0), jnp.stack([False, False, ~ok]).astype(jnp.float32), self.tally
+            ),
             terminated=timestep.terminated | ~ok,
             truncated=timestep.truncated & ok,
         )
@@ -131,7 +133,7 @@ def check_differentiable(env: Environment) -> None:
     Raises:
         InputError: naming what would make it differentiable.
     """
-    key, action = jax.random.key(0), jnp.zeros(env.action_space.shape)
+    key, action = jax.random.key(0), jnp.zeros(env.action_space.shape, env.action_space.dtype)
     state = jax.eval_shape(env.reset, key).state
     try:
         jax.eval_shape(lambda state: jax.grad(lambda action: env.step(key, state, action).reward)(action), state)

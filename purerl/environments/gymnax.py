@@ -58,11 +58,11 @@ class GymnaxEnvironment:
         limit = getattr(self.params, "max_steps_in_episode", 1)
         struct.check_value(f"max_steps_in_episode of {self.name}", limit, int, "[1, inf)")
 
+    @casting.conventions()
     def reset(self, key: Array) -> TimeStep:
         """Draw a start state."""
         simulator = _simulator(self.name, self.factory, self.options)
-        with jax.numpy_rank_promotion("allow"):
-            obs, state = simulator.reset_env(key, self._arrays)
+        obs, state = simulator.reset_env(key, self._arrays)
         return TimeStep(
             state=casting.strong(state),
             obs=self._observation(obs),
@@ -71,14 +71,14 @@ class GymnaxEnvironment:
             truncated=jnp.bool_(False),
         )
 
+    @casting.conventions()
     def step(self, key: Array, state: PyTree, action: Array) -> TimeStep:
         """Advance `state` by one action."""
         simulator = _simulator(self.name, self.factory, self.options)
         state = casting.strong(state)
         action = jnp.asarray(action, self.action_space.dtype)
-        with jax.numpy_rank_promotion("allow"):
-            obs, next_state, reward, terminated, _ = simulator.step_env(key, state, action, self._arrays)
-            limit_reached = simulator.is_truncated(next_state, self._arrays)
+        obs, next_state, reward, terminated, _ = simulator.step_env(key, state, action, self._arrays)
+        limit_reached = simulator.is_truncated(next_state, self._arrays)
         terminated = casting.scalar(terminated, jnp.bool_, f"{self.name}: terminated")
         return TimeStep(
             state=casting.like(next_state, state, f"{self.name}: the state"),
@@ -187,7 +187,7 @@ def _simulator(name: str, factory: Callable[..., Any], options: Options) -> Any:
     from gymnax.environments.environment import Environment
 
     # The first look-up may come while tracing; what is cached must not hold tracers.
-    with jax.ensure_compile_time_eval(), _input_error(name, dict(options)):
+    with jax.ensure_compile_time_eval(), casting.conventions(), _input_error(name, dict(options)):
         simulator = factory(**dict(options))
     if not isinstance(simulator, Environment):
         raise InputError(f"{name} is a {type(simulator).__name__}, not a gymnax Environment")
@@ -253,7 +253,7 @@ def _parameters(name: str, defaults: Any, changes: Mapping[str, Any]) -> Any:
 
 def _spaces(name: str, simulator: Any, params: Any) -> tuple[Space, Space]:
     """Observations, read off an abstract reset, and actions."""
-    with jax.ensure_compile_time_eval(), jax.numpy_rank_promotion("allow"):
+    with jax.ensure_compile_time_eval(), casting.conventions():
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params)):
             # Bounds are static: parameters that have no value yet cannot move them.
             params = _parameters(name, simulator.default_params, {})

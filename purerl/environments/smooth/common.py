@@ -33,9 +33,10 @@ def set_parameters(env: Any) -> None:
 
 def start(state: Array, obs: Array) -> TimeStep:
     """The first time step of an episode."""
-    return onward(state, obs, jnp.float32(0.0))
+    return onward(state, obs, jnp.zeros(()))
 
 
 def onward(state: Array, obs: Array, reward: Array) -> TimeStep:
-    """A time step after which the episode goes on."""
+    """A time step after which the episode goes on; float32, also where JAX computes with 64 bits."""
+    state, obs, reward = (jnp.asarray(value, jnp.float32) for value in (state, obs, reward))
     return TimeStep(state, obs, reward, terminated=jnp.bool_(False), truncated=jnp.bool_(False))

@@ -1,0 +1,67 @@
+"""With JAX's 64 bits enabled, states stay 32 bits wide. All is traced, nothing compiled."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import pytest
+from environments.environment_contract import check_types
+from probes import obs_reward
+from test_contract import ALGORITHMS, NETWORK, for_each, ppo
+
+import purerl
+from purerl import LSTM, ActorCritic, Population, runner
+
+
+@pytest.fixture(autouse=True)
+def enabled() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def widths(tree):
+    return {str(leaf.dtype) for leaf in jax.tree.leaves(tree)} & {"float64", "int64", "uint64", "complex128"}
+
+
+def check(algorithm):
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    after, metrics = jax.eval_shape(runner.advance, algorithm, state, jnp.int32(2))
+    assert not widths((state, metrics))
+    assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda leaf: leaf.dtype, state)
+
+
+@for_each(ALGORITHMS)
+def test_an_algorithm(name):
+    check(ALGORITHMS[name].make(obs_reward(continuous=not ALGORITHMS[name].discrete)))
+
+
+def test_pieces_that_no_row_has():
+    recurrent = ActorCritic(NETWORK.trunk, LSTM(8))
+    check(Population(ppo(obs_reward(), network=recurrent, max_kl=0.1, kl_target=0.01), 2, {"learning_rate": [1e-3, 1]}))
+    rare = {"head": purerl.C51(11, 0.0, 10.0), "dueling": True, "noisy": True}
+    rainbow = ALGORITHMS["dqn"].make(obs_reward(), n_step=3, priority_exponent=0.5, network=purerl.QNetwork(**rare))
+    check(rainbow)
+    check(ALGORITHMS["shac"].make(purerl.make("smooth/pendulum"), max_step_growth=3.0))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CartPole-v1",
+        "Pendulum-v1",
+        "Catch-bsuite",
+        "Breakout-MinAtar",
+        "FourRooms-misc",
+        "pixels/CartPole-v1",
+        "brax/fast",
+        "smooth/lqr",
+        "smooth/pendulum",
+        "smooth/cartpole-swingup",
+        "smooth/quadrotor",
+        "smooth/bouncing-mass",
+    ],
+)
+def test_an_environment(name):
+    env = purerl.make(name, frame_stack=2, action_repeat=2)
+    check_types(env)
+    assert not widths(jax.eval_shape(lambda: env.reset(jax.random.key(0))))
