@@ -29,6 +29,13 @@ _SMALL = nn.initializers.variance_scaling(1e-4, "fan_in", "uniform")
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 """Bounds of a state-dependent log-deviation, as in the code of Haarnoja et al. 2018."""
 
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-8, 1e8
+"""Bounds of the temperature of soft actor-critics, from which it comes back.
+
+Where a target entropy is out of reach, it falls or rises for ever: to 0 or infinity after 300,000 updates at a rate of
+3e-4, and it would take as long to return. Beyond these bounds either entropy or reward has long ceased to count.
+"""
+
 
 class NoisyDense(nn.Module):
     """A dense layer that explores by noise on its weights (Fortunato et al. 2018, "Noisy Networks", arXiv:1706.10295).

@@ -16,6 +16,7 @@ from test_contract import ALGORITHMS, bits, network_of
 from test_dqn import BATCH_SIZE, draw, for_a_thousand_steps, shake, view
 
 from purerl import CNN, MLP, InputError, struct
+from purerl.q_networks import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from purerl.replay import Experience
 from purerl.spaces import Box
 
@@ -473,6 +474,18 @@ def test_the_schedule_reaches_a_step_size_of_the_temperatures_own(name):
     before = struct.replace(begin(name), iteration=jnp.int32(32))
     after, _ = update(updater(name), before, jax.random.key(0))
     assert float(after.log_temperature) == float(before.log_temperature)
+
+
+@soft
+def test_the_temperature_stays_where_it_can_come_back_from(name):
+    """However long a target entropy is out of reach: neither 0 nor infinity."""
+    too_low, too_high = (-1e3, 1e3) if name == "sac" else (0.0, 1.0)
+    for bound, away, back in ((LEAST_TEMPERATURE, too_low, too_high), (MOST_TEMPERATURE, too_high, too_low)):
+        state = struct.replace(begin(name), log_temperature=jnp.log(jnp.float32(bound)))
+        after, _ = update(updater(name, target_entropy=away), state, jax.random.key(0))
+        np.testing.assert_allclose(after.log_temperature, state.log_temperature, rtol=1e-6)
+        after, _ = update(updater(name, target_entropy=back), state, jax.random.key(0))
+        assert abs(float(after.log_temperature)) < abs(float(state.log_temperature))
 
 
 @soft

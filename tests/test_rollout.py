@@ -8,7 +8,7 @@ import pytest
 from jax.tree_util import Partial
 from probes import Counter, endless
 
-from purerl import rollout, struct
+from purerl import InputError, rollout, struct
 from purerl.spaces import Box
 from purerl.types import Policy, TimeStep
 
@@ -176,6 +176,9 @@ def test_evaluation_counts_every_episode_once():
 
 
 def test_evaluation_gives_up_on_endless_episodes_and_says_so():
+    for bad in ({"max_steps": 10**10}, {"max_steps": 0}, {"max_steps": 1e5}, {"num_episodes": 0}):
+        with pytest.raises(InputError, match=next(iter(bad))):
+            rollout.evaluate(endless(), POLICY, jax.random.key(0), **({"num_episodes": 2} | bad))
     episodes = rollout.evaluate(endless(limit=1_000_000), POLICY, jax.random.key(0), num_episodes=2, max_steps=5)
     np.testing.assert_array_equal(episodes.finished, [False, False])
     np.testing.assert_array_equal(episodes.episode_length, [5, 5])

@@ -24,7 +24,7 @@ from purerl import normalize, struct
 from purerl.acting import uniform
 from purerl.collector import Collector, CollectorState
 from purerl.errors import InputError
-from purerl.q_networks import DiscreteSoftActorCritic, target_gap
+from purerl.q_networks import LEAST_TEMPERATURE, MOST_TEMPERATURE, DiscreteSoftActorCritic, target_gap
 from purerl.replay import Experience, Replay
 from purerl.schedules import schedule_factor
 from purerl.spaces import Discrete
@@ -92,7 +92,11 @@ class DiscreteSAC:
     tau: float = struct.field(
         default=0.005, help="how far the target critics move per update; 1 copies", within="(0, 1]"
     )
-    initial_temperature: float = struct.field(default=1.0, help="what a nat of entropy is worth", within="(0, inf)")
+    initial_temperature: float = struct.field(
+        default=1.0,
+        help="what a nat of entropy is worth",
+        within=f"[{LEAST_TEMPERATURE:g}, {MOST_TEMPERATURE:g}]",
+    )
     temperature_learning_rate: float | None = struct.field(
         default=None, help="step size for the temperature; none is that of the networks, 0 keeps it", within="[0, inf)"
     )
@@ -244,6 +248,7 @@ class DiscreteSAC:
         rate = self._learning_rate(state.iteration, self.temperature_learning_rate)
         update, temperature_opt_state = optax.adam(rate).update(entropy - target_entropy, state.temperature_opt_state)
         log_temperature: Any = optax.apply_updates(state.log_temperature, update)
+        log_temperature = jnp.clip(log_temperature, math.log(LEAST_TEMPERATURE), math.log(MOST_TEMPERATURE))
         state = struct.replace(
             state,
             actor_params=actor_params,

@@ -30,8 +30,9 @@ from purerl.errors import InputError
 from purerl.spaces import Box
 from purerl.types import Array, Environment, PyTree
 
-# Regularisation goes 0, this, 10 times this and so on for as long as a plan cannot be improved, and back.
-_LEAST_REGULARIZATION, _REGULARIZATION_FACTOR = 1e-4, 10.0
+# Regularisation goes 0, this, 10 times this and so on for as long as a plan cannot be improved, and back. The most is
+# that of the code of Tassa et al.; from infinity there would be no way back.
+_LEAST_REGULARIZATION, _MOST_REGULARIZATION, _REGULARIZATION_FACTOR = 1e-4, 1e10, 10.0
 
 
 @struct.dataclass
@@ -228,4 +229,4 @@ def _lower(regularization: Array) -> Array:
 
 
 def _higher(regularization: Array) -> Array:
-    return jnp.maximum(regularization * _REGULARIZATION_FACTOR, _LEAST_REGULARIZATION)
+    return jnp.clip(regularization * _REGULARIZATION_FACTOR, _LEAST_REGULARIZATION, _MOST_REGULARIZATION)

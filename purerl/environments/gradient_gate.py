@@ -73,12 +73,11 @@ class GradientGate:
             jnp.all(leaf) for leaf in (*jax.tree.leaves(kept), _is_finite(timestep.obs), _is_finite(timestep.reward))
         ]
         ok = jnp.stack(fine).all()
+        failed = jnp.stack([False, False, ~ok]).astype(jnp.float32)
         return TimeStep(
             state=jax.tree.map(lambda new, old: jnp.where(ok, new, old), timestep.state, state),
             obs=jnp.where(ok, timestep.obs, jnp.zeros_like(timestep.obs)),
-            reward=count(
-                jnp.where(ok, timestep.reward, 0.0), jnp.stack([False, False, ~ok]).astype(jnp.float32), self.tally
-            ),
+            reward=count(jnp.where(ok, timestep.reward, 0.0), failed, self.tally),
             terminated=timestep.terminated | ~ok,
             truncated=timestep.truncated & ok,
         )
