@@ -38,9 +38,7 @@ def test_an_algorithm(name):
 def test_pieces_that_no_row_has():
     recurrent = ActorCritic(NETWORK.trunk, LSTM(8))
     check(Population(ppo(obs_reward(), network=recurrent, max_kl=0.1, kl_target=0.01), 2, {"learning_rate": [1e-3, 1]}))
-    rare = {"head": purerl.C51(11, 0.0, 10.0), "dueling": True, "noisy": True}
-    rainbow = ALGORITHMS["dqn"].make(obs_reward(), n_step=3, priority_exponent=0.5, network=purerl.QNetwork(**rare))
-    check(rainbow)
+    check(ALGORITHMS["rainbow"].make(obs_reward()))
     check(ALGORITHMS["shac"].make(purerl.make("smooth/pendulum"), max_step_growth=3.0))
 
 

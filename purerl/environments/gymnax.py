@@ -55,8 +55,8 @@ class GymnaxEnvironment:
     params: PyTree
 
     def __post_init__(self) -> None:
-        limit = getattr(self.params, "max_steps_in_episode", 1)
-        struct.check_value(f"max_steps_in_episode of {self.name}", limit, int, "[1, inf)")
+        limit = getattr(self.params, "max_steps_in_episode", 1)  # some of gymnax's are floats
+        struct.check_value(f"max_steps_in_episode of {self.name}", limit, float, "[1, inf)")
 
     @casting.conventions()
     def reset(self, key: Array) -> TimeStep:
