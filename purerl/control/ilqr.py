@@ -76,7 +76,8 @@ class ILQR:
             env: the model.
             state: of the model, to plan from.
             key: randomness of the model; one for all iterations.
-            initial: ``[horizon, *action_shape]`` to start from; neutral actions by default.
+            initial: ``[horizon, *action_shape]`` to start from; neutral actions by default, and where its simulation
+                breaks down.
         """
         check_differentiable(env)
         step_sizes = 0.5 ** jnp.arange(self.num_step_sizes)
@@ -87,12 +88,15 @@ class ILQR:
             follow = partial(_forward_pass, env, key, nominal, feedforward, gain)
             tried = jax.vmap(follow)(step_sizes)
             rewards = jax.vmap(lambda trajectory: trajectory.total_reward)(tried)
-            best = jnp.argmax(jnp.where(jnp.isnan(rewards), -jnp.inf, rewards))
+            best = jnp.argmax(rewards)
             improved = rewards[best] > nominal.total_reward
             nominal = jax.tree.map(lambda a, b: jnp.where(improved, a[best], b), tried, nominal)
             return (nominal, jnp.where(improved, _lower(regularization), _higher(regularization))), None
 
-        nominal = self._follow(env, state, key, initial)
+        starts = jnp.stack([starting_actions(env, self.horizon, actions) for actions in (initial, None)])
+        both = jax.vmap(partial(self._follow, env, state, key))(starts)
+        intact = jax.vmap(lambda trajectory: jnp.isfinite(trajectory.total_reward))(both)
+        nominal = jax.tree.map(lambda leaf: jnp.where(~intact[0] & intact[1], leaf[1], leaf[0]), both)
         (nominal, _), _ = lax.scan(improve, (nominal, jnp.float32(0.0)), length=self.num_iterations)
         return Plan(nominal.action, nominal.total_reward)
 
@@ -110,7 +114,7 @@ class ILQR:
         _, gain = _backward_pass(env, key, nominal, jnp.float32(0.0))
         return Feedback(jax.vmap(lambda state: floats.ravel(state)[0])(nominal.state), gain)
 
-    def _follow(self, env: Environment, state: PyTree, key: Array, actions: Array | None) -> Trajectory:
+    def _follow(self, env: Environment, state: PyTree, key: Array, actions: Array) -> Trajectory:
         return simulate(env, state, key, starting_actions(env, self.horizon, actions), lambda action, _: action)
 
 
