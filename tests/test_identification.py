@@ -191,6 +191,36 @@ def test_gymnax_pendulum_whose_state_has_entries_that_do_not_matter():
         assert fit.estimate[name] == pytest.approx(truth, rel=0.01)
 
 
+@struct.dataclass
+class Burst:
+    """``x' = x + scale a`` from a random start, no number in half of all cases; beyond 2.5 it breaks down."""
+
+    scale: float | jax.Array = 1.0
+    observation_space = Box((1,))
+    action_space = Box((1,), -1.0, 1.0)
+
+    def reset(self, key: jax.Array) -> TimeStep:
+        x = jax.random.uniform(key, minval=-1.0, maxval=1.0)
+        return self._timestep(jnp.where(x > 0.0, x, jnp.nan))
+
+    def step(self, key: jax.Array, state: jax.Array, action: jax.Array) -> TimeStep:
+        x = state + self.scale * action[0]
+        return self._timestep(jnp.where(x > 2.5, jnp.nan, x))
+
+    def _timestep(self, x: jax.Array) -> TimeStep:
+        return TimeStep(x, x[None], jnp.float32(0.0), jnp.bool_(False), jnp.bool_(False))
+
+
+def test_starts_are_found_though_draws_and_simulations_break_down():
+    """With the wrong start value the second segment breaks down where the first one ends."""
+    actions, observations = [0.5, 0.0, 0.0, 0.5, 0.0, 0.0], [0.9, 1.4, 1.4, 1.4, 1.9, 1.9, 1.9]
+    data = Recording(*(jnp.tile(jnp.float32(numbers)[:, None], (2, 1, 1)) for numbers in (actions, observations)))
+    fit = fit_params(Burst(), {"scale": 3.0}, data, segment_length=3)
+    assert fit.converged
+    assert fit.estimate["scale"] == pytest.approx(1.0, rel=1e-3)
+    np.testing.assert_allclose(fit.states, 0.9, rtol=1e-3)
+
+
 def test_recordings_are_what_happened(clean: Recording):
     assert clean.actions.shape == (4, 60, 1)
     assert clean.observations.shape == (4, 61, 3)
