@@ -78,6 +78,36 @@ def test_ilqr_is_exact_on_a_linear_quadratic_problem_in_one_iteration():
     np.testing.assert_allclose(feedback.gain, -gains, atol=1e-4)
 
 
+@struct.dataclass
+class Stored:
+    """`env`, whose step takes the state from the second of three numbers derived from each; two more are idle."""
+
+    env: LinearQuadratic
+
+    @property
+    def action_space(self):
+        return self.env.action_space
+
+    def reset(self, key):
+        return self._stored(self.env.reset(key))
+
+    def step(self, key, state, action):
+        return self._stored(self.env.step(key, state["derived"][1] / 10.0, action))
+
+    def _stored(self, timestep):
+        derived = 10.0 * jnp.stack(3 * [timestep.state])
+        return struct.replace(timestep, state={"derived": derived, "idle": jnp.float32([1.0, math.inf])})
+
+
+def test_ilqr_finds_the_same_plan_however_a_state_is_stored():
+    env = Stored(regulator())
+    start = env._stored(struct.replace(regulator().reset(KEY), state=START)).state
+    _, actions, reward = controlled(regulator(), START, riccati(regulator(), HORIZON))
+    plan = planned(ILQR(HORIZON, num_iterations=1), env, start)
+    np.testing.assert_allclose(plan.total_reward, reward, rtol=1e-5)
+    np.testing.assert_allclose(plan.actions, actions, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("planner", "tolerance"),
     [

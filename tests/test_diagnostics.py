@@ -170,6 +170,34 @@ def test_growth_of_a_linear_system_is_the_logarithm_of_its_spectral_radius(A):
         assert rate <= np.log(np.linalg.norm(np.linalg.matrix_power(A, int(horizon)), 2)) / horizon + 1e-5
 
 
+@struct.dataclass
+class Stored:
+    """`env`, whose state also holds numbers that never change and numbers derived from the others."""
+
+    env: LinearQuadratic
+
+    @property
+    def observation_space(self):
+        return self.env.observation_space
+
+    @property
+    def action_space(self):
+        return self.env.action_space
+
+    def step(self, key, state, action):
+        onward = self.env.step(key, state["x"], action)
+        return struct.replace(onward, state={"x": onward.state, "idle": state["idle"], "derived": 10.0 * onward.state})
+
+
+def test_growth_does_not_depend_on_how_a_state_is_stored():
+    env, horizons = LinearQuadratic(A=0.5 * np.eye(2)), jnp.array([1, 8])
+    plain = straight(env, 8)
+    states = {"x": plain.states, "idle": jnp.ones((8, 50)), "derived": 10.0 * plain.states}
+    for trajectory, where in ((plain, env), (struct.replace(plain, states=states), Stored(env))):
+        found = jax.jit(jacobian_growth)(where, trajectory, KEY, horizons)
+        np.testing.assert_allclose(found, np.log(0.5), rtol=1e-4)
+
+
 def test_a_gate_on_gradients_counts_in_the_growth():
     env = LinearQuadratic(A=1.5 * np.eye(2))
     gated = GradientGate(env, jnp.zeros(3), max_norm=0.01)

@@ -57,7 +57,10 @@ class ILQR:
     a bound and would gain from crossing it are held there (the active set of Tassa et al. 2014, "Control-limited
     differential dynamic programming", found in one step). And a plan is only replaced by one that brings more reward.
 
-    Integers and booleans in the state (counters, flags) stay as they are in the planned trajectory.
+    Integers and booleans in the state (counters, flags) stay as they are in the planned trajectory. All floating-point
+    numbers are differentiated by, also those that are derived from others or never change. They leave the plan of a
+    linear-quadratic problem as it is, but work grows with the cube of their number: take `MPPI` for a simulator that
+    keeps hundreds, such as Brax.
     """
 
     horizon: int = struct.field(default=30, static=True, help="steps to look ahead", within="[1, inf)")
@@ -213,6 +216,8 @@ def _forward_pass(
     def act(planned: tuple[PyTree, Array, Array, Array], state: PyTree) -> Array:
         planned_state, action, k, gain = planned
         deviation = floats.ravel(state)[0] - floats.ravel(planned_state)[0]
+        # Infinities that a simulator keeps on purpose deviate by nothing.
+        deviation = jnp.where(jnp.isfinite(deviation), deviation, 0.0)
         change = step_size * k + jnp.dot(gain, deviation, precision=lax.Precision.HIGHEST)
         return within_bounds(space, action + change.reshape(action.shape))
 
