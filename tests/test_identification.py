@@ -121,22 +121,20 @@ def test_a_segment_that_is_not_full_and_known_states_give_the_same_parameters(cl
 def test_a_straight_line_has_the_textbook_interval():
     random = np.random.default_rng(0)
     actions = random.normal(size=(2, 10, 1))
-    noise = 12.0 * random.normal(size=actions.shape)
-    observations = np.concatenate([np.zeros((2, 1, 1)), -3.0 * actions + noise], axis=1)
+    observations = np.concatenate([np.zeros((2, 1, 1)), -3.0 * actions + random.normal(size=actions.shape)], axis=1)
     data = Recording(jnp.asarray(actions, jnp.float32), jnp.asarray(observations, jnp.float32))
     x, y = actions.ravel(), observations[:, 1:].ravel()
     slope = x @ y / (x @ x)
     error = np.sqrt(np.sum((y - slope * x) ** 2) / 19 / (x @ x))
     half = scipy.stats.t(19).ppf(0.975) * error
     symmetric = slope - half, slope + half
-    assert symmetric[0] < slope < 0.0 < symmetric[1]
     # Of a gain that keeps its sign the logarithm is fitted, of which the error is relative.
     in_logarithm = slope * np.exp(half / -slope), slope * np.exp(half / slope)
     for signed, start, interval in (((), -1.0, in_logarithm), (("gain",), 1.0, symmetric), ((), 0.0, symmetric)):
         fit = fit_params(GAIN, {"gain": start}, data, signed=signed)
         assert fit.estimate["gain"] == pytest.approx(slope, rel=1e-4)
         assert fit.standard_error["gain"] == pytest.approx(error, rel=1e-3)
-        assert fit.interval["gain"] == pytest.approx(interval, rel=2e-3)
+        assert fit.interval["gain"] == pytest.approx(interval, rel=1e-3)
     row = ["gain", f"{slope:.5g}", f"{error:.2g}", f"{slope - half:.5g}", "to", f"{slope + half:.5g}"]
     assert str(fit).splitlines()[1].split() == row
 
@@ -212,7 +210,8 @@ class Burst:
 
 
 def test_starts_are_found_though_draws_and_simulations_break_down():
-    """With the wrong start value the second segment breaks down where the first one ends."""
+    """With the wrong start value the second segment breaks down where the first one ends. Begun elsewhere both fit the
+    data well, and only the gap between them speaks against that value."""
     actions, observations = [0.5, 0.0, 0.0, 0.5, 0.0, 0.0], [0.9, 1.4, 1.4, 1.4, 1.9, 1.9, 1.9]
     data = Recording(*(jnp.tile(jnp.float32(numbers)[:, None], (2, 1, 1)) for numbers in (actions, observations)))
     fit = fit_params(Burst(), {"scale": 3.0}, data, segment_length=3)
