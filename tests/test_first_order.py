@@ -297,14 +297,12 @@ def test_breaking_the_simulation_never_pays():
     )
     state = begin(algorithm, jax.random.key(0))
     assert state.lowest_reward == 0.0
-    state, metrics = jax.jit(lambda state: jax.lax.scan(lambda state, _: algorithm.step(state), state, length=150))(
-        state
-    )
+    train = jax.jit(lambda state: jax.lax.scan(lambda state, _: algorithm.step(state), state, length=150))
+    state, metrics = train(state)
     assert metrics["failed_steps"].total[:30].sum() > 0
     assert metrics["failed_steps"].total[-50:].sum() / (50 * 128) < 0.02
     assert state.lowest_reward == -1.0
-    _, (_, window, _) = jax.jit(algorithm._actor_loss)(state.actor_params, jnp.zeros(3), state, jax.random.key(5))
-    np.testing.assert_allclose(window.target, -10.0, rtol=0.05)
+    np.testing.assert_allclose(metrics["value"].value[-1], -10.0, rtol=0.02)
 
 
 def test_shac_refuses_what_cannot_work():
