@@ -17,6 +17,20 @@ def is_float(leaf: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
+def is_finite(leaf: Array) -> Array:
+    """Whether each entry is a finite number; true for what is not floating-point."""
+    return jnp.isfinite(leaf) if is_float(leaf) else jnp.ones(leaf.shape, bool)
+
+
+def stay_finite(before: PyTree, after: PyTree) -> Array:
+    """Whether all numbers that were finite before a step still are: bool scalar.
+
+    Some simulators keep infinities on purpose.
+    """
+    kept = jax.tree.map(lambda old, new: jnp.all(is_finite(new) | ~is_finite(old)), before, after)
+    return jnp.all(jnp.stack([jnp.bool_(True), *jax.tree.leaves(kept)]))
+
+
 def split(tree: PyTree) -> tuple[list[Array], Callable[[Sequence[Array]], PyTree]]:
     """The floating-point leaves of `tree`, and how to put others in their place."""
     leaves, structure = jax.tree.flatten(tree)

@@ -21,22 +21,28 @@ def mix_gradients(first: PyTree, zeroth: PyTree) -> tuple[PyTree, Array]:
     estimate that misses jumps is trusted the more the fewer it sees.
 
     Args:
-        first: gradients from derivatives, leaves ``[n, ...]``, one for each of n samples. Samples that are not finite
-            are left out; if fewer than two remain the weight is 0.
-        zeroth: gradients from returns, of the same shapes, n at least 2.
+        first: gradients from derivatives, leaves ``[n, ...]``, one for each of n samples, n at least 2. Samples that
+            are not finite, or whose squares are not, are left out; if fewer than two remain w is 0.
+        zeroth: gradients from returns, of the same shapes; the same holds for them, and w is 1.
 
     Returns:
         The mixed mean, and w.
     """
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], first))
     first, zeroth = (jax.vmap(lambda tree: ravel_pytree(tree)[0])(samples) for samples in (first, zeroth))
-    finite = jnp.all(jnp.isfinite(first), axis=1)
-    first_mean, first_variance = _mean_and_variance(first, finite)
-    zeroth_mean, zeroth_variance = _mean_and_variance(zeroth, jnp.ones_like(finite))
+    first_kept, zeroth_kept = _usable(first), _usable(zeroth)
+    first_mean, first_variance = _mean_and_variance(first, first_kept)
+    zeroth_mean, zeroth_variance = _mean_and_variance(zeroth, zeroth_kept)
     total = first_variance + zeroth_variance
     weight = jnp.where(total > 0, zeroth_variance / jnp.where(total > 0, total, 1.0), 1.0)
-    weight = jnp.where(jnp.sum(finite) >= 2, weight, 0.0)
+    weight = jnp.where(jnp.sum(zeroth_kept) >= 2, weight, 1.0)
+    weight = jnp.where(jnp.sum(first_kept) >= 2, weight, 0.0)
     return unravel(weight * first_mean + (1.0 - weight) * zeroth_mean), weight
+
+
+def _usable(samples: Array) -> Array:
+    """Which of ``samples [n, size]`` have squares that add up to a finite number; so do their distances from a mean."""
+    return jnp.isfinite(4.0 * samples.shape[0] * jnp.sum(jnp.square(samples), axis=1))
 
 
 def _mean_and_variance(samples: Array, kept: Array) -> tuple[Array, Array]:

@@ -22,9 +22,11 @@ RESAMPLES = 10_000
 def iqm(scores: np.ndarray) -> float:
     """Interquartile mean: the mean of the middle half, ``floor(n / 4)`` dropped at each end.
 
-    Less moved by one failed seed than the mean, less noisy than the median (Agarwal et al. 2021).
+    Less moved by one failed seed than the mean, less noisy than the median (Agarwal et al. 2021). NaN, of a seed that
+    broke down, is below all others.
     """
-    scores = np.sort(np.ravel(scores))
+    scores = np.ravel(scores)
+    scores = np.sort(np.where(np.isnan(scores), -np.inf, scores))
     cut = scores.size // 4
     return float(np.mean(scores[cut : scores.size - cut]))
 

@@ -28,7 +28,7 @@ class TimeStep:
         reward: float32 scalar for the transition that led here; 0 after a reset.
         terminated: bool scalar; the task itself ended here, so there is no future reward to estimate.
         truncated: bool scalar; we stopped looking (a time limit), so the value of `obs` still counts.
-            Never set together with `terminated`.
+            Never set together with `terminated`, but by `GradientGate` where a simulation failed.
     """
 
     state: PyTree

@@ -78,6 +78,36 @@ def test_ilqr_is_exact_on_a_linear_quadratic_problem_in_one_iteration():
     np.testing.assert_allclose(feedback.gain, -gains, atol=1e-4)
 
 
+@struct.dataclass
+class Stored:
+    """`env`, whose step takes the state from the second of three numbers derived from each; two more are idle."""
+
+    env: LinearQuadratic
+
+    @property
+    def action_space(self):
+        return self.env.action_space
+
+    def reset(self, key):
+        return self._stored(self.env.reset(key))
+
+    def step(self, key, state, action):
+        return self._stored(self.env.step(key, state["derived"][1] / 10.0, action))
+
+    def _stored(self, timestep):
+        derived = 10.0 * jnp.stack(3 * [timestep.state])
+        return struct.replace(timestep, state={"derived": derived, "idle": jnp.float32([1.0, math.inf])})
+
+
+def test_ilqr_finds_the_same_plan_however_a_state_is_stored():
+    env = Stored(regulator())
+    start = env._stored(struct.replace(regulator().reset(KEY), state=START)).state
+    _, actions, reward = controlled(regulator(), START, riccati(regulator(), HORIZON))
+    plan = planned(ILQR(HORIZON, num_iterations=1), env, start)
+    np.testing.assert_allclose(plan.total_reward, reward, rtol=1e-5)
+    np.testing.assert_allclose(plan.actions, actions, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("planner", "tolerance"),
     [
@@ -245,6 +275,62 @@ def test_mppi_keeps_a_plan_that_no_sample_improves():
     best = jnp.array([[-1.0], [0.0], [0.0]])
     plan = planned(MPPI(3, num_samples=8, temperature=1e-3, noise_std=100.0), Free(), jnp.float32(1.0), best)
     np.testing.assert_allclose(plan.actions, best, atol=1e-6)
+
+
+@struct.dataclass
+class Fragile:
+    """x' = x + action from 0, reward ``-(x' - 0.3)^2``; an action beyond `limit` breaks the simulation, and pays."""
+
+    limit: float = 0.5
+    observation_space = Box((1,))
+    action_space = Box((1,), -1.0, 1.0)
+
+    def reset(self, key):
+        return self._timestep(jnp.float32(0.0))
+
+    def step(self, key, state, action):
+        return self._timestep(jnp.where(jnp.abs(action[0]) > self.limit, jnp.nan, state + action[0]))
+
+    def _timestep(self, x):
+        reward = jnp.where(jnp.isnan(x), 1.0, -jnp.square(x - 0.3))
+        return TimeStep(x, x[None], reward, jnp.bool_(False), jnp.bool_(False))
+
+
+@pytest.mark.parametrize(
+    "planner",
+    [ILQR(4, 3), MPPI(4, 32, num_iterations=3, noise_std=0.05), Shooting(4, 8)],
+    ids=["ilqr", "mppi", "shooting"],
+)
+def test_simulations_that_break_down_spoil_no_plan(planner):
+    plan = jax.jit(planner.plan)
+    start, gentle, wild = jnp.float32(0.0), jnp.full((4, 1), 0.1), jnp.full((4, 1), 0.9)
+    # Something breaks and neutral actions do not: as good as from there.
+    for initial in (wild, gentle.at[3].set(0.9), gentle.at[2].set(jnp.nan)):
+        found = plan(Fragile(), start, KEY, initial)
+        assert -0.1 < found.total_reward <= 0.0
+        np.testing.assert_allclose(found.total_reward, total_reward(Fragile(), start, KEY, found.actions), rtol=1e-5)
+    # Everything does: the plan stays as it was, as far as it is one.
+    hopeless = Fragile(limit=-1.0)
+    for initial, kept in ((gentle, gentle), (jnp.full((4, 1), jnp.nan), jnp.zeros((4, 1)))):
+        found = plan(hopeless, start, KEY, initial)
+        np.testing.assert_array_equal(found.actions, kept)
+        assert found.total_reward == -np.inf
+    # So does a state that is broken already; when it is well again, so is the plan.
+    policy = mpc_policy(planner, Fragile())
+    act = jax.jit(policy.act)
+    carry = policy.carry
+    for obs in (jnp.nan, jnp.nan, 0.0):
+        action, carry, extras = act(KEY, carry, jnp.float32([obs]))
+        assert np.all(np.isfinite(action))
+    assert -0.1 < extras["planned_reward"] <= 0.0
+
+
+def test_mppi_weighs_rewards_of_any_size():
+    """Squares of large ones leave float32."""
+    rewards = jnp.float32([-1.0, -2.0, -3.0, -jnp.inf])
+    small, large = (MPPI()._weights(scale * rewards) for scale in (1.0, 1e37))
+    np.testing.assert_allclose(large, small, rtol=1e-5)
+    assert small[3] == 0.0
 
 
 def evaluate(planner, model, env, num_episodes):

@@ -267,6 +267,44 @@ def test_losses_and_targets_against_a_slow_reference():
     np.testing.assert_allclose(window.target, target, rtol=1e-4, atol=1e-5)
 
 
+@struct.dataclass
+class Shelter:
+    """``x' = x + a / 4`` from 0, reward -1 for ever; beyond 1 the simulation breaks down."""
+
+    observation_space = Box((1,))
+    action_space = Box((1,), -1.0, 1.0)
+
+    def reset(self, key):
+        return self._timestep(jnp.float32(0.0), jnp.float32(0.0))
+
+    def step(self, key, state, action):
+        x = state + 0.25 * action[0]
+        return self._timestep(jnp.where(x > 1.0, jnp.nan, x), jnp.float32(-1.0))
+
+    def _timestep(self, x, reward):
+        return TimeStep(x, x[None], reward, jnp.bool_(False), jnp.bool_(False))
+
+
+def test_breaking_the_simulation_never_pays():
+    """Every way to go on is worth -1 / (1 - gamma) = -10. If failures ended all cost, the value would lead to them."""
+    algorithm = SHAC(
+        env=Shelter(),
+        network=ActorCritic(MLP((16,)), squash=True),
+        num_envs=16,
+        rollout_length=8,
+        num_epochs=4,
+        gamma=0.9,
+    )
+    state = begin(algorithm, jax.random.key(0))
+    assert state.lowest_reward == 0.0
+    train = jax.jit(lambda state: jax.lax.scan(lambda state, _: algorithm.step(state), state, length=150))
+    state, metrics = train(state)
+    assert metrics["failed_steps"].total[:30].sum() > 0
+    assert metrics["failed_steps"].total[-50:].sum() / (50 * 128) < 0.02
+    assert state.lowest_reward == -1.0
+    np.testing.assert_allclose(metrics["value"].value[-1], -10.0, rtol=0.02)
+
+
 def test_shac_refuses_what_cannot_work():
     env = purerl.make("smooth/pendulum")
     with pytest.raises(purerl.InputError, match="squash=True and shared=False"):

@@ -127,11 +127,14 @@ def test_a_straight_line_has_the_textbook_interval():
     slope = x @ y / (x @ x)
     error = np.sqrt(np.sum((y - slope * x) ** 2) / 19 / (x @ x))
     half = scipy.stats.t(19).ppf(0.975) * error
-    for signed, start in (((), -1.0), (("gain",), 1.0), ((), 0.0)):
+    symmetric = slope - half, slope + half
+    # Of a gain that keeps its sign the logarithm is fitted, of which the error is relative.
+    in_logarithm = slope * np.exp(half / -slope), slope * np.exp(half / slope)
+    for signed, start, interval in (((), -1.0, in_logarithm), (("gain",), 1.0, symmetric), ((), 0.0, symmetric)):
         fit = fit_params(GAIN, {"gain": start}, data, signed=signed)
         assert fit.estimate["gain"] == pytest.approx(slope, rel=1e-4)
         assert fit.standard_error["gain"] == pytest.approx(error, rel=1e-3)
-        assert fit.interval["gain"] == pytest.approx((slope - half, slope + half), rel=1e-3)
+        assert fit.interval["gain"] == pytest.approx(interval, rel=1e-3)
     row = ["gain", f"{slope:.5g}", f"{error:.2g}", f"{slope - half:.5g}", "to", f"{slope + half:.5g}"]
     assert str(fit).splitlines()[1].split() == row
 
@@ -184,6 +187,37 @@ def test_gymnax_pendulum_whose_state_has_entries_that_do_not_matter():
         low, high = fit.interval[name]
         assert low < truth < high
         assert fit.estimate[name] == pytest.approx(truth, rel=0.01)
+
+
+@struct.dataclass
+class Burst:
+    """``x' = x + scale a`` from a random start, no number in half of all cases; beyond 2.5 it breaks down."""
+
+    scale: float | jax.Array = 1.0
+    observation_space = Box((1,))
+    action_space = Box((1,), -1.0, 1.0)
+
+    def reset(self, key: jax.Array) -> TimeStep:
+        x = jax.random.uniform(key, minval=-1.0, maxval=1.0)
+        return self._timestep(jnp.where(x > 0.0, x, jnp.nan))
+
+    def step(self, key: jax.Array, state: jax.Array, action: jax.Array) -> TimeStep:
+        x = state + self.scale * action[0]
+        return self._timestep(jnp.where(x > 2.5, jnp.nan, x))
+
+    def _timestep(self, x: jax.Array) -> TimeStep:
+        return TimeStep(x, x[None], jnp.float32(0.0), jnp.bool_(False), jnp.bool_(False))
+
+
+def test_starts_are_found_though_draws_and_simulations_break_down():
+    """With the wrong start value the second segment breaks down where the first one ends. Begun elsewhere both fit the
+    data well, and only the gap between them speaks against that value."""
+    actions, observations = [0.5, 0.0, 0.0, 0.5, 0.0, 0.0], [0.9, 1.4, 1.4, 1.4, 1.9, 1.9, 1.9]
+    data = Recording(*(jnp.tile(jnp.float32(numbers)[:, None], (2, 1, 1)) for numbers in (actions, observations)))
+    fit = fit_params(Burst(), {"scale": 3.0}, data, segment_length=3)
+    assert fit.converged
+    assert fit.estimate["scale"] == pytest.approx(1.0, rel=1e-3)
+    np.testing.assert_allclose(fit.states, 0.9, rtol=1e-3)
 
 
 def test_recordings_are_what_happened(clean: Recording):

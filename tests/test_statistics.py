@@ -17,6 +17,10 @@ def test_iqm_ignores_the_outer_half() -> None:
     assert iqm(np.array([-1e9, 1.0, 3.0, 1e9])) == 2.0
 
 
+def test_a_seed_that_broke_down_is_below_all_others() -> None:
+    assert iqm(np.array([1.0, np.nan, 5.0, 3.0])) == 2.0
+
+
 def test_interval_agrees_with_scipy() -> None:
     scores = np.random.default_rng(1).exponential(size=12)
     low, high = bootstrap_interval(scores)  # type: ignore[misc]

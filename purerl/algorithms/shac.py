@@ -32,7 +32,7 @@ import optax
 from purerl import normalize, rollout, struct
 from purerl.acting import Actor
 from purerl.adaptive_horizon import GradientWindows, adapt_horizon, begin_windows
-from purerl.environments.gradient_gate import GradientGate, check_differentiable
+from purerl.environments.gradient_gate import GradientGate, check_differentiable, failure_value
 from purerl.errors import InputError
 from purerl.gradient_mixing import mix_gradients
 from purerl.networks import MLP, ActorCritic
@@ -59,6 +59,7 @@ class SHACState:
         critic_opt_state: of the value's optimiser.
         obs_stats: of the observations, frozen within an iteration; None unless they are normalised.
         horizon: float32, steps that a gradient passes through; None unless it adapts.
+        lowest_reward: float32, of a step so far, scaled and with its entropy; 0 if all were above.
     """
 
     key: Array
@@ -71,6 +72,7 @@ class SHACState:
     critic_opt_state: PyTree
     obs_stats: normalize.RunningStatistics | None
     horizon: Array | None
+    lowest_reward: Array
 
 
 @struct.dataclass
@@ -83,6 +85,7 @@ class Window:
         raw_obs: as the environment gave it.
         raw_action: as the policy drew it.
         advantage: of that action, discounted from where its window began; None unless gradients are mixed.
+        lowest_reward: ``[num_envs]``, of a step of that environment, or as it was in the state.
     """
 
     obs: Array
@@ -90,6 +93,7 @@ class Window:
     raw_obs: Array
     raw_action: Array
     advantage: Array | None
+    lowest_reward: Array
 
 
 @struct.dataclass
@@ -127,7 +131,8 @@ class SHAC:
     )
     max_step_growth: float | None = struct.field(
         default=None,
-        help="where a change of the state grows more in one step, that is stiff; make windows short enough to hold few",
+        help="a step is stiff where what actions have changed in the observation grows by more than this factor; make "
+        "windows short enough to hold few",
         within="(0, inf)",
     )
     mix_likelihood_ratio: bool = struct.field(
@@ -197,6 +202,7 @@ class SHAC:
             critic_opt_state=optimizer.init(critic_params),
             obs_stats=normalize.init(blank.shape) if self.normalize_observations else None,
             horizon=None if self.max_step_growth is None else jnp.float32(self.rollout_length),
+            lowest_reward=jnp.float32(0.0),
         )
 
     def policy(self, state: SHACState, *, explore: bool) -> Policy:
@@ -238,6 +244,7 @@ class SHAC:
             critic_opt_state=critic_opt_state,
             obs_stats=obs_stats,
             horizon=horizon,
+            lowest_reward=jnp.min(window.lowest_reward),
         )
         return state, metrics
 
@@ -290,7 +297,11 @@ class SHAC:
             assert state.horizon is not None
             env = GradientWindows(env, tally[3], self.max_step_growth)
             policy = begin_windows(policy, state.horizon)
-            flights = struct.replace(flights, carry=jnp.zeros_like(flights.episode_length))
+            flights = struct.replace(
+                flights,
+                carry=jnp.zeros_like(flights.episode_length),
+                timestep=jax.vmap(env.watch)(flights.timestep),
+            )
         flights, transitions, episodes = rollout.collect(
             GradientGate(env, tally[:3], self.max_step_grad_norm, self.rematerialize),
             policy,
@@ -298,13 +309,22 @@ class SHAC:
             key,
             self.rollout_length,
         )
-        flights = struct.replace(flights, carry=state.rollout.carry)
+        if self.max_step_growth is not None:
+            flights = struct.replace(
+                flights,
+                carry=state.rollout.carry,
+                timestep=struct.replace(flights.timestep, state=flights.timestep.state.state),
+            )
         # Where the next step begins a window, or would.
         ends = transitions.done
         if self.max_step_growth is not None:
             ends = jnp.roll(transitions.extras["begins"], -1, axis=1)
         log_prob = transitions.extras["log_prob"]
         reward = self.reward_scale * transitions.reward - self.entropy_coef * log_prob
+        failed = transitions.terminated & transitions.truncated
+        lowest = jnp.min(jax.lax.stop_gradient(reward), axis=1, where=~failed, initial=0.0)
+        lowest = jnp.minimum(state.lowest_reward, lowest)
+        reward = jnp.where(failed, failure_value(lowest, self.gamma)[:, None], reward)
         space, stats = self.env.observation_space, state.obs_stats
         value_of = jax.vmap(jax.vmap(lambda obs: self._critic(state.target_params, obs)))
         obs, next_value = view(space, stats, transitions.obs), value_of(view(space, stats, transitions.next_obs))
@@ -324,6 +344,7 @@ class SHAC:
             raw_obs=transitions.obs,
             raw_action=transitions.extras["raw_action"],
             advantage=advantage,
+            lowest_reward=lowest,
         )
         return loss, (flights, window, {**episodes, "actor_loss": Mean.of(loss), "entropy": Mean.of(-log_prob)})
 

@@ -58,7 +58,10 @@ class ILQR:
     a bound and would gain from crossing it are held there (the active set of Tassa et al. 2014, "Control-limited
     differential dynamic programming", found in one step). And a plan is only replaced by one that brings more reward.
 
-    Integers and booleans in the state (counters, flags) stay as they are in the planned trajectory.
+    Integers and booleans in the state (counters, flags) stay as they are in the planned trajectory. All floating-point
+    numbers are differentiated by, also those that are derived from others or never change. They leave the plan of a
+    linear-quadratic problem as it is, but work grows with the cube of their number: take `MPPI` for a simulator that
+    keeps hundreds, such as Brax.
     """
 
     horizon: int = struct.field(default=30, static=True, help="steps to look ahead", within="[1, inf)")
@@ -77,7 +80,8 @@ class ILQR:
             env: the model.
             state: of the model, to plan from.
             key: randomness of the model; one for all iterations.
-            initial: ``[horizon, *action_shape]`` to start from; neutral actions by default.
+            initial: ``[horizon, *action_shape]`` to start from; neutral actions by default, and where its simulation
+                breaks down.
         """
         check_differentiable(env)
         step_sizes = 0.5 ** jnp.arange(self.num_step_sizes)
@@ -88,12 +92,15 @@ class ILQR:
             follow = partial(_forward_pass, env, key, nominal, feedforward, gain)
             tried = jax.vmap(follow)(step_sizes)
             rewards = jax.vmap(lambda trajectory: trajectory.total_reward)(tried)
-            best = jnp.argmax(jnp.where(jnp.isnan(rewards), -jnp.inf, rewards))
+            best = jnp.argmax(rewards)
             improved = rewards[best] > nominal.total_reward
             nominal = jax.tree.map(lambda a, b: jnp.where(improved, a[best], b), tried, nominal)
             return (nominal, jnp.where(improved, _lower(regularization), _higher(regularization))), None
 
-        nominal = self._follow(env, state, key, initial)
+        starts = jnp.stack([starting_actions(env, self.horizon, actions) for actions in (initial, None)])
+        both = jax.vmap(partial(self._follow, env, state, key))(starts)
+        intact = jax.vmap(lambda trajectory: jnp.isfinite(trajectory.total_reward))(both)
+        nominal = jax.tree.map(lambda leaf: jnp.where(~intact[0] & intact[1], leaf[1], leaf[0]), both)
         (nominal, _), _ = lax.scan(improve, (nominal, jnp.float32(0.0)), length=self.num_iterations)
         return Plan(nominal.action, nominal.total_reward)
 
@@ -111,7 +118,7 @@ class ILQR:
         _, gain = _backward_pass(env, key, nominal, jnp.float32(0.0))
         return Feedback(jax.vmap(lambda state: floats.ravel(state)[0])(nominal.state), gain)
 
-    def _follow(self, env: Environment, state: PyTree, key: Array, actions: Array | None) -> Trajectory:
+    def _follow(self, env: Environment, state: PyTree, key: Array, actions: Array) -> Trajectory:
         return simulate(env, state, key, starting_actions(env, self.horizon, actions), lambda action, _: action)
 
 
@@ -210,6 +217,8 @@ def _forward_pass(
     def act(planned: tuple[PyTree, Array, Array, Array], state: PyTree) -> Array:
         planned_state, action, k, gain = planned
         deviation = floats.ravel(state)[0] - floats.ravel(planned_state)[0]
+        # Infinities that a simulator keeps on purpose deviate by nothing.
+        deviation = jnp.where(jnp.isfinite(deviation), deviation, 0.0)
         change = step_size * k + jnp.dot(gain, deviation, precision=lax.Precision.HIGHEST)
         return within_bounds(space, action + change.reshape(action.shape))
 

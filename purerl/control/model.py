@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from purerl import struct
+from purerl import floats, struct
 from purerl.errors import InputError
 from purerl.spaces import Box
 from purerl.types import Array, Environment, PyTree
@@ -28,7 +28,7 @@ class Plan:
     Attributes:
         actions: ``[horizon, *action_shape]`` in the environment's own units.
         total_reward: float32, what the planner's model says they bring: the undiscounted sum of rewards until the plan
-            or the episode ends.
+            or the episode ends; -inf if the simulation breaks down.
     """
 
     actions: Array
@@ -55,8 +55,8 @@ class Trajectory:
     Attributes:
         state: before the action.
         action: taken there.
-        reward: float32, 0 from the end of the episode on.
-        ongoing: bool, whether the episode had not ended before this step.
+        reward: float32, 0 from the end of the episode on, -inf where the simulation breaks down.
+        ongoing: bool, whether the episode had not ended before this step, nor the simulation broken down.
     """
 
     state: PyTree
@@ -66,14 +66,17 @@ class Trajectory:
 
     @property
     def total_reward(self) -> Array:
-        """The undiscounted sum."""
-        return jnp.sum(self.reward)
+        """The undiscounted sum; -inf if the simulation breaks down."""
+        total = jnp.sum(self.reward)
+        return jnp.where(jnp.isfinite(total), total, -jnp.inf)
 
 
 def simulate(
     env: Environment, state: PyTree, key: Array, inputs: PyTree, act: Callable[[Any, PyTree], Array]
 ) -> Trajectory:
     """Act for as many steps as `inputs` has, without beginning a new episode.
+
+    The simulation breaks down where the reward is not finite, or a number of the state that was finite no longer is.
 
     Args:
         env: the model.
@@ -88,8 +91,10 @@ def simulate(
         index, given = scanned
         action = act(given, here)
         timestep = env.step(jax.random.fold_in(key, index), here, action)
-        visited = Trajectory(here, action, jnp.where(over, 0.0, timestep.reward), ~over)
-        over = over | timestep.done
+        intact = jnp.isfinite(timestep.reward) & floats.stay_finite(here, timestep.state)
+        reward = jnp.where(intact, timestep.reward, -jnp.inf)
+        visited = Trajectory(here, action, jnp.where(over, 0.0, reward), ~over)
+        over = over | timestep.done | ~intact
         # After the end, step from the start again and do not count it: stepping a state that is done may give NaN,
         # whose gradient passes through a selection that drops it.
         onward = jax.tree.map(lambda a, b: jnp.where(over, a, b), state, timestep.state)
@@ -127,17 +132,20 @@ def neutral_actions(env: Environment, horizon: int) -> Array:
 
 
 def starting_actions(env: Environment, horizon: int, initial: Array | None) -> Array:
-    """The plan ``[horizon, *action_shape]`` to start from: `initial` within the bounds, or `neutral_actions`.
+    """The plan ``[horizon, *action_shape]`` to start from: `initial` within the bounds, or `neutral_actions`, which
+    also stand in for actions that are not finite.
 
     Raises:
         InputError: if `initial` has another shape.
     """
+    neutral = neutral_actions(env, horizon)
     if initial is None:
-        return neutral_actions(env, horizon)
+        return neutral
     space = continuous_actions(env)
     if jnp.shape(initial) != (horizon, *space.shape):
         raise InputError(f"an initial plan must have shape {(horizon, *space.shape)}, got {jnp.shape(initial)}")
-    return jax.vmap(partial(within_bounds, space))(jnp.asarray(initial, space.dtype))
+    initial = jnp.asarray(initial, space.dtype)
+    return jax.vmap(partial(within_bounds, space))(jnp.where(jnp.isfinite(initial), initial, neutral))
 
 
 def within_bounds(space: Box, action: Array) -> Array:

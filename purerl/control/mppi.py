@@ -14,6 +14,7 @@ from purerl.control.model import (
     Plan,
     continuous_actions,
     half_width,
+    neutral_actions,
     starting_actions,
     total_reward,
     within_bounds,
@@ -57,6 +58,9 @@ class MPPI:
             state: of the model, to plan from.
             key: randomness of the model (one for all samples) and of the perturbations.
             initial: ``[horizon, *action_shape]`` to start from; neutral actions by default.
+
+        Returns:
+            The plan. Where all simulations break down it becomes neutral actions; where these do too, `initial`.
         """
         model_key, noise_key = jax.random.split(key)
         space = continuous_actions(env)
@@ -70,16 +74,23 @@ class MPPI:
             tried = jax.vmap(perturb, (None, 0))(actions, jax.random.split(key, self.num_samples))
             # The plan as it is takes part: where every perturbation is bad, it stays.
             tried = tried.at[0].set(actions)
-            weights = self._weights(jax.vmap(value)(tried))
-            return jnp.tensordot(weights, tried, axes=1, precision=lax.Precision.HIGHEST), None
+            rewards = jax.vmap(value)(tried)
+            average = jnp.tensordot(self._weights(rewards), tried, axes=1, precision=lax.Precision.HIGHEST)
+            return jnp.where(jnp.any(jnp.isfinite(rewards)), average, neutral), None
 
-        actions = starting_actions(env, self.horizon, initial)
-        actions, _ = lax.scan(improve, actions, jax.random.split(noise_key, self.num_iterations))
-        return Plan(actions, value(actions))
+        neutral, initial = neutral_actions(env, self.horizon), starting_actions(env, self.horizon, initial)
+        actions, _ = lax.scan(improve, initial, jax.random.split(noise_key, self.num_iterations))
+        reward = value(actions)
+        return Plan(jnp.where(jnp.isfinite(reward), actions, initial), reward)
 
     def _weights(self, rewards: Array) -> Array:
-        """``[num_samples]``, sum 1: a softmax of the standardised total rewards, 0 for simulations that broke down."""
+        """``[num_samples]``, sum 1: a softmax of the standardised total rewards, 0 for simulations that broke down.
+
+        NaN if all did.
+        """
         valid = jnp.isfinite(rewards)
+        # No larger than 1, whose squares stay within the range of numbers.
+        rewards = rewards / jnp.max(jnp.abs(rewards), where=valid, initial=jnp.finfo(rewards.dtype).tiny)
         deviation = jnp.std(rewards, where=valid)
         # If all are equal, all count the same.
         scale = jnp.maximum(self.temperature * deviation, jnp.finfo(rewards.dtype).tiny)

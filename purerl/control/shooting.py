@@ -15,6 +15,7 @@ from purerl.control.model import (
     Plan,
     continuous_actions,
     half_width,
+    neutral_actions,
     starting_actions,
     total_reward,
     within_bounds,
@@ -29,7 +30,8 @@ class Shooting:
 
     The gradient of the total reward comes from differentiating the simulation, so it says nothing where rewards are
     flat and is noise where the dynamics are chaotic; the best plan seen is the one returned, never worse than the
-    initial one.
+    initial one. Where the simulation breaks down the search goes on from there, or from neutral actions if there is
+    none yet; a derivative that is not finite changes nothing.
     """
 
     horizon: int = struct.field(default=30, static=True, help="steps to look ahead", within="[1, inf)")
@@ -62,17 +64,20 @@ class Shooting:
             actions, opt_state, best = carry
             reward, gradient = jax.value_and_grad(value)(actions)
             best = _better(best, Plan(actions, reward))
+            actions = jnp.where(jnp.isfinite(reward), actions, best.actions)
             # Along -gradient, for optax descends, and with all actions in the same unit.
+            gradient = jnp.where(jnp.isfinite(gradient), gradient, 0.0)
             updates, opt_state = adam.update(-unit * gradient, opt_state)
             actions = jax.vmap(partial(within_bounds, space))(actions + unit * cast(Array, updates))
             return (actions, opt_state, best), None
 
-        actions = starting_actions(env, self.horizon, initial)
-        nothing = Plan(actions, jnp.float32(-jnp.inf))
-        (actions, _, best), _ = lax.scan(improve, (actions, adam.init(actions), nothing), length=self.num_iterations)
-        return _better(best, Plan(actions, value(actions)))
+        initial = starting_actions(env, self.horizon, initial)
+        nothing = Plan(neutral_actions(env, self.horizon), jnp.float32(-jnp.inf))
+        (actions, _, best), _ = lax.scan(improve, (initial, adam.init(initial), nothing), length=self.num_iterations)
+        best = _better(best, Plan(actions, value(actions)))
+        return struct.replace(best, actions=jnp.where(jnp.isfinite(best.total_reward), best.actions, initial))
 
 
 def _better(one: Plan, other: Plan) -> Plan:
-    """The plan with more reward; `one` if that of the other is NaN."""
+    """The plan with more reward; `one` if they have the same."""
     return jax.tree.map(lambda a, b: jnp.where(other.total_reward > one.total_reward, b, a), one, other)

@@ -27,7 +27,8 @@ MAX_ROUGHNESS = 5.0
 class Diagnosis:
     """What `diagnose` found; S starts, H horizons.
 
-    The fields hold NumPy arrays; the properties sum up over starts and are ``[H]``.
+    The fields hold NumPy arrays; the properties sum up over starts and are ``[H]``. Starts without a number, where no
+    gradient is finite, are left out of means.
 
     Attributes:
         horizons: ``[H]``, ascending.
@@ -54,12 +55,12 @@ class Diagnosis:
     @property
     def deviation(self) -> np.ndarray:
         """Standard deviation of a single gradient, root mean square over starts."""
-        return np.sqrt(np.mean(self.comparison.first_order_variance, axis=0))
+        return np.sqrt(_mean_over_starts(self.comparison.first_order_variance))
 
     @property
     def zeroth_order_deviation(self) -> np.ndarray:
         """Standard deviation of the zeroth-order estimate from a single pair, root mean square over starts."""
-        return np.sqrt(np.mean(self.comparison.zeroth_order_variance, axis=0))
+        return np.sqrt(_mean_over_starts(self.comparison.zeroth_order_variance))
 
     @property
     def relative_deviation(self) -> np.ndarray:
@@ -75,7 +76,8 @@ class Diagnosis:
     @property
     def cosine(self) -> np.ndarray:
         """Between the first- and the zeroth-order means of all starts together; NaN where one is 0."""
-        first, zeroth = (np.asarray(x, np.float64) for x in (self.comparison.first_order, self.comparison.zeroth_order))
+        both = np.asarray([self.comparison.first_order, self.comparison.zeroth_order], np.float64)
+        first, zeroth = np.where(np.isnan(both).any(axis=(0, 3), keepdims=True), 0.0, both)
         norms = np.linalg.norm(first, axis=(0, 2)) * np.linalg.norm(zeroth, axis=(0, 2))
         with np.errstate(invalid="ignore"):
             return np.sum(first * zeroth, axis=(0, 2)) / norms
@@ -103,7 +105,7 @@ class Diagnosis:
     @property
     def mean_growth(self) -> np.ndarray:
         """`growth`, mean over starts."""
-        return np.mean(self.growth, axis=0)
+        return _mean_over_starts(self.growth)
 
     @property
     def is_detached(self) -> bool:
@@ -269,4 +271,11 @@ def _middle_and_half(space: Box) -> tuple[np.ndarray, np.ndarray]:
 
 def _norm_over_starts(gradients: Array) -> np.ndarray:
     """Norm of gradients ``[S, H, n]``, root mean square over starts."""
-    return np.sqrt(np.mean(np.sum(np.square(gradients, dtype=np.float64), axis=2), axis=0))
+    return np.sqrt(_mean_over_starts(np.sum(np.square(gradients, dtype=np.float64), axis=2)))
+
+
+def _mean_over_starts(numbers: Array) -> np.ndarray:
+    """Mean of ``[S, H]`` over the starts that have a number; NaN if none has."""
+    present = ~np.isnan(numbers)
+    with np.errstate(invalid="ignore"):
+        return np.sum(np.where(present, numbers, 0.0), axis=0) / np.sum(present, axis=0)

@@ -48,8 +48,8 @@ class GradientComparison:
             most the norm of the bias, and 0 if there is none.
         bias_interval: ``[2]``, confidence interval of `bias`.
         biased: whether that interval excludes 0, by more than float32 can resolve.
-        nonfinite: share of the samples whose value or gradient is infinite or NaN; they are left out of all of the
-            above, together with their antithetic partner.
+        nonfinite: share of the samples whose value or gradient, or its square, is infinite or NaN; they are left out of
+            all of the above, together with their antithetic partner.
     """
 
     first_order: Array
@@ -115,7 +115,9 @@ def compare_gradients(
 
 def _compare(eps: Array, values: Array, gradients: Array, sigma: float | Array, quantile: float) -> GradientComparison:
     """`eps` ``[num_samples, n]``, `values` ``[2, num_samples]`` and `gradients` ``[2, num_samples, n]``, + and -."""
-    finite = jnp.isfinite(values) & jnp.all(jnp.isfinite(gradients), axis=-1)
+    # Their squares are added up.
+    squares = jnp.square(values) + jnp.sum(jnp.square(gradients), axis=-1)
+    finite = jnp.isfinite(4.0 * squares.size * squares)
     kept = jnp.all(finite, axis=0)
     choosing = jnp.arange(kept.size) < kept.size // 2
     halves = kept & choosing, kept & ~choosing

@@ -85,10 +85,11 @@ def perturbed_return(env: Environment, trajectory: Trajectory, offset: Array, ho
 def jacobian_growth(env: Environment, trajectory: Trajectory, key: Array, horizons: Array) -> Array:
     """Rate at which a small change of the state grows along `trajectory`, its actions being fixed.
 
-    ``1/h log |ds_h / ds_0|``, where ``|.|`` is the root mean square over directions, here a few random ones; in the
-    long run the largest Lyapunov exponent, and of a linear system the logarithm of its spectral radius. Positive:
-    gradients explode, by a factor of about ``exp(rate)`` per step (Metz et al. 2021, "Gradients are not all you need",
-    arXiv:2111.05803). Over few steps it depends on the units of the state too.
+    ``1/h log |do_h / ds_0|``, where ``|.|`` is the root mean square over directions of the observation, here a few
+    random ones; in the long run the largest Lyapunov exponent, and of a linear system the logarithm of its spectral
+    radius. Positive: gradients explode, by a factor of about ``exp(rate)`` per step (Metz et al. 2021, "Gradients are
+    not all you need", arXiv:2111.05803). Numbers of the state that no later observation depends on do not count. Over
+    few steps it depends on the units of state and observation too.
 
     Cotangents are pulled back through one step after the other and brought back to size each time (Benettin et al.
     1980). Backwards, because training differentiates so: what an environment does to gradients on their way back
@@ -101,33 +102,39 @@ def jacobian_growth(env: Environment, trajectory: Trajectory, key: Array, horizo
         horizons: whole numbers ``[k]`` from 1 to T.
 
     Returns:
-        ``[k]``; steps after the end of the episode do not count. ``-inf`` if no float of the state depends on one
-        before.
+        ``[k]``; steps after the end of the episode do not count. ``-inf`` if the observation depends on no float of the
+        state.
     """
     inputs = (trajectory.states, trajectory.actions, trajectory.running, jnp.arange(trajectory.running.size))
-    start, _ = floats.split(jax.tree.map(lambda leaf: leaf[0], trajectory.states))
-    keys = jax.random.split(key, len(start))
-    drawn = [jax.random.normal(k, (_NUM_COTANGENTS, *f.shape), f.dtype) for k, f in zip(keys, start, strict=True)]
+    start = jax.tree.map(lambda leaf: leaf[0], trajectory.states)
+    seen, _ = floats.split(jax.eval_shape(env.step, trajectory.key, start, trajectory.actions[0]).obs)
+    keys = jax.random.split(key, len(seen))
+    drawn = [jax.random.normal(k, (_NUM_COTANGENTS, *f.shape), f.dtype) for k, f in zip(keys, seen, strict=True)]
+    drawn = _normalized(drawn)[0]
+    nothing = [jnp.zeros((_NUM_COTANGENTS, *leaf.shape), leaf.dtype) for leaf in floats.split(start)[0]]
 
     def rate(horizon: Array) -> Array:
+        num_steps = jnp.sum(trajectory.running & (inputs[-1] < horizon))
+
         def back(loop: tuple[list[Array], Array], inputs: tuple) -> tuple[tuple[list[Array], Array], None]:
             cotangents, log_size = loop
             state, action, running, index = inputs
 
             here, rebuild = floats.split(state)
 
-            def advance(here: list[Array]) -> list[Array]:
+            def advance(here: list[Array]) -> tuple[list[Array], list[Array]]:
                 onward = env.step(jax.random.fold_in(trajectory.key, index), rebuild(here), action)
-                return floats.split(onward.state)[0]
+                return floats.split(onward.state)[0], floats.split(onward.obs)[0]
 
             _, pull = jax.vjp(advance, here)
-            (pulled,) = jax.vmap(pull)(cotangents)
+            last = index == num_steps - 1
+            (pulled,) = jax.vmap(pull)((cotangents, [jnp.where(last, d, 0.0) for d in drawn]))
             pulled, size = _normalized(pulled)
             counts = running & (index < horizon)
             return (_where(counts, pulled, cotangents), log_size + jnp.where(counts, jnp.log(size), 0.0)), None
 
-        (_, log_size), _ = lax.scan(back, (_normalized(drawn)[0], jnp.float32(0.0)), inputs, reverse=True)
-        return log_size / jnp.sum(trajectory.running & (inputs[-1] < horizon))
+        (_, log_size), _ = lax.scan(back, (nothing, jnp.float32(0.0)), inputs, reverse=True)
+        return log_size / num_steps
 
     return jax.vmap(rate)(horizons)
 

@@ -18,8 +18,14 @@ class GradientGate:
     """The same environment forwards; backwards, no step passes on more than it should.
 
     The gradient with respect to what a step starts from, state and action together, is scaled down to `max_norm`, and
-    becomes 0 where it is not finite. A step whose result itself is not finite ends the episode, as terminated and with
-    reward 0, and leaves the state where it was: so no NaN reaches a network, whose gradient it would spoil for all.
+    becomes 0 where it is not finite.
+
+    A step fails whose result itself is not finite, or has a reward or observation whose square is not. It leaves the
+    state where it was and ends the episode with reward 0, so that no NaN reaches a network, whose gradient it would
+    spoil for all. It is marked as no other step is, as terminated and truncated at once: nothing is known of what would
+    have followed, and 0 may be more than the task can give. Who learns values has to say what a failure is worth
+    (see `failure_value`). Who only differentiates, as APG does, has nothing to gain from one: the derivative does not
+    see where episodes end.
 
     How often that happened is the "gradient" with respect to `tally`, which has no influence on any value::
 
@@ -67,24 +73,27 @@ class GradientGate:
         advance = jax.checkpoint(self.env.step) if self.rematerialize else self.env.step
         timestep = advance(key, state, action)
 
-        # Some simulators keep infinities on purpose; what was finite must stay so.
-        kept = jax.tree.map(lambda new, old: _is_finite(new) | ~_is_finite(old), timestep.state, state)
-        fine = [
-            jnp.all(leaf) for leaf in (*jax.tree.leaves(kept), _is_finite(timestep.obs), _is_finite(timestep.reward))
-        ]
-        ok = jnp.stack(fine).all()
+        learned_from = [jnp.square(leaf) for leaf in (timestep.obs, timestep.reward) if floats.is_float(leaf)]
+        ok = floats.stay_finite(state, timestep.state)
+        for leaf in learned_from:
+            ok &= jnp.all(jnp.isfinite(leaf))
         failed = jnp.stack([False, False, ~ok]).astype(jnp.float32)
         return TimeStep(
             state=jax.tree.map(lambda new, old: jnp.where(ok, new, old), timestep.state, state),
             obs=jnp.where(ok, timestep.obs, jnp.zeros_like(timestep.obs)),
             reward=count(jnp.where(ok, timestep.reward, 0.0), failed, self.tally),
             terminated=timestep.terminated | ~ok,
-            truncated=timestep.truncated & ok,
+            truncated=timestep.truncated | ~ok,
         )
 
 
-def _is_finite(leaf: Array) -> Array:
-    return jnp.isfinite(leaf) if floats.is_float(leaf) else jnp.ones(leaf.shape, bool)
+def failure_value(lowest_reward: Array, gamma: float | Array) -> Array:
+    """Value of a failed step: the lowest reward so far, from there on for ever; no more than 0, which ending gives.
+
+    No policy whose rewards are at least `lowest_reward` has a lower value, so none can do better by failing. With a
+    discount close to 1, or 1, ten thousand steps stand for "for ever".
+    """
+    return jnp.minimum(lowest_reward, 0.0) / jnp.maximum(1.0 - gamma, 1e-4)
 
 
 @jax.custom_vjp

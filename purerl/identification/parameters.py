@@ -43,8 +43,9 @@ class Parameters:
         return np.where(self.logarithmic, values, 1.0)
 
     def moved(self, values: np.ndarray, change: np.ndarray) -> np.ndarray:
-        """The values after `change` of their coordinates."""
-        factor = np.exp(np.where(self.logarithmic, change, 0.0))
+        """The values after `change` of their coordinates, which may be infinite."""
+        with np.errstate(over="ignore"):  # out of the range of float64 is as good as infinite
+            factor = np.exp(np.where(self.logarithmic, change, 0.0))
         return np.where(self.logarithmic, values * factor, values + change)
 
 

@@ -35,6 +35,11 @@ class Linearization:
     by_unknowns: np.ndarray
     ends_by_unknowns: np.ndarray
 
+    def mismatch(self) -> float:
+        """Squared change of the residuals, to first order, if all segments began where the ones before them end."""
+        change = self.by_unknowns[:, 1:, :, : self.gap.shape[-1]] @ self.gap[..., None]
+        return float(np.sum(change**2))
+
     def merit(self, penalty: float) -> float:
         """What a step has to decrease: half the squared residual and `penalty` times the norm of the gaps."""
         value = 0.5 * np.sum(self.residual**2) + penalty * np.linalg.norm(self.gap)

@@ -24,7 +24,8 @@ class Fit:
         env: the environment with the estimated parameters.
         estimate: value of each parameter.
         standard_error: of each estimate; infinite for those that the data leave open.
-        interval: 95 % confidence interval of each parameter, by Student's t.
+        interval: 95 % confidence interval of each parameter, by Student's t; symmetric in the logarithm where that is
+            what was fitted, so that it does not reach beyond 0.
         covariance: ``[num_params, num_params]`` of the estimates, in the order of `estimate`; the start states, which
             were estimated along with them, are accounted for.
         undetermined: one sentence for each direction in parameter space that the data say nothing about.
@@ -62,12 +63,14 @@ class Fit:
 def report(problem: Problem, result: Result, num_evaluations: int) -> Fit:
     """Estimates in their own units, with intervals."""
     model, parameters, values, step = problem.model, problem.parameters, result.point.values, result.step
-    slope = parameters.slope(values)
-    covariance = variance(problem, result.at, step) * step.covariance * slope[:, None] * slope
+    covariance = variance(problem, result.at, step) * step.covariance
     error = np.sqrt(np.diag(covariance))
     open_directions = step.open_directions / np.max(np.abs(step.open_directions), axis=1, keepdims=True, initial=1e-300)
     error = np.where(np.any(np.abs(open_directions) > 1e-2, axis=0), np.inf, error)
     half = stdtrit(problem.num_observed - step.rank, 0.975) * error
+    # Still in the coordinates of the search, where the problem is closer to linear.
+    bounds = np.sort([parameters.moved(values, -half), parameters.moved(values, half)], axis=0)
+    slope = parameters.slope(values)
     undetermined = tuple(_sentence(parameters, direction) for direction in open_directions)
     for sentence in undetermined:
         warnings.warn(sentence, stacklevel=3)
@@ -77,9 +80,9 @@ def report(problem: Problem, result: Result, num_evaluations: int) -> Fit:
     return Fit(
         env=model.assign(model.env, float32(values)),
         estimate=parameters.named(values),
-        standard_error=parameters.named(error),
-        interval={n: (float(v - h), float(v + h)) for n, v, h in zip(parameters.names, values, half, strict=True)},
-        covariance=covariance,
+        standard_error=parameters.named(np.abs(slope) * error),
+        interval=dict(zip(parameters.names, map(tuple, bounds.T.tolist()), strict=True)),
+        covariance=covariance * slope[:, None] * slope,
         undetermined=undetermined,
         noise=deviations(problem, result),
         states=states,

@@ -45,7 +45,8 @@ def search(problem: Problem, point: Point, max_iterations: int, callback: Callab
 
         slope, gap = float(np.sum(here.residual * step.residual)), float(np.linalg.norm(here.gap))
         if gap > 0.0:
-            penalty = max(penalty, 2.0 * slope / gap)
+            # At least what the gaps would cost as residuals.
+            penalty = max(penalty, 2.0 * slope / gap, 0.5 * here.mismatch() / gap)
         found, tried = _line_search(problem, point, here, step, penalty, slope - penalty * gap)
         num_evaluations += tried
         if found is None:
@@ -87,6 +88,7 @@ def deviations(problem: Problem, result: Result) -> np.ndarray:
 
 
 def _is_negligible(problem: Problem, at: Linearization, step: Step) -> bool:
-    """Whether a step moves predictions by little of their uncertainty (Bates and Watts 1981), or by rounding only."""
+    """Whether a step moves predictions by little of their uncertainty (Bates and Watts 1981), or by rounding only, and
+    so would closing the gaps."""
     uncertainty = step.rank * variance(problem, at, step)
-    return float(np.sum(step.residual**2)) <= max(1e-4 * uncertainty, problem.rounding)
+    return float(np.sum(step.residual**2)) + at.mismatch() <= max(1e-4 * uncertainty, problem.rounding)

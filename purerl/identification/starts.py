@@ -22,7 +22,9 @@ def nearest_resets(env: Environment, observations: Array, weights: Array) -> PyT
 
     def nearest(observation: Array) -> Array:
         difference = (draws.obs - observation[None]).reshape(_NUM_RESETS, -1) * weights[None]
-        return jnp.argmin(jnp.sum(difference**2, axis=1))
+        distance = jnp.sum(difference**2, axis=1)
+        # A draw that is no number is near nothing, but would pass for the least.
+        return jnp.argmin(jnp.where(jnp.isnan(distance), jnp.inf, distance))
 
     chosen = jax.vmap(nearest)(observations)
     return jax.tree.map(lambda leaf: leaf[chosen], draws.state)
@@ -30,10 +32,11 @@ def nearest_resets(env: Environment, observations: Array, weights: Array) -> PyT
 
 @jax.jit
 def track(model: Model, values: Array, observed: Array, weights: Array) -> Array:
-    """Start states of all segments, found one after the other: each begins the search where the one before ended.
+    """Start states of all segments, found one after the other: each begins the search where the one before ended,
+    or at its guess where that breaks the simulation down.
 
     Args:
-        model: what simulates; the first state of each trajectory in its template is a guess.
+        model: what simulates; the states in its template are guesses.
         values: ``[num_params]``.
         observed: ``[num_trajectories, num_segments, segment_length, num_entries]``.
         weights: ``[num_segments, segment_length, num_entries]``.
@@ -61,6 +64,9 @@ def track(model: Model, values: Array, observed: Array, weights: Array) -> Array
             better = jnp.sum(errors(tried)[0] ** 2) < jnp.sum(error**2)
             return (jnp.where(better, tried, start), jnp.where(better, 0.2 * damping, 5.0 * damping)), None
 
+        # Where the one before has led out of the range of numbers, from the guess.
+        follows = jnp.all(jnp.isfinite(errors(start)[0]))
+        start = jnp.where(follows, start, floats.ravel(template)[0])
         (start, _), _ = lax.scan(improve, (start, jnp.float32(0.1)), None, _TRACKING_STEPS)
         return errors(start)[1][1], start
 

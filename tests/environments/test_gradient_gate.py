@@ -28,6 +28,9 @@ class Explosive:
         x = state + action[0]
         if self.kind == "value":
             x = jnp.where(x > 1.0, jnp.nan, x)
+        if self.kind == "size":
+            # Finite, but a critic's squared error would not be.
+            x = jnp.where(x > 1.0, 1e20, x)
         if self.kind == "gradient":
             # Finite values, but the root's derivative at 0 is infinite, and 0 * inf is NaN.
             x = x + jnp.where(x > 1.0, jnp.sqrt(jnp.where(x > 1.0, 0.0 * x, 1.0)), 0.0)
@@ -74,12 +77,15 @@ def test_nothing_changes_where_all_is_well():
     np.testing.assert_allclose(timesteps.obs[..., 0], np.cumsum(CALM, axis=1), rtol=1e-6)
 
 
-def test_an_environment_that_turns_nan_leaves_the_others_alone():
-    (grad, counts), timesteps = gradient(Explosive("value"), WILD)
+@pytest.mark.parametrize("kind", ["value", "size"])
+def test_an_environment_that_breaks_down_leaves_the_others_alone(kind):
+    (grad, counts), timesteps = gradient(Explosive(kind), WILD)
     # Of the second environment only the first step counts: the second fails, and so does the third from where it stays.
     np.testing.assert_allclose(grad, exact(CALM) + 2.0 * 0.9**2, rtol=1e-5)
     assert counts[2] == 2
-    np.testing.assert_array_equal(timesteps.terminated, [[False] * 3, [False, True, True], [False] * 3])
+    failed = [[False] * 3, [False, True, True], [False] * 3]
+    np.testing.assert_array_equal(timesteps.terminated, failed)
+    np.testing.assert_array_equal(timesteps.truncated, failed)
     assert np.isfinite(timesteps.obs).all()
     np.testing.assert_array_equal(timesteps.reward[1, 1:], 0.0)
     np.testing.assert_array_equal(timesteps.state[1], np.float32(0.9))
