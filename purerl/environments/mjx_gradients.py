@@ -103,7 +103,8 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 def _copied(module: types.ModuleType, **names: PyTree) -> types.ModuleType:
     """A second instance of a module in which some global names mean something else."""
     spec = importlib.util.find_spec(module.__name__)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     copy = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(copy)
     vars(copy).update(names)
