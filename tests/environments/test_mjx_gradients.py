@@ -53,8 +53,8 @@ def check_solver(solver, cone, iterations):
         value, jacobian = ours(force)
         np.testing.assert_array_equal(value, theirs(force))
         assert np.abs(value[3:]).max() > 1.0
-        shifts = 1e-5 * np.eye(3)
-        differences = [(theirs(force + shift) - theirs(force - shift)) / 2e-5 for shift in shifts]
+        shifts = 1e-3 * np.eye(3)
+        differences = [(theirs(force + shift) - theirs(force - shift)) / 2e-3 for shift in shifts]
         np.testing.assert_allclose(jacobian, np.stack(differences, axis=1), rtol=1e-5, atol=1e-7)
 
 
@@ -70,10 +70,10 @@ def test_derivative_of_other_solvers(solver, cone, iterations):
     check_solver(solver, cone, iterations)
 
 
-def test_only_a_differentiable_one_runs_backwards():
-    check_differentiable(make("brax/inverted_double_pendulum", backend="mjx", differentiable=True))
-    with pytest.raises(InputError, match="differentiable=True"):
-        check_differentiable(make("brax/inverted_double_pendulum", backend="mjx"))
+def test_a_differentiable_one_runs_backwards_with_its_own_solver():
+    env = make("brax/inverted_double_pendulum", backend="mjx", differentiable=True)
+    check_differentiable(env)
+    assert env.env._with_params().sys.opt.iterations == 100
 
 
 def test_mjx_of_another_build_is_refused(monkeypatch):
