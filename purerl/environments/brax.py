@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purerl import struct
-from purerl.environments import casting
+from purerl.environments import casting, mjx_gradients
 from purerl.environments.options import COMMON, Options, as_plain, constructor_options
 from purerl.errors import InputError, unknown
 from purerl.spaces import Box
@@ -48,8 +48,7 @@ class BraxEnvironment:
         options: constructor arguments.
         observation_space: as the observations really are, unbounded.
         action_space: ``[-1, 1]`` in every entry.
-        differentiable: whether the "mjx" backend runs its solver for a fixed single iteration; reverse mode cannot
-            pass through its loop.
+        differentiable: whether "mjx" is to have a derivative in reverse mode (`mjx_gradients`); its values stay.
         params: every floating-point array of Brax's ``System`` with at least one entry, as nested dictionaries by
             field name: ``params["link"]["inertia"]["mass"]``. Integers and flags stay concrete, because collision
             code decides by them while it is traced. See `sys` and `with_sys` for a more pleasant view.
@@ -118,7 +117,7 @@ class BraxEnvironment:
         if system is not None:
             simulator.sys = _merge(system, self.params)
         if self.differentiable and getattr(simulator, "backend", "") == "mjx":
-            simulator.sys = simulator.sys.tree_replace({"opt.iterations": 1, "opt.ls_iterations": 4})
+            simulator._pipeline = mjx_gradients.pipeline()
         return simulator
 
 

@@ -175,9 +175,6 @@ def test_simulator_objects_are_not_environments():
 
 def test_differentiable_environments_are_set_up_or_refused():
     assert make("smooth/lqr", differentiable=True, episode_length=7).length == 7
-    solver = make("brax/reacher", backend="mjx", differentiable=True).env._with_params().sys.opt
-    assert (solver.iterations, solver.ls_iterations) == (1, 4)
-    assert make("brax/reacher", backend="mjx").env._with_params().sys.opt.iterations > 1
     env = make("Pendulum-v1", differentiable=True)
     slope = jax.grad(lambda action: env.step(KEY, env.reset(KEY).state, action).reward)(jnp.float32([0.5]))
     assert slope[0] != 0
