@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from purerl import rollout, runner
+from purerl.errors import InputError
 from purerl.population import Population
 from purerl.types import Array, Metrics, PyTree
 
@@ -23,6 +24,7 @@ class Members:
     def __init__(self, population: Population) -> None:
         self._population = population
         self._state: PyTree = None
+        self._no_metrics: Metrics | None = None
         self._init: Any = None
         self._evaluation: Any = None
 
@@ -50,9 +52,25 @@ class Members:
         """The state now, whose memory `advance` uses again."""
         return self._state
 
-    def advance(self, num_iterations: int) -> Metrics:
-        """Train for `num_iterations`, of which 0 only compile; returns metrics ``[P]`` on the host."""
-        self._state, metrics = runner.advance(self._population, self._state, jnp.int32(num_iterations))
+    def advance(self, num_iterations: int, metrics: Metrics | None = None) -> Metrics:
+        """Train for `num_iterations`, of which 0 only compile.
+
+        Args:
+            num_iterations: how many.
+            metrics: of the iterations before, to go on from; None begins anew.
+
+        Returns:
+            Metrics ``[P]`` on the host, those of the iterations before included.
+
+        Raises:
+            InputError: if `metrics` are not those of this algorithm.
+        """
+        if self._no_metrics is None:
+            self._no_metrics = runner.no_metrics(self._population, self._state)
+        metrics = self._no_metrics if metrics is None else metrics
+        if jax.tree.structure(metrics) != jax.tree.structure(self._no_metrics):
+            raise InputError(f"metrics must be {', '.join(self._no_metrics)}, got {', '.join(metrics)}")
+        self._state, metrics = runner.advance(self._population, self._state, jnp.int32(num_iterations), metrics)
         return jax.device_get(jax.block_until_ready((self._state, metrics))[1])
 
     def compile_evaluation(self, num_episodes: int, explore: bool) -> None:

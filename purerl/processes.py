@@ -12,8 +12,10 @@ import itertools
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -47,12 +49,17 @@ class Processes:
         os.environ["NPROC"] = str(cpu.threads(num_processes))
         context = multiprocessing.get_context("spawn")
         self._workers = []
-        for first, count in self._parts:
-            pipe, remote = context.Pipe()
-            process = context.Process(target=_serve, args=(remote, build, first, count), daemon=True)
-            process.start()
-            remote.close()  # or nobody would notice that the process is gone
-            self._workers.append((process, pipe))
+        try:
+            with _signals_held_back():
+                for first, count in self._parts:
+                    pipe, remote = context.Pipe()
+                    process = context.Process(target=_serve, args=(remote, build, first, count), daemon=True)
+                    process.start()
+                    self._workers.append((process, pipe))
+                    remote.close()  # or nobody would notice that the process is gone
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Processes:
         return self
@@ -61,7 +68,7 @@ class Processes:
         """End the processes, whatever they are doing."""
         for process, pipe in self._workers:
             pipe.close()
-            process.terminate()
+            process.kill()  # a milder signal waits for ever, see `_signals_held_back`
         for process, _ in self._workers:
             process.join()
 
@@ -83,9 +90,11 @@ class Processes:
         axes = struct.member_axes(states[0], shared=-1)
         return jax.tree.map(lambda axis, *leaves: leaves[0] if axis else jnp.concatenate(leaves), axes, *states)
 
-    def advance(self, num_iterations: int) -> Metrics:
+    def advance(self, num_iterations: int, metrics: Metrics | None = None) -> Metrics:
         """As `Members.advance`."""
-        return _together(self._call("advance", num_iterations))
+        slices = [itemgetter(slice(first, first + count)) for first, count in self._parts]
+        parts = [(num_iterations, jax.tree.map(part, metrics)) for part in slices]
+        return _together(self._call_each("advance", parts))
 
     def compile_evaluation(self, num_episodes: int, explore: bool) -> None:
         """As `Members.compile_evaluation`."""
@@ -115,6 +124,20 @@ class Processes:
         return answers
 
 
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Start processes that requests to stop do not reach.
+
+    A terminal and a batch system send them to all processes of a job; what they mean is decided by the one that calls.
+    """
+    resource_tracker.ensure_running()  # is started with the first process, and would let them through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _parts(num_members: int, num_processes: int) -> list[tuple[int, int]]:
     """First member and number of members of each process: neighbours, in shares that differ by one at most."""
     bounds = [num_members * i // num_processes for i in range(num_processes + 1)]
@@ -128,7 +151,6 @@ def _together(trees: Sequence[PyTree]) -> Any:
 
 def _serve(pipe: Connection, build: Callable[[], Population], first: int, count: int) -> None:
     """The life of a process: answer calls until nobody calls any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; what it means is decided by who calls
     members = Members(build().part(first, count))
     with contextlib.suppress(EOFError, OSError):  # whoever called is gone
         while True:

@@ -47,29 +47,52 @@ class Progress:
 
 
 @partial(jax.jit, donate_argnums=1)
-def advance(algorithm: Algorithm, state: PyTree, num_iterations: Array) -> tuple[PyTree, Metrics]:
-    """Do `num_iterations` (a traced integer: one program serves all) and merge their metrics. Consumes `state`."""
+def advance(
+    algorithm: Algorithm, state: PyTree, num_iterations: Array, metrics: Metrics | None = None
+) -> tuple[PyTree, Metrics]:
+    """Do `num_iterations` (a traced integer: one program serves all) and merge their metrics. Consumes `state`.
+
+    Args:
+        algorithm: what to train.
+        state: from `algorithm.init`.
+        num_iterations: how many.
+        metrics: of the iterations before, to go on from: the bits of a sum do not depend on how its iterations are
+            divided among calls. `no_metrics` to begin with; None is another program, for who never goes on.
+    """
+    carry = state, no_metrics(algorithm, state) if metrics is None else metrics
     if isinstance(algorithm, Population):
-        return algorithm.in_groups(lambda group, state: _repeat(group, state, num_iterations), state)
-    return _repeat(algorithm, state, num_iterations)
+        return algorithm.in_groups(lambda group, carry: (_repeat(group, *carry, num_iterations), ()), carry)[0]
+    return _repeat(algorithm, *carry, num_iterations)
 
 
-def _repeat(algorithm: Algorithm, state: PyTree, num_iterations: Array) -> tuple[PyTree, Metrics]:
-    step = jax.jit(algorithm.step)  # is traced once, for its shapes and for the loop
-    shapes = jax.eval_shape(step, state)[1]
-
+def _repeat(algorithm: Algorithm, state: PyTree, before: Metrics, num_iterations: Array) -> tuple[PyTree, Metrics]:
     def stacked(metrics: Metrics) -> Mean:
         """All of them in one, ``[num_metrics]``: adding up one array takes less time than many."""
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(metrics[name] for name in shapes))
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(metrics[name] for name in before))
 
     def iteration(_: Array, carry: tuple[PyTree, Mean]) -> tuple[PyTree, Mean]:
         state, total = carry
-        state, metrics = step(state)
+        state, metrics = _step(algorithm, state)
         return state, total + stacked(metrics)
 
-    nothing = stacked({name: Mean.nothing(mean.count.shape) for name, mean in shapes.items()})
-    state, total = lax.fori_loop(0, num_iterations, iteration, (state, nothing))
-    return state, {name: jax.tree.map(itemgetter(i), total) for i, name in enumerate(shapes)}
+    state, total = lax.fori_loop(0, num_iterations, iteration, (state, stacked(before)))
+    return state, {name: jax.tree.map(itemgetter(i), total) for i, name in enumerate(before)}
+
+
+def no_metrics(algorithm: Algorithm, state: PyTree) -> Metrics:
+    """The metrics of no iterations. Traces one, which `advance` then need not."""
+
+    def step(algorithm: Algorithm, state: PyTree) -> tuple[PyTree, Metrics]:
+        return algorithm.in_groups(_step, state) if isinstance(algorithm, Population) else _step(algorithm, state)
+
+    shapes = jax.eval_shape(step, algorithm, state)[1]
+    return {name: Mean.nothing(mean.count.shape) for name, mean in shapes.items()}
+
+
+@jax.jit
+def _step(algorithm: Algorithm, state: PyTree) -> tuple[PyTree, Metrics]:
+    """One iteration, traced once for its shapes and for the loop."""
+    return algorithm.step(state)
 
 
 def iterate(algorithm: Algorithm, state: PyTree, num_iterations: int, every: int = 1) -> Iterator[Progress]:

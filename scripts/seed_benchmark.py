@@ -26,13 +26,14 @@ from purerl import cli  # noqa: E402
 from purerl.cli.plot import COLORS  # noqa: E402
 from purerl.statistics import bootstrap_interval, summarize  # noqa: E402
 
-LAST_EPISODES = 100
+LAST_EPISODES, EVALUATION_EPISODES = 100, 128
 
 
 def train(algorithm: str, env: str, args: argparse.Namespace) -> Path:
     """Train or finish the run of one algorithm on one environment; its directory."""
     directory = args.out / f"{algorithm}-{env.replace('/', '-')}"
     command = ["train", algorithm, env, "--out", directory, "--seeds", args.seeds, "--seed", args.seed]
+    command += ["--eval-episodes", EVALUATION_EPISODES]
     if args.total_steps is not None:
         command += ["--total-steps", args.total_steps]
     if (directory / "config.json").exists():

@@ -1,5 +1,7 @@
 """A population spread over processes is the population."""
 
+import os
+import signal
 from collections.abc import Iterator
 
 import chex
@@ -65,6 +67,21 @@ def test_what_goes_wrong_there_is_raised_here(processes: Processes) -> None:
     with pytest.raises(AttributeError):
         processes._call("no_such_call")
     assert int(processes.state().iteration) >= 0  # and they go on
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_requests_to_stop_are_for_the_process_that_calls(processes: Processes, number: signal.Signals) -> None:
+    for process, _ in processes._workers:
+        os.kill(process.pid, number)
+    assert int(processes.state().iteration) >= 0
+
+
+def test_metrics_go_on_in_all_processes(processes: Processes) -> None:
+    first = processes.advance(1)
+    both = processes.advance(1, first)
+    np.testing.assert_array_equal(both["entropy"].count, 2 * first["entropy"].count)
+    with pytest.raises(InputError, match="metrics must be"):
+        processes.advance(1, {"episode_return": first["episode_return"]})
 
 
 def test_a_process_that_is_gone_is_told() -> None:

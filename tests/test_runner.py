@@ -7,7 +7,7 @@ import pytest
 from probes import obs_reward
 from test_contract import begin, ppo
 
-from purerl import InputError, Population, iterate, runner
+from purerl import InputError, Population, iterate, runner, struct
 from purerl.types import Mean
 
 
@@ -38,11 +38,12 @@ def test_metrics_of_a_chunk_are_those_of_its_iterations():
 def test_means_of_very_many_iterations_are_exact():
     """A float32 counts to 2^24; what a day of short iterations in one chunk adds up must not stop there."""
 
+    @struct.dataclass
     class Metered:
         def step(self, state):
             return state, {"tenth": Mean(jnp.float32(0.1), jnp.float32(1.0)), "some": Mean.of(jnp.ones(7), state)}
 
-    metrics = jax.jit(lambda n: runner._repeat(Metered(), jnp.arange(7) < 3, n)[1])(2**24 + 1_000_001)
+    _, metrics = runner.advance(Metered(), jnp.arange(7) < 3, jnp.int32(2**24 + 1_000_001))
     np.testing.assert_allclose(metrics["tenth"].value, 0.1, rtol=1e-6)
     for mean, per_iteration in ((metrics["tenth"], 1), (metrics["some"], 3)):
         assert float(mean.count) + float(mean.count_rest) == per_iteration * (2**24 + 1_000_001)
@@ -51,6 +52,21 @@ def test_means_of_very_many_iterations_are_exact():
     for lost in (jnp.inf, jnp.nan):
         total = Mean.nothing() + Mean.of(jnp.float32(lost)) + Mean.of(jnp.float32(1.0))
         np.testing.assert_equal(float(total.value), lost)
+
+
+def test_metrics_do_not_depend_on_how_a_chunk_is_divided():
+    population = Population(ppo(obs_reward()), 2)
+    state = begin(population, jax.random.key(0))
+    nothing = runner.no_metrics(population, state)
+
+    def train(pieces):
+        now, metrics = jax.tree.map(jnp.copy, state), nothing
+        for piece in pieces:
+            now, metrics = runner.advance(population, now, jnp.int32(piece), metrics)
+        return now, metrics
+
+    # `repr` shows every bit of every number.
+    assert repr(jax.device_get(train((1, 3, 0, 1)))) == repr(jax.device_get(train((5,))))
 
 
 def test_compile_time_is_apart_from_run_time():

@@ -5,13 +5,16 @@ Modules that import JAX are imported when a command needs them, after the thread
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from purerl import cpu
+from purerl.cli import output
 from purerl.errors import InputError, unknown
 
 COMMANDS = {
@@ -35,7 +38,7 @@ EXAMPLES = """\
   purerl diagnose Pendulum-v1
 """
 
-USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+USER_ERROR, INTERRUPTED, NO_READER = 2, 130, 141
 """Exit codes."""
 
 
@@ -46,12 +49,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after ``purerl``; those of this process by default.
 
     Returns:
-        The exit code: 0, 2 for a mistake in the input (one line on stderr says which), 130 after Ctrl-C.
+        The exit code: 0; 2 for a mistake in the input (one line on stderr says which) or where the output could not be
+        written; 128 + N where signal N ended the command, so 130 after Ctrl-C and 141 where nobody read the output.
 
     Raises:
         SystemExit: after printing a help that was asked for.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    with output.tolerant():
+        code = _run(words)
+        lost = output.failure()
+        if lost is not None and not isinstance(lost, BrokenPipeError):
+            print(f"purerl: error: cannot write the output: {lost.strerror}", file=sys.stderr)
+        if lost is None or code != 0 or words[:1] == ["train"]:  # a training is for its files
+            return code
+        return NO_READER if isinstance(lost, BrokenPipeError) else USER_ERROR
+
+
+def _run(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
@@ -62,21 +77,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     cpu.choose_thread_pool()
     _keep_compiled_programs()
+    _settle_libraries()
     try:
         if words[0] not in COMMANDS:
             raise unknown("command", words[0], COMMANDS)
         module, function, _ = COMMANDS[words[0]]
         return getattr(importlib.import_module(f"purerl.cli.{module}"), function)(words[1:])
     except InputError as error:
-        print(f"purerl: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"purerl: error: {' '.join(map(str.strip, str(error).splitlines()))}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("purerl: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader, such as `head`, has seen enough. Python must not complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        return 128 + error.args[0] if error.args else INTERRUPTED
 
 
 def _help() -> str:
@@ -95,11 +107,31 @@ def _keep_compiled_programs() -> None:
     JAX reads these variables when it is imported; what the user has set stays.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "purerl" / "xla"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return  # no place to keep them; JAX would complain about it all the time
+        folder = _cache_folder()
+        if folder is None:
+            return  # JAX would complain about it all the time
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def _settle_libraries() -> None:
+    """Keep variables from other libraries that they cannot use; they read them when they are imported."""
+    os.environ["MPLBACKEND"] = "agg"  # no window is opened, and a name that matplotlib does not know is an error
+    if os.environ.get("COLUMNS", "").strip("0") == "":
+        os.environ.pop("COLUMNS", None)  # rich shows nothing in 0 columns
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # without a home it tells where it keeps its fonts
+
+
+def _cache_folder() -> Path | None:
+    """A folder for compiled programs; None where there is no home, or none that can be written."""
+    root = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(root):  # its specification says that a relative one is to be ignored
+        home = os.environ["HOME"] if "HOME" in os.environ else os.path.expanduser("~")
+        if not os.path.isabs(home):  # empty, or a user whom the system does not know
+            return None
+        root = os.path.join(home, ".cache")
+    folder = Path(root, "purerl", "xla")
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None

@@ -15,7 +15,7 @@ from purerl.errors import InputError, unknown
 if TYPE_CHECKING:
     from purerl.population import Population
 
-FORMAT = 1
+FORMAT = 2
 """Of config.json; raised when older files can no longer be read."""
 
 ALGORITHMS = {
@@ -58,9 +58,8 @@ class RunConfig:
         num_iterations: that many.
         log_every: iterations per row of metrics.
         eval_every: iterations between evaluations along the way, 0 for none; a multiple of `log_every`.
-        eval_budgeted: leave an evaluation out where it would take more than its share of the run's time.
-        eval_episodes: per member, at the end; None for as many as usual or as there is time for.
-        eval_batch: episodes played side by side, per member.
+        eval_episodes: per member, at the end.
+        eval_batch: episodes played side by side, per member; so many make an evaluation along the way.
         checkpoint_every: iterations between checkpoints; a multiple of `log_every`.
         tensorboard: whether to write TensorBoard files too.
         versions: of the programs that started the run.
@@ -81,8 +80,7 @@ class RunConfig:
     num_iterations: int
     log_every: int
     eval_every: int
-    eval_budgeted: bool
-    eval_episodes: int | None
+    eval_episodes: int
     eval_batch: int
     checkpoint_every: int
     tensorboard: bool

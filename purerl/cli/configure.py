@@ -13,7 +13,6 @@ from purerl.cli.config import RunConfig, algorithm_class, versions
 from purerl.cli.fields import hyperparameters, kind_of
 from purerl.cli.network import complete_network
 from purerl.cli.parser import Flag, parse
-from purerl.cli.run_directory import default_path
 from purerl.cpu import usable_cores
 from purerl.errors import InputError, unknown
 from purerl.presets import base, preset
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 
 USAGE = "purerl train ALGORITHM ENVIRONMENT [flags]\n       purerl train --resume DIR [--total-steps INT]"
 
-LOG_POINTS, MILESTONES = 50, 10
-"""Rows of metrics, and evaluations or checkpoints, in a run unless flags say otherwise."""
+LOG_POINTS, CHECKPOINTS = 50, 10
+"""Rows of metrics and checkpoints of a run, about, unless flags say otherwise."""
 
 
 def show_help(algorithm: str | None) -> None:
@@ -41,7 +40,7 @@ def show_help(algorithm: str | None) -> None:
     parse(USAGE, about, groups, ["--help"])
 
 
-def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig, Path, bool]:
+def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig, Path | None, bool]:
     """The configuration that flags ask for.
 
     Args:
@@ -50,7 +49,7 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         words: the flags.
 
     Returns:
-        The configuration, the directory of the run, and whether a run there may be replaced.
+        The configuration, the directory of the run (None for a new one), and whether a run there may be replaced.
 
     Raises:
         InputError: for anything that can be seen to be wrong without building the run.
@@ -84,8 +83,7 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         num_iterations=0,
         log_every=0,
         eval_every=0,
-        eval_budgeted="eval_every" not in given,
-        eval_episodes=given.get("eval_episodes"),
+        eval_episodes=0,
         eval_batch=0,
         checkpoint_every=0,
         tensorboard=given.get("tensorboard", False),
@@ -93,21 +91,24 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
     )
     population = draft.population()
     config = with_total_steps(draft, population, requested)
+    evaluations, batch, final = evaluation_plan(config.total_steps, {**options, **config.env_options})
     log_every, eval_every, checkpoint_every = intervals(
         config.num_iterations - population.warmup_iterations,
         given.get("log_every"),
         given.get("eval_every"),
         given.get("checkpoint_every"),
+        evaluations,
     )
     config = dataclasses.replace(
         config,
         log_every=log_every,
         eval_every=eval_every,
-        eval_batch=eval_batch(config.total_steps, {**options, **config.env_options}["episode_length"]),
+        eval_episodes=given.get("eval_episodes", final),
+        eval_batch=batch,
         checkpoint_every=checkpoint_every,
     )
     config = dataclasses.replace(config, processes=_processes(given.get("processes", "1"), config.num_members))
-    path = Path(given["out"]) if "out" in given else default_path(env, algorithm, seed)
+    path = Path(given["out"]) if "out" in given else None
     return config, path, given.get("overwrite", False)
 
 
@@ -137,9 +138,11 @@ def with_total_steps(config: RunConfig, population: Population, requested: int) 
 
 
 def intervals(
-    num_iterations: int, log: int | None, evaluate: int | None, checkpoint: int | None
+    num_iterations: int, log: int | None, evaluate: int | None, checkpoint: int | None, evaluations: int
 ) -> tuple[int, int, int]:
     """Iterations between log points, evaluations and checkpoints of `num_iterations`; None asks for a default.
+
+    The default of evaluations is that there are about `evaluations`.
 
     Raises:
         InputError: if evaluations or checkpoints would not fall on log points.
@@ -152,13 +155,26 @@ def intervals(
     for flag, value in (("--eval-every", evaluate), ("--checkpoint-every", checkpoint)):
         if value and value % log:
             raise InputError(f"{flag} must be a multiple of --log-every, here {log}, got {value}")
-    milestone = log * max(1, num_iterations // log // MILESTONES)
-    return log, milestone if evaluate is None else evaluate, milestone if checkpoint is None else checkpoint
+    points = num_iterations // log
+    if evaluate is None:
+        evaluate = log * max(1, round(points / evaluations))
+    return log, evaluate, log * max(1, points // CHECKPOINTS) if checkpoint is None else checkpoint
 
 
-def eval_batch(total_steps: int, time_limit: int | None) -> int:
-    """Episodes to evaluate side by side: 4 to 32, few where whole episodes are a large part of the run."""
-    return 32 if time_limit is None else max(4, min(32, total_steps // (50 * time_limit)))
+def evaluation_plan(total_steps: int, env_options: Mapping[str, Any]) -> tuple[int, int, int]:
+    """How many evaluations there are along the way, the episodes of each, and those of the last one, per member.
+
+    They follow from the configuration alone, so that equal commands write equal files. Where episodes last as long as
+    they may, evaluations along the way play about a tenth as many steps as training, and the last one half as many at
+    most; but there are 5 to 20 of 4 to 32 episodes, and 16 to 128 episodes at the end.
+    """
+    limit = (env_options["episode_length"] or 1000) / env_options["action_repeat"]
+    in_a_tenth, in_a_half = int(total_steps / (10 * limit)), int(total_steps / (2 * limit))
+    return _clip(in_a_tenth // 4, 5, 20), _clip(in_a_tenth // 20, 4, 32), _clip(in_a_half, 16, 128)
+
+
+def _clip(number: int, low: int, high: int) -> int:
+    return max(low, min(number, high))
 
 
 def _processes(text: str, num_members: int) -> int:

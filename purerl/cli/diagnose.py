@@ -13,6 +13,7 @@ from purerl.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from purerl.diagnostics import Diagnosis
 
@@ -163,12 +164,19 @@ def draw(diagnosis: Diagnosis, title: str, out: Path) -> None:
     Raises:
         InputError: if `out` cannot be written.
     """
+    from purerl.cli.plot import picture
+
+    with picture(out, 12.0, 3.8) as figure:
+        _draw(diagnosis, figure)
+        figure.suptitle(title)
+
+
+def _draw(diagnosis: Diagnosis, figure: Figure) -> None:
+    """The three panels."""
     import numpy as np
-    from matplotlib.figure import Figure
 
     from purerl.cli.plot import COLORS
 
-    figure = Figure(figsize=(12.0, 3.8), layout="constrained")
     size, angle, growth = figure.subplots(1, 3)
     horizons = diagnosis.horizons
     curves = (
@@ -200,11 +208,6 @@ def draw(diagnosis: Diagnosis, title: str, out: Path) -> None:
 
     for axes in (size, angle, growth):
         _finish(axes, diagnosis)
-    figure.suptitle(title)
-    try:
-        figure.savefig(out, dpi=150)
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror}") from error
 
 
 def _finish(axes: Axes, diagnosis: Diagnosis) -> None:

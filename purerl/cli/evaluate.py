@@ -63,6 +63,7 @@ def command(argv: Sequence[str]) -> int:
     members.load(state)
     evaluator = evaluation.Evaluator(members, config.eval_batch, explore=explore)
     played = evaluator(evaluation.final(given.get("seed", config.seed)), episodes)
+    assert played is not None
 
     steps = newest * training.population.steps_per_iteration
     how = "exploring as in training" if explore else "without exploring"

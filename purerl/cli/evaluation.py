@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,6 @@ class Evaluator:
 
     Attributes:
         run_seconds: spent evaluating so far.
-        last_seconds: spent on the last one.
     """
 
     def __init__(self, members: Members | Processes, batch: int, *, explore: bool) -> None:
@@ -43,17 +42,17 @@ class Evaluator:
         self._batch = batch
         members.compile_evaluation(batch, explore)
         self.run_seconds = 0.0
-        self.last_seconds = 0.0
 
-    def __call__(self, key: Array, num_episodes: int, seconds: float = math.inf) -> rollout.Episodes:
-        """Play `num_episodes` per member, ``[members, num_episodes]``; if `seconds` are few, fewer whole batches."""
+    def __call__(
+        self, key: Array, num_episodes: int, stopped: Callable[[], bool] = lambda: False
+    ) -> rollout.Episodes | None:
+        """Play `num_episodes` per member, ``[members, num_episodes]``; None if `stopped` between two batches."""
         begun = time.perf_counter()
         batches: list[rollout.Episodes] = []
-        while len(batches) * self._batch < num_episodes:
+        while len(batches) * self._batch < num_episodes and not stopped():
             batches.append(self._members.evaluate(jax.random.fold_in(key, len(batches))))
-            self.last_seconds = time.perf_counter() - begun
-            if self.last_seconds * (len(batches) + 1) > seconds * len(batches):
-                break
-        self.run_seconds += self.last_seconds
+        self.run_seconds += time.perf_counter() - begun
+        if len(batches) * self._batch < num_episodes:
+            return None
         # Episodes are chosen by number, before any is played: short ones have no better chance.
         return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1)[:, :num_episodes], *batches)

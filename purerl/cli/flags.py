@@ -41,15 +41,13 @@ RUN = Group(
         Flag(
             "eval_episodes",
             "int",
-            "episodes of the final evaluation, per member (default 128, fewer where evaluations would take more than "
-            "5 % of the time)",
+            "episodes of the final evaluation, per member (default 128, fewer in short runs)",
             within="[1, inf)",
         ),
         Flag(
             "eval_every",
             "int",
-            "iterations between evaluations along the way, 0 for none (default 10 evaluations, fewer where they would "
-            "take more than 5 % of the time)",
+            "iterations between evaluations along the way, 0 for none (default about 20 evaluations, 5 in short runs)",
             within="[0, inf)",
         ),
         Flag("log_every", "int", "iterations per row of metrics (default 50 rows)", within="[1, inf)"),

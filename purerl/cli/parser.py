@@ -10,7 +10,8 @@ import argparse
 import dataclasses
 import difflib
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from purerl.errors import InputError, unknown
@@ -140,7 +141,7 @@ def parse(
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     if positional:
         parser.add_argument(positional, nargs="*", default=[], help=argparse.SUPPRESS)
-    known, extras = parser.parse_known_intermixed_args(_number_values(argv, flags))
+    known, extras = parser.parse_known_intermixed_args(_number_values(map(_directory, argv), flags))
     given = vars(known)
     for word in extras:
         if word.startswith("-"):
@@ -179,7 +180,12 @@ def _add(section: Any, flag: Flag) -> None:
     section.add_argument(flag.flag, metavar=metavar, **extra, **common)
 
 
-def _number_values(argv: Sequence[str], flags: Sequence[Flag]) -> list[str]:
+def _directory(word: str) -> str:
+    """`word`, or a directory whose name begins with a dash as argparse can tell it from a flag."""
+    return f".{os.sep}{word}" if word.startswith("-") and os.path.isdir(word) else word
+
+
+def _number_values(argv: Iterable[str], flags: Sequence[Flag]) -> list[str]:
     """`argv` with negative numbers glued to their flag: argparse takes ``-1e-3`` and ``-inf`` for flags."""
     names = {flag.flag for flag in flags if flag.kind.split(" ")[0] in ("int", "float") and not flag.many}
     glued: list[str] = []

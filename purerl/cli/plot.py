@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from purerl.cli.config import RunConfig
+from purerl.cli.files import replace
 from purerl.cli.parser import Flag, Group, parse
 from purerl.cli.run_directory import RunDirectory
 from purerl.errors import InputError
@@ -16,6 +19,7 @@ from purerl.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 USAGE = "purerl plot DIR [DIR ...] [flags]"
 
@@ -57,33 +61,47 @@ def draw(runs: Sequence[RunDirectory], out: Path) -> None:
     Raises:
         InputError: if a run has nothing to draw yet, or `out` cannot be written.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
-
     configs = [run.config() for run in runs]
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
-    axes = figure.subplots()
     curves = [
         (_label(run, config, values, runs, configs), rows)
         for run, config in zip(runs, configs, strict=True)
         for values, rows in _curves(run, config)
     ]
-    for number, (label, rows) in enumerate(curves):
-        _draw_curve(axes, rows, label, COLORS[number % len(COLORS)])
-    titles = {config.title for config in configs}
-    axes.set_title(titles.pop() if len(titles) == 1 else "learning curves")
-    axes.set_xlabel("environment steps per seed")
-    axes.set_ylabel("episode return")
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.margins(x=0.01)
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    parts = "line: mean of training, band: 95 % interval of the mean, circles: evaluation"
-    axes.legend(frameon=False, title=parts, title_fontsize="small", alignment="left", fontsize="small")
-    try:
-        figure.savefig(out, dpi=150)
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror}") from error
+    with picture(out, 7.5, 4.5) as figure:
+        from matplotlib.ticker import EngFormatter
+
+        axes = figure.subplots()
+        for number, (label, rows) in enumerate(curves):
+            _draw_curve(axes, rows, label, COLORS[number % len(COLORS)])
+        titles = {config.title for config in configs}
+        axes.set_title(titles.pop() if len(titles) == 1 else "learning curves")
+        axes.set_xlabel("environment steps per seed")
+        axes.set_ylabel("episode return")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.margins(x=0.01)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        parts = "line: mean of training, band: 95 % interval of the mean, circles: evaluation"
+        axes.legend(frameon=False, title=parts, title_fontsize="small", alignment="left", fontsize="small")
+
+
+@contextlib.contextmanager
+def picture(out: Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure, in inches, in matplotlib's own style whatever the user's is; it is written to `out` at the end.
+
+    Raises:
+        InputError: if `out` cannot be written.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=150)
+    replace(out, content.getvalue())
 
 
 def _curves(run: RunDirectory, config: RunConfig) -> Iterator[tuple[dict[str, float], list[dict[str, Any]]]]:
@@ -104,12 +122,18 @@ def _label(
 ) -> str:
     """What tells a curve from the others."""
     unique = len({other.path.name for other in runs}) == len(runs)
-    parts = [] if len(runs) == 1 else [run.path.name if unique else str(run.path)]
+    parts = [] if len(runs) == 1 else [_plain(run.path.name if unique else str(run.path))]
     if len({other.title for other in configs}) > 1:
         parts.append(config.title)
     parts += [f"{name.replace('_', '-')}={value:g}" for name, value in values.items()]
     seeds = f"{config.seeds} seed{'s' if config.seeds > 1 else ''}"
     return f"{', '.join(parts)} ({seeds})" if parts else seeds
+
+
+def _plain(name: str) -> str:
+    """`name` for a legend, which would read formulas between dollars and leave out what begins with an underscore."""
+    shown = name.encode(errors="replace").decode()
+    return ("./" if name.startswith("_") else "") + shown.replace("$", r"\$")
 
 
 def _draw_curve(axes: Axes, rows: Sequence[dict[str, Any]], label: str, color: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -11,6 +12,11 @@ from typing import Self
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from purerl.cli import output
+
+QUIET_SECONDS = 60.0
+"""Between log points, plain output says how far it is once in so many seconds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +51,7 @@ class LiveDisplay:
         self._console = console
         self._total, self._done = total_steps, done_steps
         self._progress = Progress(
-            SpinnerColumn(),
+            SpinnerColumn("dots" if console.encoding.startswith("utf") else "line"),
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[steps]}"),
@@ -76,10 +82,15 @@ class LiveDisplay:
         self._task = self._progress.add_task("training", total=self._total, completed=self._done, steps="", left="left")
         self._progress.refresh()
 
+    def progress(self, env_steps: int, rate: float) -> None:
+        """Show how far training is, at any time; `rate` as in `Point`."""
+        steps = f"{short(env_steps)}/{short(self._total)}  {short(rate)}/s"
+        self._progress.update(self._task, completed=env_steps, steps=steps)
+
     def update(self, point: Point) -> None:
         """Show a log point."""
-        steps = f"{short(point.env_steps)}/{short(self._total)}  {short(point.rate)}/s"
-        self._progress.update(self._task, completed=point.env_steps, steps=steps, description=point.text)
+        self.progress(point.env_steps, point.rate)
+        self._progress.update(self._task, description=point.text)
 
     def message(self, text: str) -> None:
         """Print a line that stays."""
@@ -92,7 +103,7 @@ class PlainDisplay:
     def __init__(self, write: Callable[[str], None], total_steps: int, done_steps: int) -> None:
         self._write = write
         self._total, self._done = total_steps, done_steps
-        self._begun = time.perf_counter()
+        self._begun = self._written = time.perf_counter()
 
     def __enter__(self) -> Self:
         return self
@@ -108,17 +119,24 @@ class PlainDisplay:
 
     def training(self) -> None:
         """See `LiveDisplay`."""
-        self._begun = time.perf_counter()
+        self._begun = self._written = time.perf_counter()
+
+    def progress(self, env_steps: int, rate: float) -> None:
+        """See `LiveDisplay`; says nothing more often than once in `QUIET_SECONDS`."""
+        if time.perf_counter() - self._written >= QUIET_SECONDS:
+            self._line(env_steps, rate)
 
     def update(self, point: Point) -> None:
         """See `LiveDisplay`."""
-        elapsed = time.perf_counter() - self._begun
-        new = point.env_steps - self._done
-        left = elapsed * (self._total - point.env_steps) / new
-        self._write(
-            f"{point.env_steps:,}/{self._total:,} steps  {short(point.rate)} steps/s  "
-            f"{duration(elapsed)} elapsed  {duration(left)} left  {point.text}"
-        )
+        self._line(point.env_steps, point.rate, point.text)
+
+    def _line(self, env_steps: int, rate: float, text: str = "") -> None:
+        self._written = time.perf_counter()
+        elapsed = self._written - self._begun
+        new = env_steps - self._done
+        left = duration(elapsed * (self._total - env_steps) / new) if new else "-"
+        line = f"{env_steps:,}/{self._total:,} steps  {short(rate)} steps/s  {duration(elapsed)} elapsed  {left} left"
+        self._write(f"{line}  {text}".rstrip())
 
     def message(self, text: str) -> None:
         """See `LiveDisplay`."""
@@ -127,8 +145,9 @@ class PlainDisplay:
 
 def display(total_steps: int, done_steps: int) -> LiveDisplay | PlainDisplay:
     """The display that suits where the output goes."""
+    output.replace_unknown_characters()
     console = Console()
-    if console.is_terminal and not console.is_dumb_terminal:
+    if console.is_terminal and not console.is_dumb_terminal and os.environ.get("TERM"):
         return LiveDisplay(console, total_steps, done_steps)
     return PlainDisplay(lambda text: print(text, flush=True), total_steps, done_steps)
 

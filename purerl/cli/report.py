@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from purerl.cli.config import RunConfig, versions
+from purerl.cli.files import pasteable
 from purerl.cli.progress import duration, short
 from purerl.cli.run_directory import RunDirectory
 from purerl.rollout import Episodes
@@ -28,7 +29,7 @@ def headline(config: RunConfig, run: RunDirectory, done_steps: int, *, resumed: 
 
 def stopped(run: RunDirectory, env_steps: int) -> str:
     """After Ctrl-C."""
-    return f"stopped and saved at {env_steps:,} steps; continue with: purerl train --resume {run.path}"
+    return f"stopped and saved at {env_steps:,} steps; continue with: purerl train --resume {pasteable(run.path)}"
 
 
 def nonfinite(members: Sequence[int], names: Sequence[str], env_steps: int) -> str:
@@ -52,6 +53,7 @@ def summary(config: RunConfig, warmup_steps: int, seconds: Mapping[str, float], 
         "seeds": config.seeds,
         "members": config.num_members,
         **{name: round(value, 3) for name, value in seconds.items()},
+        "eval_share": round(eval_share(seconds), 4),
         "env_steps_per_second": round(trained_steps / max(seconds["run_seconds"], 1e-9), 1),
         "eval_episodes": episodes.episode_return.shape[1],
         "eval_return": summarize(returns),
@@ -67,6 +69,11 @@ def summary(config: RunConfig, warmup_steps: int, seconds: Mapping[str, float], 
     return result
 
 
+def eval_share(seconds: Mapping[str, float]) -> float:
+    """The part of the time, compiling aside, that evaluations took."""
+    return seconds["eval_seconds"] / max(seconds["run_seconds"] + seconds["eval_seconds"], 1e-9)
+
+
 def finished(run: RunDirectory) -> str:
     """The outcome in a few lines, from the files of the run."""
     outcome = run.summary() or {}
@@ -74,13 +81,14 @@ def finished(run: RunDirectory) -> str:
         f"done in {duration(outcome['run_seconds'])} at {short(outcome['env_steps_per_second'])} steps/s, "
         f"after {duration(outcome['compile_seconds'])} of compiling",
         f"evaluation over {outcome['eval_episodes']} episodes: {statistics(outcome['eval_return'])}",
+        f"all evaluations took {duration(outcome['eval_seconds'])}, {100 * outcome['eval_share']:.2g} % of the time",
     ]
     for row in outcome.get("by_value", []):
         lines.append(f"  {named(row['varied'])}: {statistics(row['eval_return'])}")
     lines += [
         f"learning curve: {run.curve}",
-        f"next: purerl evaluate {run.path} --episodes 128",
-        f"      purerl plot {run.path}",
+        f"next: purerl evaluate {pasteable(run.path)} --episodes 128",
+        f"      purerl plot {pasteable(run.path)}",
     ]
     return "\n".join(lines)
 

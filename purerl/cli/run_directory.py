@@ -1,8 +1,8 @@
 """The files of one run, and the rules that keep them safe.
 
 ``config.json``: everything needed to build the run again. ``summary.json``: the outcome, written last.
-``timings.json``: seconds spent so far, over all sessions. ``checkpoints/``: the whole state. ``learning_curve.png``;
-``tensorboard/`` if asked for.
+``timings.json``: seconds spent so far, over all sessions. ``checkpoints/``: the whole state. ``unlogged/``: the metrics
+since the last row, of a run that was stopped between log points. ``learning_curve.png``; ``tensorboard/`` if asked for.
 
 ``metrics.jsonl``: one row per log point and member, all with the same keys. ``iteration``, ``env_steps`` (of this
 member) and ``member`` say where; ``varied`` holds the member's own values if the run has ``--vary``; ``episodes``
@@ -18,6 +18,7 @@ resumes cuts the file back to the checkpoint it starts from.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -26,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from purerl.cli.config import RunConfig
+from purerl.cli.files import pasteable, replace, writing
 from purerl.errors import InputError
 
 FILES = ("config.json", "metrics.jsonl", "summary.json", "timings.json", "learning_curve.png")
-FOLDERS = ("checkpoints", "tensorboard")
+FOLDERS = ("checkpoints", "tensorboard", "unlogged")
 
 
 class RunDirectory:
@@ -40,6 +42,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.curve = path / "learning_curve.png"
         self.tensorboard = path / "tensorboard"
+        self.unlogged = path / "unlogged"
 
     @classmethod
     def check_free(cls, path: Path, overwrite: bool) -> None:
@@ -48,43 +51,59 @@ class RunDirectory:
         Raises:
             InputError: if something else is there, a run that must not be overwritten, or nothing can be written.
         """
-        try:
+        with _writing_run(path):
             if path.exists() and not path.is_dir():
                 raise InputError(f"cannot write a run to {path}: it is a file")
-            if path.is_dir() and any(path.iterdir()):
+            if path.is_dir() and not all(map(_is_trace, path.iterdir())):
                 if not _is_run(path):
                     raise InputError(f"cannot write a run to {path}: it holds files that are not a purerl run")
                 if not overwrite:
                     raise InputError(
-                        f"{path} already holds a run: continue it with --resume {path}, "
+                        f"{path} already holds a run: continue it with --resume {pasteable(path)}, "
                         "replace it with --overwrite, or choose another --out"
                     )
-                with cls(path).locked():
-                    pass
             parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
             if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
                 raise InputError(f"cannot write a run to {path}: no permission to write to {parent}")
-        except OSError as error:
-            raise InputError(f"cannot write a run to {path}: {error.strerror}") from error
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig) -> RunDirectory:
-        """Begin a run in `path`, replacing the run that `check_free` allowed to replace.
+    @contextlib.contextmanager
+    def begin(cls, config: RunConfig, path: Path | None = None, overwrite: bool = False) -> Iterator[RunDirectory]:
+        """Claim a directory for a new run and keep it locked. Nothing in it changes before the lock is held.
+
+        Args:
+            config: of the run.
+            path: which directory; a new one under ``runs/`` by default.
+            overwrite: whether a run that is there may be replaced.
 
         Raises:
-            InputError: if it cannot be written.
+            InputError: if it is not free, as for `check_free`, or another process is training there.
         """
+        if path is None:
+            path = _new_directory(config)
+        else:
+            cls.check_free(path, overwrite)
+            with _writing_run(path):
+                path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            for name in FILES:
-                (path / name).unlink(missing_ok=True)
-            for name in FOLDERS:
-                shutil.rmtree(path / name, ignore_errors=True)
+        with run.locked():
+            cls.check_free(path, overwrite)  # what was free before may have been claimed and finished since
+            with _writing_run(path):
+                run._clear()
             run.write_config(config)
-        except OSError as error:
-            raise InputError(f"cannot write a run to {path}: {error.strerror}") from error
-        return run
+            yield run
+
+    def _clear(self) -> None:
+        """Remove all that belongs to a run but its configuration: killed half-way, it leaves a run."""
+        for name in FILES:
+            if name != "config.json":
+                (self.path / name).unlink(missing_ok=True)
+        for name in FOLDERS:
+            folder = self.path / name
+            if folder.is_symlink():
+                folder.unlink()
+            elif folder.exists():
+                shutil.rmtree(folder)
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -110,7 +129,9 @@ class RunDirectory:
         """
         import fcntl
 
-        with (self.path / ".lock").open("w") as file:
+        with writing(self.path / ".lock"):
+            file = (self.path / ".lock").open("w")
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -156,7 +177,8 @@ class RunDirectory:
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
         """Add rows to ``metrics.jsonl``; they are in the file when this returns."""
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-        with (self.path / "metrics.jsonl").open("a") as file:
+        path = self.path / "metrics.jsonl"
+        with writing(path), path.open("a") as file:
             file.write(text)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -177,7 +199,8 @@ class RunDirectory:
     def truncate(self, iteration: int) -> None:
         """Drop the rows after `iteration`, and any damaged one."""
         rows = [row for row in self.rows() if row["iteration"] <= iteration]
-        self._replace("metrics.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        replace(self.path / "metrics.jsonl", text.encode())
 
     def _read(self, name: str) -> Any:
         file = self.path / name
@@ -187,25 +210,33 @@ class RunDirectory:
             raise InputError(f"cannot read {file}: {' '.join(str(error).split())}") from error
 
     def _write(self, name: str, data: Any) -> None:
-        self._replace(name, json.dumps(data, indent=2, allow_nan=False) + "\n")
-
-    def _replace(self, name: str, text: str) -> None:
-        """Write a file so that a reader, or a kill, finds the old or the new content and never a part."""
-        temporary = self.path / f".{name}.part"
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path / name)
+        replace(self.path / name, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
 
 
-def default_path(env: str, algorithm: str, seed: int) -> Path:
-    """A name for a new run under ``runs/`` that nothing has yet."""
-    stem = Path("runs") / f"{env.replace('/', '-')}-{algorithm}-seed{seed}"
-    path, number = stem, 2
-    while path.exists():
-        path, number = stem.with_name(f"{stem.name}-{number}"), number + 1
-    return path
+def _new_directory(config: RunConfig) -> Path:
+    """A new directory under ``runs/``. Making it is the claim: of several processes that try, one succeeds."""
+    stem = Path("runs") / f"{config.env.replace('/', '-')}-{config.algorithm}-seed{config.seed}"
+    with _writing_run(stem):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            path = stem if number == 1 else stem.with_name(f"{stem.name}-{number}")
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                return path
+    raise AssertionError
+
+
+@contextlib.contextmanager
+def _writing_run(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write a run to {path}: {error.strerror}") from error
+
+
+def _is_trace(path: Path) -> bool:
+    """Whether this is what a process leaves that was killed while it claimed the directory."""
+    return path.name == ".lock" or (path.name.startswith(".") and path.suffix == ".part")
 
 
 def _is_run(path: Path) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from purerl.cli import flags
 from purerl.cli.config import ALGORITHMS, RunConfig, versions
 from purerl.cli.configure import USAGE, configure, show_help, with_total_steps
+from purerl.cli.files import pasteable
 from purerl.cli.parser import parse
 from purerl.cli.run_directory import RunDirectory
 from purerl.errors import InputError, unknown
@@ -29,12 +30,12 @@ def command(argv: Sequence[str]) -> int:
     if any(word == "--resume" or word.startswith("--resume=") for word in words):
         raise InputError(f"--resume takes everything from the run's own configuration: leave out {algorithm} {env}")
     config, path, overwrite = configure(algorithm, env, words)
-    RunDirectory.check_free(path, overwrite)
+    if path is not None:
+        RunDirectory.check_free(path, overwrite)
     from purerl.cli.training import Training
 
     training = Training(config)
-    run = RunDirectory.create(path, config)
-    with run.locked():
+    with RunDirectory.begin(config, path, overwrite) as run:
         return training.run(run)
 
 
@@ -72,7 +73,7 @@ def _resume(run: RunDirectory, total_steps: int | None) -> int:
         config = _extended(config, total_steps)
     summary = run.summary()
     if summary is not None and summary["total_steps"] == config.total_steps:
-        longer = "" if config.anneal else f"; train it further with --resume {run.path} --total-steps N"
+        longer = "" if config.anneal else f"; train it further with --resume {pasteable(run.path)} --total-steps N"
         print(f"{run.path} is finished: {config.total_steps:,} steps per seed{longer}")
         return 0
     _warn_about_versions(config)

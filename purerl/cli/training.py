@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import signal
-import threading
+import itertools
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,10 +13,11 @@ import jax
 import numpy as np
 
 from purerl import checkpoint, population, runner
-from purerl.cli import evaluation, plot, report, tensorboard
+from purerl.cli import evaluation, output, plot, report, tensorboard, unlogged
 from purerl.cli.config import RunConfig
 from purerl.cli.progress import LiveDisplay, PlainDisplay, Point, display
 from purerl.cli.run_directory import RunDirectory
+from purerl.cli.stopping import StopRequests
 from purerl.errors import InputError
 from purerl.members import Members
 from purerl.processes import Processes
@@ -26,14 +25,8 @@ from purerl.rollout import Episodes
 from purerl.statistics import finite
 from purerl.types import Metrics, PyTree
 
-EVALUATION_SHARE = 0.05
-"""Of the time spent training, for all evaluations unless flags set how many there are; half of it for the last one."""
-
-FINAL_EPISODES = 128
-"""Per member, if that share allows."""
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells expect."""
+PIECE_SECONDS = 5.0
+"""Training looks about so often whether it is to stop, be it between log points."""
 
 TIMINGS = ("compile_seconds", "init_seconds", "run_seconds", "eval_seconds", "checkpoint_seconds")
 
@@ -54,9 +47,13 @@ class Training:
         # Runs the code of environment and network abstractly: what does not fit shows before anything compiles.
         self.shapes = jax.eval_shape(self.population.init, self._key)
         self._restored: PyTree | None = None
-        self._done = self.population.warmup_iterations
+        self._begun = self._iteration = self.population.warmup_iterations
+        self._saved: int | None = None  # newest checkpoint
+        self._metrics: Metrics | None = None  # since the last row; None where a row has them all
+        self._episodes: Episodes | None = None  # of the evaluation here, if there is one
         self._earlier = dict.fromkeys(TIMINGS, 0.0)
         self._session = dict.fromkeys(TIMINGS, 0.0)
+        self._piece = 1
 
     def restore(self, run: RunDirectory) -> None:
         """Take up the newest checkpoint of `run` and cut its metrics back to that; begin anew if there is none.
@@ -70,61 +67,91 @@ class Training:
                 done = newest * self.population.steps_per_iteration
                 raise InputError(f"--total-steps must be at least the {done:,} that {run.path} has already trained")
             self._restored = load(run, newest, self.shapes)
-            self._done = newest
+            self._begun = self._iteration = self._saved = newest
+            self._metrics = unlogged.read(run.unlogged, newest)
             self._earlier |= run.timings()
-        run.truncate(self._done)
+        # A row that has not been written, or was when the process was killed, is written anew.
+        run.truncate(self._iteration if self._metrics is None else self._iteration - 1)
 
     def run(self, run: RunDirectory) -> int:
-        """Train to the end, or until Ctrl-C; returns the exit code.
+        """Train to the end, or until a request to stop (see `StopRequests`); returns the exit code.
 
         Raises:
             InputError: if the run does not fit into memory.
         """
         try:
-            return self._run(run)
+            with StopRequests() as stop:
+                return self._run(run, stop)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise InputError(f"out of memory: make {population.SMALLER} smaller") from error
 
-    def _run(self, run: RunDirectory) -> int:
-        config, done_steps = self.config, self._done * self.population.steps_per_iteration
-        print(report.headline(config, run, done_steps, resumed=self._restored is not None), flush=True)
-        log = _Log(config, run, done_steps)
+    def _run(self, run: RunDirectory, stop: StopRequests) -> int:
+        config = self.config
+        print(report.headline(config, run, self._env_steps, resumed=self._restored is not None), flush=True)
         with (
-            display(config.total_steps, done_steps) as screen,
-            _stop_requests() as stop,
+            display(config.total_steps, self._env_steps) as screen,
+            _Log(config, run, self._env_steps, screen) as log,
             checkpoint.Checkpointer(run.checkpoints) as checkpointer,
             self._members() as members,
         ):
             evaluator = self._compile(members, screen)
+            stop.deferred = True  # from here on there is something to save
             screen.training()
-            iteration = self._done
-            episodes: Episodes | None = None
-            for chunk in runner.chunks(iteration, config.num_iterations, config.log_every):
-                begun = time.perf_counter()
-                metrics = members.advance(chunk)
-                self._session["run_seconds"] += time.perf_counter() - begun
-                iteration += chunk
-                env_steps = iteration * self.population.steps_per_iteration
-                episodes = self._evaluate(evaluator, iteration)
-                log.write(screen, iteration, env_steps, self._session["run_seconds"], metrics, episodes)
-                last = iteration == config.num_iterations or stop.is_set()
-                if last or iteration % config.checkpoint_every == 0:
-                    self._save(checkpointer, run, iteration, members.state(), wait=last)
-                if last and iteration < config.num_iterations:
-                    log.close()
-                    screen.message(report.stopped(run, env_steps))
-                    return INTERRUPTED
-            if episodes is None:  # killed after the last checkpoint, before the summary
-                episodes = self._evaluate(evaluator, iteration)
-        log.close()
-        assert episodes is not None
+            stopped = False
+            for log_point in self._log_points():
+                self._advance(members, log_point, stop, screen)
+                if self._iteration == log_point and self._evaluate(evaluator, stop):
+                    assert self._metrics is not None
+                    log.write(log_point, self._env_steps, self._rate, self._metrics, self._episodes)
+                    self._metrics = None
+                    if self._iteration == self._saved:
+                        unlogged.forget(run.unlogged, log_point + 1)
+                finished = self._iteration == config.num_iterations and self._metrics is None
+                stopped = stop.requested and not finished
+                if stopped or finished or self._iteration % config.checkpoint_every == 0:
+                    self._save(checkpointer, run, members, wait=stopped or finished)
+                if stopped:
+                    break
+            # A process that is killed after the last checkpoint and before the summary begins here.
+            if stopped or (self._episodes is None and not self._evaluate(evaluator, stop)):
+                screen.message(report.stopped(run, self._env_steps))
+                if output.reader_is_gone():
+                    print(f"purerl: {report.stopped(run, self._env_steps)}", file=sys.stderr)
+                return stop.exit_code
+        assert self._episodes is not None
         warmup_steps = self.population.warmup_iterations * self.population.steps_per_iteration
-        run.write_summary(report.summary(config, warmup_steps, self._seconds, episodes))
-        plot.draw([run], run.curve)
+        run.write_summary(report.summary(config, warmup_steps, self._seconds, self._episodes))
+        try:
+            plot.draw([run], run.curve)
+        except InputError as error:  # the run is complete without its picture
+            print(f"warning: {error}")
         print(report.finished(run))
         return 0
+
+    def _log_points(self) -> Iterator[int]:
+        """The iterations where rows are due, this one included if it is one whose row is missing."""
+        config = self.config
+        chunks = runner.chunks(self._iteration, config.num_iterations, config.log_every)
+        points = itertools.accumulate(chunks, initial=self._iteration)
+        at_one = self._iteration % config.log_every == 0 or self._iteration == config.num_iterations
+        return points if at_one and self._metrics is not None else itertools.islice(points, 1, None)
+
+    def _advance(
+        self, members: Members | Processes, log_point: int, stop: StopRequests, screen: LiveDisplay | PlainDisplay
+    ) -> None:
+        """Train until `log_point` or a request to stop, in pieces of about `PIECE_SECONDS` whatever their length."""
+        while self._iteration < log_point and not stop.requested:
+            piece = min(self._piece, log_point - self._iteration)
+            begun = time.perf_counter()
+            self._metrics = members.advance(piece, self._metrics)
+            seconds = time.perf_counter() - begun
+            self._session["run_seconds"] += seconds
+            self._iteration += piece
+            # From one iteration on it grows by steps: the first ones may be quicker than the rest.
+            self._piece = max(1, min(4 * self._piece, int(PIECE_SECONDS * piece / max(seconds, 1e-9))))
+            screen.progress(self._env_steps, self._rate)
 
     def _members(self) -> Members | Processes:
         """Who trains: the members in this process, or in several."""
@@ -151,33 +178,47 @@ class Training:
         self._session["compile_seconds"] = time.perf_counter() - begun - self._session["init_seconds"]
         return evaluator
 
-    def _evaluate(self, evaluator: evaluation.Evaluator, iteration: int) -> Episodes | None:
-        """The final evaluation at the end; before, a small one every so often, if time allows."""
+    def _evaluate(self, evaluator: evaluation.Evaluator, stop: StopRequests) -> bool:
+        """Play the episodes that are due here, if any are; False if a request to stop came before the last of them."""
         config = self.config
-        if iteration == config.num_iterations:
-            budget = EVALUATION_SHARE * self._seconds["run_seconds"] - self._seconds["eval_seconds"]
-            wanted, seconds = config.eval_episodes or FINAL_EPISODES, math.inf if config.eval_episodes else budget
-            episodes = evaluator(evaluation.final(config.seed), wanted, seconds)
-        elif config.eval_every == 0 or iteration % config.eval_every:
-            return None
+        self._episodes = None
+        if self._iteration == config.num_iterations:
+            key, num_episodes = evaluation.final(config.seed), config.eval_episodes
+        elif config.eval_every and self._iteration % config.eval_every == 0:
+            key, num_episodes = evaluation.along_the_way(config.seed), config.eval_batch
         else:
-            seconds = self._seconds
-            next_cost = seconds["eval_seconds"] + evaluator.last_seconds
-            if config.eval_budgeted and next_cost > EVALUATION_SHARE / 2 * seconds["run_seconds"]:
-                return None
-            episodes = evaluator(evaluation.along_the_way(config.seed), config.eval_batch)
+            return True
+        self._episodes = evaluator(key, num_episodes, lambda: stop.requested)
         self._session["eval_seconds"] = evaluator.run_seconds
-        return episodes
+        return self._episodes is not None
 
     def _save(
-        self, checkpointer: checkpoint.Checkpointer, run: RunDirectory, iteration: int, state: PyTree, wait: bool
+        self, checkpointer: checkpoint.Checkpointer, run: RunDirectory, members: Members | Processes, wait: bool
     ) -> None:
+        if self._iteration == self._saved:
+            return
         begun = time.perf_counter()
-        # The timings follow once the checkpoint is complete: a process killed before resumes with both of the last one.
-        checkpointer.save(iteration, state, then=partial(run.write_timings, self._seconds))
+        needed = self._iteration + 1
+        if self._metrics is not None:
+            unlogged.write(run.unlogged, self._iteration, self._metrics)
+            needed = self._iteration
+        # The rest follows once the checkpoint is complete: a process killed before resumes with all of the last one.
+        checkpointer.save(self._iteration, members.state(), partial(_saved, run, self._seconds, needed))
+        self._saved = self._iteration
         if wait:
             checkpointer.wait()
         self._session["checkpoint_seconds"] += time.perf_counter() - begun
+
+    @property
+    def _env_steps(self) -> int:
+        """Taken so far, per member."""
+        return self._iteration * self.population.steps_per_iteration
+
+    @property
+    def _rate(self) -> float:
+        """Environment steps per second in this session, all members together."""
+        steps = (self._iteration - self._begun) * self.population.steps_per_iteration * self.config.num_members
+        return steps / max(self._session["run_seconds"], 1e-9)
 
     @property
     def _seconds(self) -> dict[str, float]:
@@ -186,28 +227,29 @@ class Training:
 
 
 class _Log:
-    """Log points, written to every place that shows them."""
+    """Log points, written to every place that shows them. To be used as a context manager."""
 
-    def __init__(self, config: RunConfig, run: RunDirectory, done_steps: int) -> None:
+    def __init__(
+        self, config: RunConfig, run: RunDirectory, done_steps: int, screen: LiveDisplay | PlainDisplay
+    ) -> None:
         self._config = config
         self._run = run
-        self._done_steps = done_steps
+        self._screen = screen
         self._tensorboard = (
             tensorboard.TensorBoard(run.tensorboard, config.num_members, done_steps) if config.tensorboard else None
         )
         self._eval_returns: np.ndarray | None = None
         self._nonfinite: set[int] = set()
 
-    def write(
-        self,
-        screen: LiveDisplay | PlainDisplay,
-        iteration: int,
-        env_steps: int,
-        run_seconds: float,
-        metrics: Metrics,
-        episodes: Episodes | None,
-    ) -> None:
-        """Write one log point; `run_seconds` are those of this session."""
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+    def write(self, iteration: int, env_steps: int, rate: float, metrics: Metrics, episodes: Episodes | None) -> None:
+        """Write one log point."""
         config = self._config
         totals, counts = (
             {name: np.asarray(getattr(mean, part)) for name, mean in metrics.items()} for part in ("total", "count")
@@ -229,20 +271,20 @@ class _Log:
         self._run.append(rows)
         if self._tensorboard is not None:
             self._tensorboard.write(rows)
-        new_steps = (env_steps - self._done_steps) * config.num_members
-        screen.update(Point(env_steps, new_steps / run_seconds, means["episode_return"], self._eval_returns))
+        self._screen.update(Point(env_steps, rate, means["episode_return"], self._eval_returns))
         # No finished episode gives no return, which is fine; a mean over something must be a number.
         broken = np.any([(counts[name] > 0) & ~np.isfinite(means[name]) for name in means], axis=0)
         new = sorted(set(np.flatnonzero(broken).tolist()) - self._nonfinite)
         if new:
             self._nonfinite |= set(new)
             names = [name for name in means if np.any((counts[name] > 0) & ~np.isfinite(means[name]))]
-            screen.message(report.nonfinite(new, names, env_steps))
+            self._screen.message(report.nonfinite(new, names, env_steps))
 
-    def close(self) -> None:
-        """Flush what is buffered."""
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+
+def _saved(run: RunDirectory, seconds: dict[str, float], needed: int) -> None:
+    """Bring what belongs to a checkpoint up to it, now that it is complete."""
+    run.write_timings(seconds)
+    unlogged.forget(run.unlogged, needed)
 
 
 def load(run: RunDirectory, iteration: int, shapes: PyTree) -> PyTree:
@@ -259,19 +301,3 @@ def load(run: RunDirectory, iteration: int, shapes: PyTree) -> PyTree:
         # Damaged files surface from deep inside the storage library, as all kinds of exceptions.
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"cannot read the checkpoint of iteration {iteration} in {run.path}: {reason}") from error
-
-
-@contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second one interrupts as usual."""
-    stop = threading.Event()
-
-    def request(number: int, frame: object) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, request)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

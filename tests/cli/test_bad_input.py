@@ -184,7 +184,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has not begun, and directories in various states of disrepair."""
     tmp = tmp_path_factory.mktemp("bad")
     config, _, _ = configure.configure("ppo", "CartPole-v1", ["--total-steps", "2048"])
-    RunDirectory.create(tmp / "run", config)
+    with RunDirectory.begin(config, tmp / "run"):
+        pass
     good = config.to_json()
     hyperparameters = good["hyperparameters"]
     renamed = {name.replace("gamma", "gama"): value for name, value in hyperparameters.items()}

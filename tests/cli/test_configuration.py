@@ -16,11 +16,10 @@ import purerl
 from purerl import cpu, memory, presets
 from purerl.cli import configure, flags, parser
 from purerl.cli.config import ALGORITHMS, RunConfig, algorithm_class
-from purerl.cli.configure import eval_batch
 from purerl.cli.evaluation import Evaluator
 from purerl.cli.fields import hyperparameters
 from purerl.cli.network import build_network, complete_network, default_network
-from purerl.cli.run_directory import RunDirectory, default_path
+from purerl.cli.run_directory import RunDirectory
 from purerl.cli.training import Training
 from purerl.environments import environment_names
 from purerl.errors import InputError
@@ -65,17 +64,18 @@ def test_totals_are_rounded_up() -> None:
 
 @pytest.mark.parametrize("num_iterations", [1, 2, 9, 49, 50, 51, 99, 977, 100_000])
 def test_default_intervals_fit_any_length(num_iterations: int) -> None:
-    log, evaluate, checkpoint = configure.intervals(num_iterations, None, None, None)
+    log, evaluate, checkpoint = configure.intervals(num_iterations, None, None, None, 20)
     assert evaluate % log == checkpoint % log == 0
     assert math.ceil(num_iterations / log) <= configure.LOG_POINTS
-    assert num_iterations // evaluate <= 2 * configure.MILESTONES
-    assert num_iterations < 50 or num_iterations // checkpoint >= configure.MILESTONES - 1
+    assert num_iterations // evaluate < 30
+    assert num_iterations < 50 or num_iterations // evaluate >= 15
+    assert num_iterations < 50 or num_iterations // checkpoint >= configure.CHECKPOINTS - 1
 
 
 def test_given_intervals_are_kept() -> None:
-    assert configure.intervals(1000, None, 15, 25) == (5, 15, 25)
-    assert configure.intervals(1000, None, 0, 7) == (7, 0, 7)
-    assert configure.intervals(1000, 10, 0, None)[1] == 0
+    assert configure.intervals(1000, None, 15, 25, 20) == (5, 15, 25)
+    assert configure.intervals(1000, None, 0, 7, 20) == (7, 0, 7)
+    assert configure.intervals(1000, 10, 0, None, 20)[1] == 0
 
 
 def test_values_are_parsed_as_their_kind() -> None:
@@ -230,7 +230,8 @@ def test_a_warm_up_is_no_training() -> None:
     run = made("--warmup-steps 10000 --total-steps 11000", algorithm="dqn")
     assert run.num_iterations == 1100
     assert run.log_every == 2  # 50 rows in the 100 iterations that are left
-    assert run.checkpoint_every == run.eval_every == 10
+    assert run.checkpoint_every == 10  # 10 of them
+    assert run.eval_every == 20  # 5, as the run is short
     with pytest.raises(InputError, match=r"warmup_steps = 10,000, got 10,000"):
         made("--warmup-steps 10000 --total-steps 10000", algorithm="dqn")
     assert made("--warmup-steps 10000 --total-steps 10001", algorithm="dqn").num_iterations == 1001
@@ -265,7 +266,8 @@ def test_environment_options_reach_the_environment() -> None:
 
 
 def test_rows_are_cut_back_to_a_checkpoint(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run", made())
+    with RunDirectory.begin(made(), tmp_path / "run") as run:
+        pass
     for iteration in (10, 20, 30):
         run.append([{"iteration": iteration, "env_steps": 0, "member": member, "x": None} for member in range(2)])
     file = run.path / "metrics.jsonl"
@@ -275,16 +277,6 @@ def test_rows_are_cut_back_to_a_checkpoint(tmp_path: Path) -> None:
     assert [json.loads(line)["iteration"] for line in file.read_text().splitlines()] == [10, 10, 20, 20]
     run.truncate(0)
     assert file.read_text() == ""
-
-
-def test_new_runs_get_free_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    names = []
-    for _ in range(3):
-        path = default_path("brax/ant", "ppo", 4)
-        path.mkdir(parents=True)
-        names.append(str(path))
-    assert names == ["runs/brax-ant-ppo-seed4", "runs/brax-ant-ppo-seed4-2", "runs/brax-ant-ppo-seed4-3"]
 
 
 @pytest.mark.parametrize(
@@ -320,22 +312,30 @@ def test_no_parameter_is_tied_to_a_device(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("total_steps", "time_limit", "batch"), [(500_000, 500, 20), (160_000, 1000, 4), (10**9, 500, 32), (1000, None, 32)]
+    ("total_steps", "time_limit", "plan"),
+    [
+        (500_000, 500, (20, 5, 128)),
+        (20_000, 200, (5, 4, 50)),
+        (25_000_000, 1000, (20, 32, 128)),
+        (10_000, None, (5, 4, 16)),
+    ],
 )
-def test_evaluations_are_small_where_episodes_are_a_large_part_of_the_run(
-    total_steps: int, time_limit: int | None, batch: int
+def test_evaluations_are_few_where_episodes_are_a_large_part_of_the_run(
+    total_steps: int, time_limit: int | None, plan: tuple[int, int, int]
 ) -> None:
-    assert eval_batch(total_steps, time_limit) == batch
+    assert configure.evaluation_plan(total_steps, {"episode_length": time_limit, "action_repeat": 1}) == plan
+    if time_limit is not None:
+        assert configure.evaluation_plan(total_steps, {"episode_length": 2 * time_limit, "action_repeat": 2}) == plan
 
 
-def test_an_evaluation_without_time_plays_one_batch_of_the_same_episodes() -> None:
+def test_an_evaluation_that_is_stopped_between_batches_has_no_outcome() -> None:
     agent = purerl.PPO(env=purerl.make("CartPole-v1"), network=purerl.ActorCritic(trunk=purerl.MLP((8,))))
     members = Members(purerl.Population(agent, 2))
     members.compile_init()
     members.init(jax.random.key(0))
     evaluator = Evaluator(members, 4, explore=False)
-    hurried = evaluator(jax.random.key(1), 10, seconds=0.0)
-    patient = evaluator(jax.random.key(1), 10)
-    assert hurried.episode_return.shape == (2, 4)
-    assert patient.episode_return.shape == (2, 10)
-    assert (patient.episode_return[:, :4] == hurried.episode_return).all()
+    played = evaluator(jax.random.key(1), 6)
+    assert played is not None
+    assert played.episode_return.shape == (2, 6)
+    answers = iter([False, True])
+    assert evaluator(jax.random.key(1), 6, lambda: next(answers)) is None

@@ -95,7 +95,8 @@ def test_which_controller_is_named() -> None:
 )
 def test_mistakes(typed: str, expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, _, _ = configure.configure("ppo", "CartPole-v1", ["--total-steps", "2048"])
-    run = RunDirectory.create(tmp_path / "run", config)
+    with RunDirectory.begin(config, tmp_path / "run") as run:
+        pass
     assert main(typed.format(run=run.path).split()) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -1,6 +1,7 @@
 """Whole runs through real processes: train, be killed, be stopped, resume, evaluate, plot."""
 
 import contextlib
+import itertools
 import json
 import os
 import shlex
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purerl.cli import main
-from purerl.cli.report import number
+from purerl.cli import main, report, stopping, training
 from purerl.cli.run_directory import RunDirectory
 from purerl.cli.training import Training, load
+from purerl.members import Members
 
 # Small, but with more log points than a process can run through before it is killed: 300, of two iterations each.
 COMMON = (
@@ -67,24 +69,36 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
+def snapshot(path: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
 def final_state(path: Path) -> Any:
     """Every number of a run's last checkpoint."""
     run = RunDirectory.open(path)
-    training = Training(run.config())
     return jax.tree.map(
         lambda leaf: np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf),
-        load(run, run.config().num_iterations, training.shapes),
+        load(run, run.config().num_iterations, Training(run.config()).shapes),
     )
 
 
 def interrupt(words: list[str], path: Path, num_rows: int, number: signal.Signals) -> tuple[int, str]:
-    """Start a process, send it a signal once it has logged `num_rows`, and return exit code and output."""
-    process = subprocess.Popen([*PYTHON, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    """Start a process, send it a signal once it has logged `num_rows`, and return exit code and output.
+
+    All processes of the job get the signal, as from a terminal or a batch system.
+    """
+    before = {each: signal.signal(each, signal.SIG_DFL) for each in stopping.SIGNALS}  # not those of pytest
+    command = [*PYTHON, *words]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    for each, handler in before.items():
+        signal.signal(each, handler)
     metrics = path / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         if metrics.exists() and metrics.read_bytes().count(b"\n") >= num_rows:
-            process.send_signal(number)
+            os.killpg(process.pid, number)
             break
         time.sleep(0.005)
     output, _ = process.communicate(timeout=120)
@@ -92,12 +106,16 @@ def interrupt(words: list[str], path: Path, num_rows: int, number: signal.Signal
 
 
 @pytest.mark.parametrize(
-    ("words", "whole"),
-    [(TINY, "finished"), (TINY_DQN, "finished_dqn"), (TINY_SPREAD, "finished_spread")],
+    ("words", "whole", "number"),
+    [
+        (TINY, "finished", signal.SIGINT),
+        (TINY_DQN, "finished_dqn", signal.SIGHUP),
+        (TINY_SPREAD, "finished_spread", signal.SIGTERM),
+    ],
     ids=["ppo", "dqn", "two processes"],
 )
 def test_killed_then_stopped_then_finished_is_equal_to_undisturbed(
-    words: list[str], whole: str, tmp_path: Path, request: pytest.FixtureRequest
+    words: list[str], whole: str, number: signal.Signals, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     path, finished = tmp_path / "run", request.getfixturevalue(whole)
     code, output = interrupt([*words, "--out", str(path)], path, 130, signal.SIGKILL)
@@ -107,8 +125,8 @@ def test_killed_then_stopped_then_finished_is_equal_to_undisturbed(
         file.write('{"iteration": 5')  # as if the kill had come in the middle of a write
 
     resume = ["train", "--resume", str(path)]
-    code, output = interrupt(resume, path, 330, signal.SIGINT)
-    assert code == 130, output
+    code, output = interrupt(resume, path, 330, number)
+    assert code == 128 + number, output
     assert "rounded" not in output
     assert "of them done" in output
     assert f"purerl train --resume {path}" in output.splitlines()[-1]
@@ -126,6 +144,69 @@ def test_killed_then_stopped_then_finished_is_equal_to_undisturbed(
     again = subprocess.run([*PYTHON, *resume], capture_output=True, text=True, timeout=120)
     assert again.returncode == 0
     assert "is finished" in again.stdout
+
+
+def test_stopped_between_log_points_then_finished_is_equal_to_undisturbed(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run"
+    monkeypatch.setattr(training, "PIECE_SECONDS", 0.0)  # pieces of one iteration
+
+    def stopped(call: int) -> Callable[..., Any]:
+        original, calls = Members.advance, itertools.count(1)
+
+        def advance(*args: Any) -> Any:
+            if next(calls) == call:
+                signal.raise_signal(signal.SIGTERM)
+            return original(*args)
+
+        return advance
+
+    resume = ["train", "--resume", str(path)]
+    # In the middle of an interval (the first call compiles), before an evaluation that is due, and before the last one.
+    before = 0
+    for words, iteration in (([*TINY, "--out", str(path)], 51), (resume, 200), (resume, 600)):
+        with monkeypatch.context() as patch:
+            patch.setattr(Members, "advance", stopped(1 + iteration - before))
+            assert main(words) == 128 + signal.SIGTERM
+        assert f"stopped and saved at {32 * iteration:,} steps" in capsys.readouterr().out
+        assert rows(path)[-1]["iteration"] == (iteration - 1) // 2 * 2
+        assert [file.stem for file in (path / "unlogged").iterdir()] == [str(iteration)]
+        before = iteration
+    # As if killed when the row was written and its metrics not yet forgotten.
+    (path / "metrics.jsonl").write_bytes((finished / "metrics.jsonl").read_bytes())
+    assert main(resume) == 0
+    assert list((path / "unlogged").iterdir()) == []
+    assert (path / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+    chex.assert_trees_all_equal(final_state(path), final_state(finished))
+
+
+def test_equal_commands_write_equal_metrics_under_any_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = shlex.split("train ppo CartPole-v1 --total-steps 3200 --rollout-length 16 --num-epochs 1 --num-envs 2")
+    words += ["--hidden-sizes", "8"]
+    clock, now = time.perf_counter, 0.0
+
+    def slow(method: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+        def slowed(*args: Any) -> Any:
+            nonlocal now
+            now += seconds
+            return method(*args)
+
+        return slowed
+
+    assert main([*words, "--out", str(tmp_path / "idle")]) == 0
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + now)
+    for name, seconds in (("advance", 1000.0), ("evaluate", 1.0)):
+        monkeypatch.setattr(Members, name, slow(getattr(Members, name), seconds))
+    assert main([*words, "--out", str(tmp_path / "loaded")]) == 0
+    one, other = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("idle", "loaded"))
+    assert one == other
+    logged = rows(tmp_path / "idle")
+    assert sum(row["eval_return"] is not None for row in logged) == 5
+    summary = json.loads((tmp_path / "loaded" / "summary.json").read_text())
+    assert summary["eval_seconds"] > 5 * 1.0
+    seconds = summary["run_seconds"] + summary["eval_seconds"]
+    assert summary["eval_share"] == pytest.approx(summary["eval_seconds"] / seconds, abs=1e-3)
 
 
 def test_processes_train_what_one_process_trains(finished: Path, finished_spread: Path) -> None:
@@ -217,7 +298,7 @@ def test_evaluate_repeats_the_final_evaluation(finished: Path, capsys: pytest.Ca
     summary = json.loads((finished / "summary.json").read_text())
     members = [line.split() for line in lines if line[:1].isdigit()]
     assert [float(member[1]) for member in members] == pytest.approx(summary["eval_return"]["per_member"], abs=0.006)
-    assert f"mean {number(summary['eval_return']['mean'])}" in lines[-1]
+    assert f"mean {report.number(summary['eval_return']['mean'])}" in lines[-1]
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()} == before
 
     assert main(["evaluate", str(finished), "--episodes", "3", "--stochastic", "--seed", "1"]) == 0
@@ -335,9 +416,11 @@ def test_losses_that_are_not_finite_are_reported_once(tmp_path: Path, capsys: py
 def test_two_processes_cannot_train_in_one_directory(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from purerl.cli.run_directory import RunDirectory
 
+    before = snapshot(finished)
     with RunDirectory.open(finished).locked():
         assert main(["train", "--resume", str(finished)]) == 2
         assert "another process" in capsys.readouterr().err
         assert main([*TINY, "--out", str(finished), "--overwrite"]) == 2
         assert "another process" in capsys.readouterr().err
+    assert snapshot(finished) == before
     assert main(["train", "--resume", str(finished)]) == 0
