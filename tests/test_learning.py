@@ -107,6 +107,11 @@ def test_apg():
         ("discrete_sac", "CartPole-v1", 500_000, 450),
         ("apg", "Pendulum-v1", 1_000_000, -200),
         ("shac", "Pendulum-v1", 600_000, -200),
+        # General settings, where nothing is tuned. MountainCar pays -1 per step, and 200 of them are -200.
+        ("ppo", "MountainCar-v0", 300_000, -150),
+        ("reinforce", "MountainCar-v0", 300_000, -140),
+        ("shac", "Reacher-misc", 300_000, 30),
+        ("shac", "smooth/bouncing-mass", 200_000, -14.5),
     ],
 )
 def test_slow_rows(algorithm, env, total_steps, bar):

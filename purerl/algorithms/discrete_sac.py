@@ -5,6 +5,9 @@ and not an estimate from one sample (arXiv:1910.07207, section 3): critics rate 
 policy's loss nor its entropy needs randomness.
 
 A time limit is not the end of the task: there the value of the true successor is bootstrapped.
+
+Where every step costs the same until a rare success, few seeds learn, whatever the target entropy: until the first
+successes the temperature falls until the policy follows what are only errors of the critics (docs/algorithms.md).
 """
 
 from __future__ import annotations
@@ -101,7 +104,9 @@ class DiscreteSAC:
         default=None, help="step size for the temperature; none is that of the networks, 0 keeps it", within="[0, inf)"
     )
     target_entropy: float = struct.field(
-        default=0.5, help="as a share of the entropy of a uniformly random policy", within="[0, 1]"
+        default=0.5,
+        help="as a share of the entropy of a uniformly random policy; the temperature falls until it is reached",
+        within="[0, 1]",
     )
     reward_scale: float = struct.field(default=1.0, help="multiply rewards by this", within="(0, inf)")
     normalize_observations: bool = struct.field(

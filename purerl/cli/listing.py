@@ -26,7 +26,10 @@ OVERVIEW = {
     "ddpg": ("continuous", "deterministic policy gradient from replay (Lillicrap et al. 2016)"),
     "td3": ("continuous", "ddpg with twin critics, smoothed targets and a delayed policy (Fujimoto et al. 2018)"),
     "sac": ("continuous", "entropy-regularised actor and twin critics from replay (Haarnoja et al. 2018)"),
-    "discrete_sac": ("discrete", "sac with exact expectations over actions (Christodoulou 2019)"),
+    "discrete_sac": (
+        "discrete",
+        "sac with exact expectations over actions (Christodoulou 2019); ppo where every step costs",
+    ),
     "apg": ("continuous", "backpropagation of the return through differentiable dynamics"),
     "shac": ("continuous", "the same through a short window with a learned value at its end (Xu et al. 2022)"),
 }

@@ -24,7 +24,8 @@ _SHAC = _FIRST_ORDER.extended(hyperparameters={"normalize_observations": True})
 
 GENERIC: dict[str, Callable[[Environment], Preset]] = {
     "apg": lambda env: _APG,
-    "shac": lambda env: _SHAC,
+    # Many short windows: less goes wrong within them, at contacts most of all, and policy and value learn more often.
+    "shac": lambda env: _SHAC.extended(hyperparameters={"rollout_length": 8, "gamma": 0.95}),
 }
 """Settings by kind of spaces. An algorithm that is not for these spaces says so itself."""
 
@@ -53,6 +54,7 @@ TUNED: dict[str, dict[str, Preset]] = {
         "smooth/quadrotor": _SHAC.extended(
             hyperparameters={"num_envs": 4, "gamma": 0.95, "tau": 0.2}, total_steps=100_000
         ),
+        "brax/hopper": _SHAC.extended(hyperparameters={"num_envs": 16}, env={"backend": "spring"}, total_steps=200_000),
         "brax/reacher": _SHAC.extended(
             hyperparameters={"num_envs": 16, "rollout_length": 16, "gamma": 0.95, "tau": 0.2},
             env={"backend": "generalized"},

@@ -10,6 +10,9 @@ from purerl.presets.settings import Preset, is_image
 if TYPE_CHECKING:
     from purerl.types import Environment
 
+# A velocity of at most 0.07 (MountainCar) is nothing to a network, and a return of -100 too much for its first layers.
+_STANDARDIZED = {"normalize_observations": True, "normalize_rewards": True}
+
 _PPO = Preset()
 
 _ACTOR_CRITIC = Preset()
@@ -51,12 +54,13 @@ def _generic_ppo(env: Environment) -> Preset:
             },
             total_steps=1_000_000,
         )
-    image = is_image(env)
-    return Preset(
-        hyperparameters={"num_envs": 64 if image else 8, "num_minibatches": 8 if image else 4, "learning_rate": 5e-4},
-        network={"trunk": "cnn"} if image else {},
-        total_steps=1_000_000 if image else 500_000,
-    )
+    if is_image(env):
+        return Preset(
+            hyperparameters={"num_envs": 64, "num_minibatches": 8, "learning_rate": 5e-4},
+            network={"trunk": "cnn"},
+            total_steps=1_000_000,
+        )
+    return Preset(hyperparameters={"num_envs": 8, "learning_rate": 5e-4, **_STANDARDIZED})
 
 
 def _generic_actor_critic(env: Environment) -> Preset:
@@ -100,7 +104,7 @@ def _generic_policy_gradient(env: Environment) -> Preset:
         return _POLICY_GRADIENT.extended(
             hyperparameters={"num_envs": 64, "num_minibatches": 32}, network={"trunk": "cnn"}, total_steps=1_000_000
         )
-    return _POLICY_GRADIENT
+    return _POLICY_GRADIENT.extended(hyperparameters=_STANDARDIZED)
 
 
 # PureJaxQL's pqn_minatar.yaml, the settings of the paper's MinAtar runs.
