@@ -59,13 +59,22 @@ def advance(
         metrics: of the iterations before, to go on from: the bits of a sum do not depend on how its iterations are
             divided among calls. `no_metrics` to begin with; None is another program, for who never goes on.
     """
-    carry = state, no_metrics(algorithm, state) if metrics is None else metrics
-    if isinstance(algorithm, Population):
-        return algorithm.in_groups(lambda group, carry: (_repeat(group, *carry, num_iterations), ()), carry)[0]
-    return _repeat(algorithm, *carry, num_iterations)
+    if not isinstance(algorithm, Population):
+        return _repeat(algorithm, state, num_iterations, metrics)
+
+    def group(group: Algorithm, carry: tuple[PyTree, Metrics]) -> tuple[tuple[PyTree, Metrics], Metrics]:
+        state, before = carry
+        return _repeat(group, state, num_iterations, before), {}
+
+    before = no_metrics(algorithm, state) if metrics is None else metrics
+    return algorithm.in_groups(group, (state, before))[0]
 
 
-def _repeat(algorithm: Algorithm, state: PyTree, before: Metrics, num_iterations: Array) -> tuple[PyTree, Metrics]:
+def _repeat(
+    algorithm: Algorithm, state: PyTree, num_iterations: Array, before: Metrics | None = None
+) -> tuple[PyTree, Metrics]:
+    before = no_metrics(algorithm, state) if before is None else before
+
     def stacked(metrics: Metrics) -> Mean:
         """All of them in one, ``[num_metrics]``: adding up one array takes less time than many."""
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(metrics[name] for name in before))
