@@ -65,13 +65,16 @@ class Actor:
 
 
 def uniform(env: Environment, carry: PyTree = ()) -> Policy:
-    """Uniformly random actions, where these are discrete or bounded; the memory `carry` stays as it is."""
+    """Random actions, uniform where these are discrete or bounded, else as the space samples (`Box.sample`).
+
+    The memory `carry` stays as it is.
+    """
     return Policy(Partial(_uniform, env), carry)
 
 
 def _uniform(env: Environment, key: Array, carry: PyTree, obs: Array) -> tuple[Array, PyTree, dict[str, Array]]:
     space = env.action_space
-    if not isinstance(space, Box):
+    if not isinstance(space, Box) or not space.is_bounded:
         return space.sample(key), carry, {}
     return in_units(space, jax.random.uniform(key, space.shape, jnp.float32, -1.0, 1.0), carry)
 

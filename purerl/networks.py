@@ -151,6 +151,11 @@ class ActorCritic(nn.Module):
             raise InputError(f"ActorCritic needs actions that are a vector, got {self.action_space}")
         if isinstance(self.action_space, Discrete) and self.squash:
             raise InputError(f"squash is for continuous actions, not for {self.action_space}")
+        if isinstance(self.action_space, Box) and self.squash and not self.action_space.is_bounded:
+            raise InputError(
+                f"squash is for actions between two bounds, not for {self.action_space}, most of which tanh never "
+                "reaches: leave it off"
+            )
         super().__post_init__()
 
     def setup(self) -> None:

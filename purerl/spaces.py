@@ -13,12 +13,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purerl.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Discrete:
-    """The integers ``0 .. n - 1``, as int32 scalars."""
+    """The integers ``0 .. n - 1``, as int32 scalars.
+
+    Attributes:
+        n: how many there are, at least 1.
+    """
 
     n: int
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.n, int | np.integer) and not isinstance(self.n, bool)
+        if not whole or not 1 <= self.n < 2**31:
+            raise InputError(f"n of Discrete must be a whole number of at least 1, got {self.n!r}")
+        object.__setattr__(self, "n", int(self.n))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,13 +52,20 @@ class Discrete:
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """Arrays of one shape and dtype between bounds.
+    """Arrays of one shape and dtype between bounds, which belong to it.
+
+    Integers have the bounds of their dtype where it has up to 16 bits. Those that are given are rounded inwards, which
+    leaves the same integers between them.
 
     Attributes:
         shape: of one element.
         low: lower bound, one number for all or a flat tuple with one per entry; ``-inf`` where there is none.
         high: upper bound, likewise.
         dtype: of the elements.
+
+    Raises:
+        InputError: a shape with negative axes, a bound of another shape or NaN, or an entry with nothing between its
+            bounds.
     """
 
     shape: tuple[int, ...]
@@ -55,10 +74,18 @@ class Box:
     dtype: Any = np.float32
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
-        object.__setattr__(self, "dtype", np.dtype(self.dtype))
-        for name in ("low", "high"):
-            object.__setattr__(self, name, _bound(getattr(self, name), self.shape))
+        object.__setattr__(self, "shape", _shape(self.shape))
+        object.__setattr__(self, "dtype", _dtype(self.dtype))
+        low, high = (_bound(name, getattr(self, name), self.shape) for name in ("low", "high"))
+        if not self.is_continuous:
+            least, greatest = _range(self.dtype)
+            low, high = np.maximum(np.ceil(low), least), np.minimum(np.floor(high), greatest)
+        # Compared as they are used: a bound beyond float32 is none, and so no value is left above or below it.
+        empty = (low.astype(np.float32) > high.astype(np.float32)) | (low == np.inf) | (high == -np.inf)
+        if np.any(empty):
+            raise InputError(f"low of a Box must not exceed high, got {self.low!r} and {self.high!r}")
+        object.__setattr__(self, "low", _compact(low))
+        object.__setattr__(self, "high", _compact(high))
 
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -74,27 +101,43 @@ class Box:
         """Whether every entry has a finite lower and upper bound."""
         return bool(np.all(np.isfinite(self.bounds)))
 
+    @property
+    def is_continuous(self) -> bool:
+        """Whether the elements are floating-point numbers, not integers or booleans."""
+        return bool(jnp.issubdtype(self.dtype, jnp.floating))
+
     def from_unit(self, value: jax.Array) -> jax.Array:
-        """Clip to ``[-1, 1]`` and map that onto ``[low, high]``; entries without finite bounds pass unchanged."""
+        """Map ``[-1, 1]`` onto ``[low, high]``, clipping what lies beyond.
+
+        An entry with a lower bound alone has it at -1 and increases with slope 1 from there; one with an upper bound
+        alone has that at 1. An entry without bounds passes unchanged. Each integer has an equal part of ``[-1, 1]``.
+        """
         low, high = self.bounds
-        finite = np.isfinite(low) & np.isfinite(high)
-        safe_low, safe_high = np.where(finite, low, -1.0), np.where(finite, high, 1.0)
-        share = 0.5 * (jnp.clip(value, -1.0, 1.0) + 1.0)
+        has_low, has_high = np.isfinite(low), np.isfinite(high)
+        least, greatest = np.where(has_low, np.float32(-1.0), low), np.where(has_high, np.float32(1.0), high)
+        value = jnp.clip(value, least, greatest)
+        # Whole numbers are what is left of the decimal point: the greatest needs room to its right.
+        end = high if self.is_continuous else high + 1.0
+        # A bound that is missing lies where the slope becomes 1; nothing was clipped there.
+        from_value = np.where(has_low, low, np.where(has_high, end - 2.0, -1.0))
+        to_value = np.where(has_high, end, np.where(has_low, low + 2.0, 1.0))
+        share = 0.5 * (value + 1.0)
+        scaled = jnp.where(has_low | has_high, (1.0 - share) * from_value + share * to_value, value)
+        scaled = scaled if self.is_continuous else jnp.floor(scaled)
         # Exact at both ends; in between, rounding may step over a bound when the two are close.
-        scaled = jnp.clip((1.0 - share) * safe_low + share * safe_high, safe_low, safe_high)
-        return jnp.where(finite, scaled, value).astype(self.dtype)
+        return jnp.clip(scaled, low, high).astype(self.dtype)
 
     def sample(self, key: jax.Array) -> jax.Array:
         """Uniform between two bounds; normal around 0 where an entry has none, and to one side of a single bound."""
         uniform_key, normal_key = jax.random.split(key)
         low, high = self.bounds
-        finite = np.isfinite(low) & np.isfinite(high)
+        has_low, has_high = np.isfinite(low), np.isfinite(high)
         inside = self.from_unit(jax.random.uniform(uniform_key, self.shape, jnp.float32, -1.0, 1.0))
         normal = jax.random.normal(normal_key, self.shape, jnp.float32)
-        above, below = np.where(np.isfinite(low), low, 0.0), np.where(np.isfinite(high), high, 0.0)
-        normal = jnp.where(np.isfinite(low), above + jnp.abs(normal), normal)
-        normal = jnp.where(np.isfinite(high), below - jnp.abs(normal), normal)
-        return jnp.where(finite, inside, normal).astype(self.dtype)
+        normal = jnp.where(has_low, np.where(has_low, low, 0.0) + jnp.abs(normal), normal)
+        normal = jnp.where(has_high, np.where(has_high, high, 0.0) - jnp.abs(normal), normal)
+        normal = normal if self.is_continuous else jnp.round(normal)
+        return jnp.where(has_low & has_high, inside, jnp.clip(normal, low, high).astype(self.dtype))
 
     def __str__(self) -> str:
         low, high = (f"{min(b):g}..{max(b):g}" if isinstance(b, tuple) else f"{b:g}" for b in (self.low, self.high))
@@ -105,11 +148,51 @@ class Box:
 Space = Discrete | Box
 
 
-def _bound(bound: Any, shape: tuple[int, ...]) -> float | tuple[float, ...]:
-    """One number if all entries agree, else a flat tuple; numbers too large to mean anything count as infinite."""
-    array = np.asarray(bound, np.float64)
-    flat = np.broadcast_to(array.reshape(shape) if array.size == math.prod(shape) else array, shape).reshape(-1)
-    flat = np.where(np.abs(flat) >= 1e30, np.copysign(np.inf, flat), flat)
+def _shape(shape: Any) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(n) for n in shape)
+    except (TypeError, ValueError):
+        sizes = (-1,)
+    if any(n < 0 for n in sizes):
+        raise InputError(f"shape of a Box must be a tuple of whole numbers such as (3,), got {shape!r}")
+    return sizes
+
+
+def _dtype(dtype: Any) -> np.dtype:
+    try:
+        checked = np.dtype(dtype)
+    except TypeError:
+        checked = np.dtype(object)
+    if not any(jnp.issubdtype(checked, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise InputError(f"dtype of a Box must be of floating-point numbers, integers or booleans, got {dtype!r}")
+    return checked
+
+
+def _bound(name: str, bound: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """One number per entry, flat; numbers too large to mean anything count as infinite."""
+    try:
+        array = np.asarray(bound, np.float64)
+        array = array.reshape(shape) if array.size == math.prod(shape) else array
+        flat = np.broadcast_to(array, shape).reshape(-1)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} of a Box of shape {shape} must be a number or one per entry, got {bound!r}") from None
+    if np.any(np.isnan(flat)):
+        raise InputError(f"{name} of a Box must not be NaN, got {bound!r}")
+    return np.where(np.abs(flat) >= 1e30, np.copysign(np.inf, flat), flat)
+
+
+def _range(dtype: np.dtype) -> tuple[float, float]:
+    """The bounds of an integer dtype; infinite where they are too far for float32, in which actions are computed."""
+    if dtype == np.bool_:
+        return 0.0, 1.0
+    info = jnp.iinfo(dtype)
+    if info.bits <= 16:
+        return float(info.min), float(info.max)
+    return 0.0 if info.min == 0 else -math.inf, math.inf
+
+
+def _compact(flat: np.ndarray) -> float | tuple[float, ...]:
+    """One number if all entries agree, else a tuple."""
     if flat.size == 0 or np.all(flat == flat[0]):
         return float(flat[0]) if flat.size else 0.0
     return tuple(float(x) for x in flat)

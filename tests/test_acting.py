@@ -1,5 +1,7 @@
 """How policies act: what is drawn, what the environment gets, what is remembered."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,9 +13,12 @@ from test_contract import NETWORK
 import purerl
 from purerl import GRU, MLP, ActorCritic, normalize
 from purerl.acting import Actor, in_units, uniform
+from purerl.diagnostics.diagnosis import _random_policy
+from purerl.environments import ScaleAction
 from purerl.spaces import Box
 
 OBS = jnp.float32([0.5])
+INF = float("inf")
 STATS = normalize.update(normalize.init((1,)), jnp.float32([[1.0], [3.0]]))
 
 
@@ -93,6 +98,38 @@ def test_uniform_actions_reach_the_bounds_and_keep_the_memory():
     action, _, extras = jax.vmap(lambda key: policy.act(key, (), OBS))(keys)
     assert abs(np.mean(action) - 0.5) < 0.04
     assert extras == {}
+
+
+@dataclasses.dataclass
+class Acts:
+    """What policies need to know of an environment."""
+
+    action_space: Box
+    observation_space = Box((1,))
+
+
+@pytest.mark.parametrize("how", ["gaussian", "greedy", "uniform", "diagnosis", "scaled"])
+def test_what_is_sent_lies_in_the_space_and_nothing_in_it_is_out_of_reach(how):
+    low, high = np.float32([-3.0, 5.0, -INF, -INF, 2.0]), np.float32([1.0, INF, -5.0, INF, 2.0])
+    env = Acts(Box((5,), low, high))
+    inner, env = env, ScaleAction(env) if how == "scaled" else env
+    # Wide enough to leave any bound.
+    acting, params = actor(env, ActorCritic(MLP((16,)), initial_std=5.0))
+    policy = {"uniform": uniform, "diagnosis": _random_policy}.get(
+        how, lambda env: acting.policy(params, None, explore=how != "greedy")
+    )(env)
+    keys = jax.random.split(jax.random.key(1), 2000)
+    seen = 30.0 * jax.random.normal(jax.random.key(2), (2000, 1))
+    action = jax.vmap(lambda key, obs: policy.act(key, policy.carry, obs)[0])(keys, seen)
+    if how == "scaled":
+        action = jax.vmap(inner.action_space.from_unit)(action)
+    action = np.asarray(action)
+    assert np.all((action >= low) & (action <= high))
+    assert np.all(np.ptp(action, axis=0)[:4] > 0)
+    if how in ("gaussian", "scaled"):
+        np.testing.assert_array_equal(action.min(axis=0)[:2], low[:2])
+        np.testing.assert_array_equal(action.max(axis=0)[[0, 2]], high[[0, 2]])
+        assert np.ptp(action, axis=0)[1:4].min() > 10.0
 
 
 def test_in_units_scales_to_the_bounds_and_tells_the_action_before():

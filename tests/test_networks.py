@@ -185,6 +185,11 @@ def test_actor_and_critic_for_one_and_by_vmap(space, squash, kind, shared):
     assert all(x.dtype == jnp.float32 and not x.weak_type for x in jax.tree.leaves((distributions, values)))
 
 
+def test_tanh_needs_two_bounds():
+    with pytest.raises(InputError, match=r"squash is for actions between two bounds, not for Box\(\[1\], \[0, inf\]\)"):
+        ActorCritic(squash=True, action_space=Box((1,), 0.0))
+
+
 def test_first_policy_is_nearly_uniform():
     network = ActorCritic(action_space=Discrete(5))
     distribution, _ = jax.jit(network.init_with_output)(KEY, OBS)[0]

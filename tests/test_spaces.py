@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from purerl import InputError
 from purerl.spaces import Box, Discrete
 
 INF = float("inf")
@@ -73,9 +74,64 @@ def test_from_unit_maps_ends_to_bounds_and_clips():
         np.testing.assert_allclose(space.from_unit(jnp.full(3, unit)), expected)
 
 
-def test_from_unit_leaves_entries_without_two_finite_bounds_alone():
-    space = Box((3,), (-2.0, 0.0, -INF), (2.0, INF, INF))
-    np.testing.assert_allclose(space.from_unit(jnp.float32([3.0, 3.0, -3.0])), [2.0, 3.0, -3.0])
+def test_from_unit_has_a_single_bound_where_one_of_two_would_be_and_leaves_the_rest_alone():
+    space = Box((4,), (-2.0, 5.0, -INF, -INF), (2.0, INF, -1.0, INF))
+    for unit, expected in ((-9.0, [-2, 5, -11, -9]), (-1.0, [-2, 5, -3, -1]), (0.0, [0, 6, -2, 0])):
+        np.testing.assert_allclose(space.from_unit(jnp.full(4, unit)), expected)
+    for unit, expected in ((1.0, [2, 7, -1, 1]), (9.0, [2, 15, -1, 9])):
+        np.testing.assert_allclose(space.from_unit(jnp.full(4, unit)), expected)
+    # So nothing that is allowed stays out of reach, and every entry can move where an untrained agent is.
+    np.testing.assert_allclose(jax.grad(lambda x: jnp.sum(space.from_unit(x)))(jnp.zeros(4)), [2, 1, 1, 1])
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.int8, bool])
+def test_every_integer_is_equally_likely(dtype):
+    low, high = (0, 1) if dtype is bool else (0 if dtype is np.uint8 else -2, 3)
+    space = Box((1,), low, high, dtype)
+    units = jnp.linspace(-1.0, 1.0, 6001)[:, None]
+    counts = np.unique(np.asarray(jax.vmap(space.from_unit)(units)), return_counts=True)
+    assert counts[0].tolist() == list(range(low, high + 1))
+    assert np.ptp(counts[1]) <= 2
+    assert len(np.unique(jax.vmap(space.sample)(KEYS))) == high - low + 1
+
+
+def test_integers_have_the_bounds_of_their_dtype_and_whole_ones():
+    assert Box((2,), dtype=np.uint8) == Box((2,), 0, 255, np.uint8) == Box((2,), -1, 1e9, np.uint8)
+    assert Box((2,), dtype=bool) == Box((2,), 0, 1, bool)
+    assert Box((2,), -0.5, 2.5, np.int32) == Box((2,), 0, 2, np.int32)
+    assert Box((2,), dtype=np.uint32).low == 0
+    assert not Box((2,), dtype=np.int32).is_bounded
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        (Box, ((2,), 1.0, 0.0), "low of a Box must not exceed high, got 1.0 and 0.0"),
+        (Box, ((2,), (0.0, 3.0), (1.0, 2.0)), "must not exceed"),
+        (Box, ((2,), INF, INF), "must not exceed"),
+        (Box, ((2,), -INF, -1e31), "must not exceed"),
+        (Box, ((2,), 0.2, 0.8, np.int32), "must not exceed"),
+        (Box, ((2,), float("nan"), 0.0), "low of a Box must not be NaN"),
+        (Box, ((2,), 0.0, (1.0, float("nan"))), "high of a Box must not be NaN"),
+        (Box, ((2,), 0.0, (1.0, 2.0, 3.0)), r"high of a Box of shape \(2,\) must be a number or one per entry"),
+        (Box, ((2,), "low", 1.0), "low of a Box"),
+        (Box, (2,), r"shape of a Box must be a tuple of whole numbers such as \(3,\), got 2"),
+        (Box, ((-1,),), "shape of a Box"),
+        (Box, ((2,), 0.0, 1.0, complex), "dtype of a Box"),
+        (Discrete, (0,), "n of Discrete must be a whole number of at least 1, got 0"),
+        (Discrete, (2.0,), "n of Discrete"),
+        (Discrete, (True,), "n of Discrete"),
+    ],
+)
+def test_what_is_no_space_is_refused(kind, arguments, message):
+    with pytest.raises(InputError, match=message):
+        kind(*arguments)
+
+
+def test_equal_bounds_leave_one_value():
+    space = Box((2,), (3.0, -1.0), (3.0, 1.0))
+    for value in (space.sample(KEYS[0]), space.from_unit(jnp.float32([0.3, 0.3]))):
+        assert value[0] == 3.0
 
 
 def test_from_unit_never_leaves_the_bounds_by_rounding():

@@ -86,7 +86,7 @@ class APG:
         if not isinstance(self.env, Environment):
             raise InputError(f"env must be an Environment such as purerl.make('Pendulum-v1'), got {self.env!r}")
         space = self.env.action_space
-        if not isinstance(space, Box) or not space.is_bounded:
+        if not isinstance(space, Box) or not (space.is_bounded and space.is_continuous):
             raise InputError(f"apg needs bounded continuous actions, got {space}: use ppo, dqn or discrete_sac")
         # Shapes only: a network that does not fit the observations says so here, not while compiling.
         jax.eval_shape(self._network.init, jax.random.key(0), blank_view(self.env.observation_space))

@@ -151,7 +151,7 @@ class SHAC:
         if not isinstance(self.env, Environment):
             raise InputError(f"env must be an Environment such as purerl.make('Pendulum-v1'), got {self.env!r}")
         space = self.env.action_space
-        if not isinstance(space, Box) or not space.is_bounded:
+        if not isinstance(space, Box) or not (space.is_bounded and space.is_continuous):
             raise InputError(f"shac needs bounded continuous actions, got {space}: use ppo, dqn or discrete_sac")
         if self.network.shared or not self.network.squash:
             raise InputError("shac needs a network with squash=True and shared=False: policy and value learn apart")

@@ -173,7 +173,7 @@ def diagnose(
     Raises:
         InputError: for actions that are not continuous, or numbers out of range.
     """
-    space = check_actions(env)
+    check_actions(env)
     for horizon in horizons:
         struct.check_value("horizon", horizon, int, "[1, inf)")
     if not horizons:
@@ -186,7 +186,7 @@ def diagnose(
     each = 1.0 - (1.0 - confidence) / (num_starts * len(ascending))
     diagnosis = _diagnose(
         env,
-        _random_policy(space) if policy is None else policy,
+        _random_policy(env) if policy is None else policy,
         key,
         jnp.array(ascending),
         jnp.float32(sigma),
@@ -224,7 +224,7 @@ def _diagnose(
     confidence: float,
 ) -> Diagnosis:
     space = check_actions(env)
-    half = jnp.asarray(_middle_and_half(space)[1])
+    half = jnp.asarray(_half(space))
 
     def at_start(key: Array) -> tuple[Array, GradientComparison, Array]:
         start_key, sample_key, growth_key = jax.random.split(key, 3)
@@ -249,24 +249,22 @@ def _diagnose(
     return Diagnosis(horizons, steps, comparison, growth)
 
 
-def _random_policy(space: Box) -> Policy:
+def _random_policy(env: Environment) -> Policy:
     """Uniform actions from the middle half of their range."""
-    return Policy(jax.tree_util.Partial(_act_at_random, *_middle_and_half(space)))
+    return Policy(jax.tree_util.Partial(_act_at_random, env))
 
 
-def _act_at_random(
-    middle: Array, half: Array, key: Array, carry: PyTree, obs: Array
-) -> tuple[Array, PyTree, dict[str, Array]]:
+def _act_at_random(env: Environment, key: Array, carry: PyTree, obs: Array) -> tuple[Array, PyTree, dict[str, Array]]:
     del obs
-    return middle + half * jax.random.uniform(key, half.shape, minval=-0.5, maxval=0.5), carry, {}
+    space = check_actions(env)
+    return space.from_unit(jax.random.uniform(key, space.shape, minval=-0.5, maxval=0.5)), carry, {}
 
 
-def _middle_and_half(space: Box) -> tuple[np.ndarray, np.ndarray]:
-    """Middle and half the length of the range of each entry; 0 and 1 where it has no two bounds."""
+def _half(space: Box) -> np.ndarray:
+    """Half the length of the range of each entry; 1 where it has no two bounds."""
     low, high = space.bounds
     bounded = np.isfinite(low) & np.isfinite(high)
-    low, high = np.where(bounded, low, np.float32(-1.0)), np.where(bounded, high, np.float32(1.0))
-    return 0.5 * (low + high), 0.5 * (high - low)
+    return 0.5 * (np.where(bounded, high, np.float32(1.0)) - np.where(bounded, low, np.float32(-1.0)))
 
 
 def _norm_over_starts(gradients: Array) -> np.ndarray:

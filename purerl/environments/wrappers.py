@@ -125,9 +125,9 @@ class ActionRepeat:
 
 @struct.dataclass
 class ScaleAction:
-    """Lets the agent act in ``[-1, 1]`` and maps that onto the bounds of the environment's actions.
+    """Lets the agent act in ``[-1, 1]`` and maps that onto the bounds of the environment's actions (`Box.from_unit`).
 
-    Entries without finite bounds pass unchanged.
+    An entry without an upper bound has none here either, so with one without a lower bound; both keep their unit.
 
     Attributes:
         env: an environment with a `Box` of actions.
@@ -145,11 +145,11 @@ class ScaleAction:
 
     @property
     def action_space(self) -> Box:
-        """``[-1, 1]``, unbounded where the environment's actions are."""
+        """``[-1, 1]``, with -1 or 1 missing where the environment's actions have no such bound."""
         inner = _box_of_actions(self.env)
-        finite = np.isfinite(inner.bounds[0]) & np.isfinite(inner.bounds[1])
-        low, high = np.where(finite, -1.0, -np.inf), np.where(finite, 1.0, np.inf)
-        return Box(inner.shape, low, high)  # type: ignore[arg-type]
+        low, high = inner.bounds
+        unit = np.where(np.isfinite(low), -1.0, low), np.where(np.isfinite(high), 1.0, high)
+        return Box(inner.shape, *unit)  # type: ignore[arg-type]
 
     def reset(self, key: Array) -> TimeStep:
         """Draw a start state."""
