@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from purerl import memory, numeric, struct
+from purerl.environments.influence import check_acts
 from purerl.errors import InputError, unknown
 from purerl.minibatches import ROWS_IN_CACHE
 from purerl.types import Algorithm, Array, Environment, Metrics, Policy, PyTree
@@ -53,6 +54,9 @@ class Population:
         object.__setattr__(self, "varied", columns)
         # The members' own checks see all values at once.
         self._member(columns)
+        physics = [name.removeprefix("env.") for name in columns if name.startswith("env.")]
+        if physics:
+            check_acts(self.algorithm.env, physics)
 
     @classmethod
     def grid(cls, algorithm: Algorithm, num_seeds: int, values: Mapping[str, Sequence[float]]) -> Population:

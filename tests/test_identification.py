@@ -11,6 +11,7 @@ from purerl import struct
 from purerl.environments import smooth
 from purerl.errors import InputError
 from purerl.identification import Recording, fit_params, random_actions, record, simulate
+from purerl.identification.parameters import find_parameters
 from purerl.spaces import Box
 from purerl.types import Environment, Policy, TimeStep
 
@@ -235,6 +236,11 @@ def test_episodes_that_end_early_are_not_recorded():
     policy = Policy(jax.tree_util.Partial(lambda key, carry, obs: (jnp.int32(1), carry, {})))
     with pytest.raises(InputError, match=r"episode of trajectory 0 ended after \d+ of 30 steps"):
         record(env, policy, jax.random.key(0), num_trajectories=2, length=30)
+
+
+def test_parameters_that_nothing_reads_cannot_be_fitted():
+    with pytest.raises(InputError, match=r"params.link_length_2 of .* changes nothing"):
+        find_parameters(purerl.make("Acrobot-v1"), ["link_length_2"], [])
 
 
 BAD = [

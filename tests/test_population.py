@@ -163,6 +163,9 @@ def test_physics_of_brax_varies_by_the_path_of_its_dictionary_entry():
     np.testing.assert_array_equal(seen, gravity)
     with pytest.raises(InputError, match="'gravity'"):
         Population(agent, 2, {"env.env.params.gravty": gravity})
+    # MuJoCo's names lie beside Brax's, and this backend does not read them.
+    with pytest.raises(InputError, match=r"env.params.opt.gravity of .* changes nothing.*env.params.gravity does act"):
+        Population(agent, 2, {"env.env.params.opt.gravity": gravity})
 
 
 def test_a_part_learns_what_it_does_in_the_whole() -> None:

@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jax.core import Tracer
 from purerl import struct
 from purerl.deferred_imports import deferred
 from purerl.environments import casting
+from purerl.environments.influence import check_acts
 from purerl.environments.options import COMMON, Options, as_plain, constructor_options, parameter
 from purerl.errors import InputError, unknown
 from purerl.spaces import Box, Discrete, Space
@@ -24,6 +26,23 @@ from purerl.types import Array, PyTree, TimeStep
 
 # Its constructor downloads the data set, which merely listing environments must not do. `make` does.
 _DOWNLOADS = ("MNISTBandit-bsuite",)
+
+
+class _Rule(NamedTuple):
+    """How a parameter follows from two others."""
+
+    sources: tuple[str, str]
+    combine: Callable[[Any, Any], Any]
+
+
+# Parameters that gymnax stores beside those they follow from, by the module of the environment.
+_DERIVED: dict[str, dict[str, _Rule]] = {
+    "gymnax.environments.classic_control.cartpole": {
+        "total_mass": _Rule(("masscart", "masspole"), operator.add),
+        "polemass_length": _Rule(("masspole", "length"), operator.mul),
+    }
+}
+
 # Its observations are grids of booleans (Young & Tian 2019), which gymnax hands out in four times the memory.
 _BOOLEAN = "gymnax.environments.minatar."
 
@@ -44,7 +63,10 @@ class GymnaxEnvironment:
             MinAtar.
         action_space: for the parameters given to `make`; varying a parameter that bounds actions does not move it.
         params: gymnax's ``EnvParams`` with an array of strong dtype in every leaf; ``max_steps_in_episode`` is the
-            time limit.
+            time limit. What follows from others (CartPole's ``total_mass``) is None and computed where it is used.
+
+    Raises:
+        InputError: a parameter is given that follows from others, or one that lets actions leave `action_space`.
     """
 
     name: str = struct.field(static=True)
@@ -57,6 +79,10 @@ class GymnaxEnvironment:
     def __post_init__(self) -> None:
         limit = getattr(self.params, "max_steps_in_episode", 1)  # some of gymnax's are floats
         struct.check_value(f"max_steps_in_episode of {self.name}", limit, float, "[1, inf)")
+        for derived, rule in _derived(self.params).items():
+            if getattr(self.params, derived) is not None:
+                raise _follows(self.name, derived, rule)
+        self._check_bounds()
 
     @casting.conventions()
     def reset(self, key: Array) -> TimeStep:
@@ -97,7 +123,30 @@ class GymnaxEnvironment:
     @property
     def _arrays(self) -> PyTree:
         # A NumPy leaf closed over by a traced function would refuse to be indexed by a traced integer.
-        return jax.tree.map(jnp.asarray, self.params)
+        return _complete(jax.tree.map(jnp.asarray, self.params))
+
+    def _check_bounds(self) -> None:
+        """Refuse parameters, perhaps of many members, for which the simulator takes more than `action_space` offers."""
+        space = self.action_space
+        if not isinstance(space, Box) or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self.params)):
+            return
+        simulator = _simulator(self.name, self.factory, self.options)
+        ranks = jax.tree.map(np.ndim, _parameters(self.name, simulator.default_params, {}))
+        members = jax.tree.map(lambda leaf, rank: 0 if np.ndim(leaf) > rank else None, self.params, ranks)
+
+        def bounds(params: PyTree) -> tuple[Array, Array]:
+            declared = simulator.action_space(_complete(params))
+            low, high = _fitting(declared.low, space.shape, -np.inf), _fitting(declared.high, space.shape, np.inf)
+            return jnp.broadcast_to(low, space.shape), jnp.broadcast_to(high, space.shape)
+
+        several = any(axis is not None for axis in jax.tree.leaves(members))
+        with jax.ensure_compile_time_eval(), casting.conventions():
+            low, high = map(np.asarray, (jax.vmap(bounds, (members,)) if several else bounds)(self.params))
+        if np.any(low < space.bounds[0]) or np.any(high > space.bounds[1]):
+            raise InputError(
+                f"{self.name} was made for actions in {space}: parameters that bound them may be varied within that, "
+                f"not up to [{np.min(low):g}, {np.max(high):g}]; give the widest to make"
+            )
 
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.options)
@@ -124,8 +173,7 @@ def make(
         episode_length: time limit in steps; by default the environment's own.
         differentiable: refuse an environment that passes no gradient. Those that can always do.
         options: constructor arguments (such as ``size`` of DeepSea) or fields of its ``EnvParams`` (such as
-            ``gravity`` of CartPole). gymnax derives none from another: who changes CartPole's ``masspole`` should
-            change ``total_mass`` and ``polemass_length`` too.
+            ``gravity`` of CartPole). One that changes nothing is refused.
     """
     factory = _registry()[name]
     if differentiable and not _passes_gradients(name):
@@ -135,6 +183,9 @@ def make(
     chosen = constructor_options(name, {k: v for k, v in options.items() if k in arguments}, arguments)
     simulator = _simulator(name, factory, chosen)
     fields = {f.name for f in dataclasses.fields(simulator.default_params)}
+    for derived, rule in _derived(simulator.default_params).items():
+        if derived in options:
+            raise _follows(name, derived, rule)
     rest = {k: v for k, v in options.items() if k not in arguments and k not in fields}
     if rest and any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _signature(factory)):
         chosen = tuple(sorted(chosen + constructor_options(name, rest, {})))
@@ -154,7 +205,10 @@ def make(
     params = _parameters(name, simulator.default_params, changes)
     with _input_error(name, options):
         observation_space, action_space = _spaces(name, simulator, params)
-    return GymnaxEnvironment(name, factory, chosen, observation_space, action_space, params)
+    env = GymnaxEnvironment(name, factory, chosen, observation_space, action_space, params)
+    changed = (field for field in changes if not _is_default(simulator.default_params, field, params))
+    check_acts(env, [f"params.{field}" for field in changed])
+    return env
 
 
 def environment_options(name: str) -> dict[str, Any]:
@@ -162,7 +216,8 @@ def environment_options(name: str) -> dict[str, Any]:
     factory = _registry()[name]
     params = _simulator(name, factory, ()).default_params
     fields = {f.name: as_plain(getattr(params, f.name)) for f in dataclasses.fields(params)}
-    fields.pop("max_steps_in_episode", None)
+    for hidden in ("max_steps_in_episode", *_derived(params)):
+        fields.pop(hidden, None)
     return {**{k: as_plain(v) for k, v in _constructor_defaults(factory).items()}, **fields}
 
 
@@ -240,7 +295,9 @@ def _parameters(name: str, defaults: Any, changes: Mapping[str, Any]) -> Any:
         default = getattr(defaults, field.name)
         value = changes.get(field.name, default)
         check = functools.partial(parameter, f"{field.name} of {name}")
-        if not field.metadata.get("pytree_node", True):
+        if field.name in _derived(defaults):
+            values[field.name] = None
+        elif not field.metadata.get("pytree_node", True):
             values[field.name] = value
         elif jax.tree_util.all_leaves([default]):
             values[field.name] = check(value, default)
@@ -251,12 +308,36 @@ def _parameters(name: str, defaults: Any, changes: Mapping[str, Any]) -> Any:
     return dataclasses.replace(defaults, **values)
 
 
+def _derived(params: Any) -> dict[str, _Rule]:
+    """Parameters that follow from others."""
+    return _DERIVED.get(type(params).__module__, {})
+
+
+def _complete(params: Any) -> Any:
+    """`params` with what follows from them."""
+    values = {
+        name: rule.combine(*(getattr(params, source) for source in rule.sources))
+        for name, rule in _derived(params).items()
+    }
+    return dataclasses.replace(params, **values)
+
+
+def _follows(name: str, derived: str, rule: _Rule) -> InputError:
+    return InputError(f"{derived} of {name} follows from {' and '.join(rule.sources)}: change those")
+
+
+def _is_default(defaults: Any, field: str, params: Any) -> bool:
+    value = getattr(params, field)
+    return not isinstance(value, Tracer) and bool(np.all(value == np.asarray(getattr(defaults, field), value.dtype)))
+
+
 def _spaces(name: str, simulator: Any, params: Any) -> tuple[Space, Space]:
     """Observations, read off an abstract reset, and actions."""
     with jax.ensure_compile_time_eval(), casting.conventions():
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params)):
             # Bounds are static: parameters that have no value yet cannot move them.
             params = _parameters(name, simulator.default_params, {})
+        params = _complete(params)
         obs, _ = jax.eval_shape(simulator.reset_env, jax.random.key(0), params)
         if not isinstance(obs, jax.ShapeDtypeStruct):
             raise InputError(f"{name}: only arrays are supported as observations, got {type(obs).__name__}")
@@ -281,5 +362,4 @@ def _space(name: str, what: str, declared: Any, shape: tuple[int, ...], dtype: A
 
 def _fitting(bound: Any, shape: tuple[int, ...], otherwise: float) -> Any:
     """`bound` if it can be one for arrays of that shape."""
-    bound = np.asarray(bound)
-    return bound if bound.ndim == 0 or bound.shape == shape else otherwise
+    return bound if np.ndim(bound) == 0 or np.shape(bound) == shape else otherwise

@@ -14,6 +14,8 @@ import numpy as np
 from jax import lax
 
 from purerl import struct
+from purerl.environments import casting
+from purerl.environments.influence import check_acts, dotted
 from purerl.errors import InputError
 from purerl.spaces import Box, Space
 from purerl.types import Array, Environment, PyTree, TimeStep
@@ -193,7 +195,8 @@ class WithReward:
     def step(self, key: Array, state: PyTree, action: Array) -> TimeStep:
         """Advance `state` by one action."""
         timestep = self.env.step(key, state, action)
-        return struct.replace(timestep, reward=jnp.asarray(self.reward(state, action, timestep), jnp.float32))
+        reward = self.reward(state, action, timestep)
+        return struct.replace(timestep, reward=casting.scalar(reward, jnp.float32, "the reward of WithReward"))
 
 
 @struct.dataclass
@@ -295,6 +298,7 @@ class RandomizeParameters:
         """Draw parameters and a start state."""
         sample_key, reset_key = jax.random.split(key)
         drawn = _changed_leaves(self.env, self.sample(sample_key, self.env))
+        check_acts(self.env, drawn)
         timestep = _with_leaves(self.env, drawn).reset(reset_key)
         return struct.replace(timestep, state=RandomizedState(timestep.state, drawn))
 
@@ -313,7 +317,7 @@ def _changed_leaves(env: Environment, other: Environment) -> dict[str, Array]:
     changed = {}
     for (path, old), new in zip(before, after, strict=True):
         if new is not old:
-            name = jax.tree_util.keystr(path).lstrip(".")
+            name = dotted(path)
             if jnp.shape(new) != jnp.shape(old):
                 raise InputError(f"random {name} must have shape {jnp.shape(old)}, got {jnp.shape(new)}")
             changed[name] = jnp.asarray(new, jnp.result_type(old))
@@ -323,7 +327,7 @@ def _changed_leaves(env: Environment, other: Environment) -> dict[str, Array]:
 def _with_leaves(env: Environment, leaves: dict[str, Array]) -> Environment:
     """`env` with the leaves at some paths replaced."""
     paths, structure = jax.tree_util.tree_flatten_with_path(env)
-    return jax.tree.unflatten(structure, [leaves.get(jax.tree_util.keystr(p).lstrip("."), leaf) for p, leaf in paths])
+    return jax.tree.unflatten(structure, [leaves.get(dotted(path), leaf) for path, leaf in paths])
 
 
 def _box_of_actions(env: Environment) -> Box:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purerl import floats, struct
+from purerl.environments.influence import check_acts, dotted
 from purerl.errors import InputError, unknown
 from purerl.types import Array, Environment, PyTree
 
@@ -105,15 +106,15 @@ def _leaves(env: Any, names: Iterable[str], given: dict[str, float]) -> tuple[Py
     """``(base, assign, start)`` of entries in the leaves of `env`; start values by name."""
     paths, _ = jax.tree_util.tree_flatten_with_path(env)
     leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="."): (number, np.asarray(leaf))
-        for number, (path, leaf) in enumerate(paths)
-        if floats.is_float(leaf)
+        dotted(path): (number, np.asarray(leaf)) for number, (path, leaf) in enumerate(paths) if floats.is_float(leaf)
     }
     places: dict[tuple[int, tuple[int, ...]], str] = {}
     start: dict[str, float] = {}
     for name in names:
         stem, index = _split(name)
-        number, leaf = leaves[_path(stem, leaves)]
+        path = _path(stem, leaves)
+        check_acts(env, [path])
+        number, leaf = leaves[path]
         for entry in _entries(name, index, leaf.shape):
             label = stem + (f"[{','.join(map(str, entry))}]" if entry else "")
             if (number, entry) in places:

@@ -52,6 +52,27 @@ def play(env, key, num_envs, length):
     return jax.vmap(one)(jax.random.split(key, num_envs))
 
 
+def without_effect(env):
+    """The leaves of `env`, by path, of which no other value changes anything in a few short episodes."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(env)
+    leaves = [np.asarray(leaf) for _, leaf in paths]
+
+    def outcome(leaves):
+        return jax.tree.leaves(jax.device_get(play(jax.tree.unflatten(structure, leaves), jax.random.key(0), 4, 8)))
+
+    def acts(i):
+        leaf = leaves[i]
+        others = [~leaf] if leaf.dtype == bool else [np.zeros_like(leaf), leaf + 1, leaf // 2, 3 * leaf + 1, -leaf]
+        for other in others:
+            changed = outcome([*leaves[:i], other.astype(leaf.dtype), *leaves[i + 1 :]])
+            if any(not np.array_equal(a, b, equal_nan=True) for a, b in zip(changed, before, strict=True)):
+                return True
+        return False
+
+    before = outcome(leaves)
+    return {jax.tree_util.keystr(path, simple=True, separator=".") for i, (path, _) in enumerate(paths) if not acts(i)}
+
+
 def check_trajectory(timesteps: TimeStep):
     assert not np.any(timesteps.terminated & timesteps.truncated)
     assert np.all(np.isfinite(timesteps.reward))

@@ -1,13 +1,11 @@
 """All of gymnax behind one contract, and the same numbers as gymnax itself."""
 
-import dataclasses
-
 import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from environment_contract import check_trajectory, check_types, play
+from environment_contract import check_trajectory, check_types, play, without_effect
 from flax import struct as flax_struct
 from gymnax.environments import environment as gymnax_environment
 from gymnax.environments import spaces as gymnax_spaces
@@ -18,6 +16,24 @@ from purerl.environments import environment_names, make
 from purerl.spaces import Box, Discrete
 
 NAMES = [name for name in environment_names() if not name.startswith(("brax/", "smooth/", "pixels/"))]
+
+
+# What gymnax declares and never reads.
+UNREAD = {
+    "Acrobot-v1": {"params.link_length_2"},
+    "Asterix-MinAtar": {"params.shot_cool_down"},
+    "Seaquest-MinAtar": {"params.ramp_interval", "params.enemy_move_interval"},
+    # It ends after its only step, whatever the limit.
+    "SimpleBandit-bsuite": {"params.max_steps_in_episode"},
+}
+# Options with which everything that parameters are about happens within eight steps.
+EVENTFUL = {
+    "MountainCar-v0": {"goal_position": -0.6},
+    "MountainCarContinuous-v0": {"goal_position": -0.5},
+    "Seaquest-MinAtar": {"init_spawn_speed": 1, "diver_spawn_speed": 1, "enemy_shot_interval": 1},
+    "MetaMaze-misc": {"maze_size": 3},
+    "Pong-misc": {"width": 10, "height": 8},
+}
 
 
 def with_limit(env, limit):
@@ -50,6 +66,60 @@ def test_episodes(name):
     timesteps = jax.device_get(play(with_limit(env, 100), jax.random.key(0), 4, 8))
     assert not np.any(timesteps.truncated)
     assert play._cache_size() == compiled + 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_acts(name):
+    """Those that gymnax itself never reads are refused where they would be changed."""
+    assert without_effect(make(name, **EVENTFUL.get(name, {}))) == UNREAD.get(name, set())
+
+
+def test_what_follows_from_a_parameter_follows_it():
+    """gymnax keeps CartPole's total mass and its pole's first moment beside what they are made of."""
+    theirs, params = gymnax.make("CartPole-v1")
+    masses, lengths = jnp.float32([0.05, 0.1, 1.0]), jnp.float32([0.3, 0.5, 2.0])
+    env = make("CartPole-v1")
+    state = env.reset(jax.random.key(0)).state.replace(theta=jnp.float32(0.1), theta_dot=jnp.float32(1.0))
+
+    def ours(mass, length):
+        varied = struct.replace(env, params=env.params.replace(masscart=2 * mass, masspole=mass, length=length))
+        return varied.step(jax.random.key(0), state, jnp.int32(1)).obs
+
+    def consistent(mass, length):
+        changed = params.replace(masscart=2 * mass, masspole=mass, length=length)
+        changed = changed.replace(total_mass=3 * mass, polemass_length=mass * length)
+        return theirs.step_env(jax.random.key(0), state, 1, changed)[0]
+
+    np.testing.assert_allclose(jax.vmap(ours)(masses, lengths), jax.vmap(consistent)(masses, lengths), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("CartPole-v1", {"total_mass": 2.0}, "total_mass of CartPole-v1 follows from masscart and masspole: change"),
+        (
+            "Acrobot-v1",
+            {"link_length_2": 2.0},
+            "params.link_length_2 of .*Acrobot-v1.* changes nothing: .*link_length_1",
+        ),
+        ("Asterix-MinAtar", {"shot_cool_down": 3}, "params.shot_cool_down of .* changes nothing"),
+    ],
+)
+def test_parameters_that_cannot_act_are_refused(name, options, message):
+    with pytest.raises(InputError, match=message):
+        make(name, **options)
+    env = make(name)
+    (field,) = options
+    with pytest.raises(InputError, match=message):
+        purerl.Population(purerl.PPO(env=env), 2, {f"env.params.{field}": np.asarray([1, 2], np.float32)})
+
+
+def test_bounds_of_actions_do_not_follow_a_member():
+    """Within those of the environment a member's own are clipped; beyond, they would change nothing."""
+    agent = purerl.PPO(env=make("Pendulum-v1"))
+    purerl.Population(agent, 2, {"env.params.max_torque": np.float32([1.0, 2.0])})
+    with pytest.raises(InputError, match=r"made for actions in Box\(\[1\], \[-2, 2\]\): .* up to \[-4, 4\]"):
+        purerl.Population(agent, 2, {"env.params.max_torque": np.float32([1.0, 4.0])})
 
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1", "Breakout-MinAtar"])
@@ -258,5 +328,5 @@ def test_bad_options(name, options, message):
 
 
 def test_leaves_are_strong_arrays():
-    for leaf in dataclasses.asdict(make("CartPole-v1", gravity=5).params).values():
+    for leaf in jax.tree.leaves(make("CartPole-v1", gravity=5).params):
         assert leaf.dtype in (np.float32, np.int32)

@@ -7,7 +7,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from environment_contract import check_trajectory, check_types, play
+from environment_contract import check_trajectory, check_types, play, without_effect
 from scipy.linalg import solve_discrete_are
 
 from purerl import InputError, struct
@@ -52,6 +52,13 @@ def test_contract(name):
     other = struct.replace(env, **{"R": [[0.2]]} if name == "smooth/lqr" else {"dt": 0.04})
     assert not np.allclose(play(other, KEY, 4, 8).reward, timesteps.reward)
     assert play._cache_size() == compiled + 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_acts(name):
+    # The rail ends where starts are, so that its springs are met.
+    options = {"rail_length": 0.01} if name == "smooth/cartpole-swingup" else {}
+    assert without_effect(smooth.make(name, **options)) == set()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -231,6 +231,19 @@ def test_flatten_observation():
     np.testing.assert_array_equal(next(moves(env, [jnp.int32(2)])).obs, [0.0, 0.0, 1.0])
 
 
+def test_flattened_pictures_lie_between_0_and_1():
+    @struct.dataclass
+    class Screen(Lights):
+        observation_space = Box((2, 2), 0, 255, np.uint8)
+
+        def reset(self, key):
+            return struct.replace(Lights.reset(self, key), obs=jnp.uint8([[0, 51], [255, 255]]))
+
+    env = FlattenObservation(Screen(np.uint8))
+    assert env.observation_space == Box((4,), 0.0, 1.0)
+    np.testing.assert_allclose(env.reset(KEY).obs, [0.0, 0.2, 1.0, 1.0])
+
+
 def test_stacked_vectors_begin_with_copies_of_the_first():
     env = FrameStack(FlattenObservation(Line()), 3)
     assert env.observation_space == Box((6,), -1.0, 1.0)
@@ -332,6 +345,18 @@ def test_random_parameters_must_fit():
         RandomizeParameters(Line(), wrong_shape).reset(KEY)
     with pytest.raises(InputError, match="not its structure"):
         RandomizeParameters(Line(), lambda key, env: TimeLimit(env, 3)).reset(KEY)
+
+
+def test_random_parameters_act():
+    @struct.dataclass
+    class Idle(Line):
+        mass: float = 1.0
+
+    def heavier(key, env):
+        return struct.replace(env, mass=jax.random.uniform(key))
+
+    with pytest.raises(InputError, match=r"mass of .*Idle.* changes nothing: no reset and no step reads it"):
+        RandomizeParameters(Idle(), heavier).reset(KEY)
 
 
 @pytest.mark.parametrize(
