@@ -27,10 +27,14 @@ Array = jax.Array
 
 
 def encode(space: Space, obs: Array) -> Array:
-    """An observation as networks take it, float32: numbers as they are, ``Discrete(n)`` as one-hot ``[n]``."""
+    """An observation as networks take it, float32: ``Discrete(n)`` as one-hot ``[n]``, pictures between 0 and 1.
+
+    Pictures are integers from 0 to 255 or more, and are divided by the greatest (Mnih et al. 2015); other numbers stay
+    as they are.
+    """
     if isinstance(space, Discrete):
         return jax.nn.one_hot(obs, space.n, dtype=jnp.float32)
-    return jnp.asarray(obs, jnp.float32)
+    return jnp.asarray(obs, jnp.float32) / space.greatest
 
 
 def _sizes(name: str, sizes: Any) -> tuple[int, ...]:

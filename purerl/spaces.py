@@ -106,6 +106,13 @@ class Box:
         """Whether the elements are floating-point numbers, not integers or booleans."""
         return bool(jnp.issubdtype(self.dtype, jnp.floating))
 
+    @property
+    def greatest(self) -> float:
+        """What networks divide by: the greatest value of integers from 0 to 255 or more, as pictures have; else 1."""
+        if self.is_continuous or self.low != 0.0 or isinstance(self.high, tuple):
+            return 1.0
+        return self.high if 255.0 <= self.high < math.inf else 1.0
+
     def from_unit(self, value: jax.Array) -> jax.Array:
         """Map ``[-1, 1]`` onto ``[low, high]``, clipping what lies beyond.
 

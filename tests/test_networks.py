@@ -39,7 +39,7 @@ def test_encode_makes_float32_and_one_hot():
     one_hot = encode(Discrete(4), jnp.int32(2))
     np.testing.assert_array_equal(one_hot, [0.0, 0.0, 1.0, 0.0])
     pixels = encode(Box((3,), 0, 255, np.uint8), jnp.uint8([0, 7, 255]))
-    np.testing.assert_array_equal(pixels, [0.0, 7.0, 255.0])
+    np.testing.assert_allclose(pixels, np.float32([0.0, 7.0, 255.0]) / 255.0)
     weak = encode(Box(()), jnp.asarray(1.0))
     for x in (one_hot, pixels, weak):
         assert x.dtype == jnp.float32

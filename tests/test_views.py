@@ -3,8 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from probes import Counter
 
-from purerl import normalize
+import purerl
+from purerl import normalize, struct
 from purerl.spaces import Box, Discrete
 from purerl.views import blank_view, observe, view
 
@@ -41,6 +44,48 @@ def test_choices_are_one_hot_with_or_without_statistics():
     stats = observe(space, normalize.init(blank_view(space).shape), obs)
     np.testing.assert_allclose(stats.mean, [0.25, 0.0, 0.75])
     assert view(space, stats, obs).shape == (2, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("space", "greatest"),
+    [
+        (Box((2,), 0, 255, np.uint8), 255),
+        (Box((2,), dtype=np.uint8), 255),
+        (Box((2,), 0, 255, np.int32), 255),
+        (Box((2,), dtype=np.uint16), 65535),
+        # Few values, or none in particular: no pictures.
+        (Box((2,), 0, 3, np.uint8), 1),
+        (Box((2,), 1, 255, np.int32), 1),
+        (Box((2,), dtype=np.int32), 1),
+        (Box((2,), 0, (1, 255), np.uint8), 1),
+        (Box((2,), dtype=bool), 1),
+        (Box((2,), 0, 255), 1),
+    ],
+)
+def test_pictures_are_seen_between_0_and_1(space, greatest):
+    obs = jnp.asarray([1, 2], space.dtype)
+    np.testing.assert_allclose(view(space, None, obs), np.float32(obs) / np.float32(greatest), rtol=1e-6)
+    stats = observe(space, normalize.init((2,)), jnp.stack([obs, obs]))
+    np.testing.assert_allclose(stats.mean, np.float32(obs) / np.float32(greatest), rtol=1e-6)
+
+
+@struct.dataclass
+class Screen(Counter):
+    observation_space = Box((2, 2), 0, 255, np.uint8)
+
+    def reset(self, key):
+        return struct.replace(Counter.reset(self, key), obs=jnp.zeros((2, 2), jnp.uint8))
+
+    def step(self, key, state, action):
+        return struct.replace(Counter.step(self, key, state, action), obs=jnp.full((2, 2), 255, jnp.uint8))
+
+
+def test_pictures_are_stored_as_they_are():
+    env = purerl.make(Screen())
+    dqn = purerl.DQN(env=env, buffer_size=40, warmup_steps=10, batch_size=8, normalize_observations=True)
+    state = jax.eval_shape(dqn.init, jax.random.key(0))
+    assert (state.collector.replay.obs.dtype, state.collector.obs_stats.mean.dtype) == (np.uint8, np.float32)
+    jax.eval_shape(dqn.step, state)
 
 
 def test_the_blank_view_looks_like_any_other():

@@ -19,7 +19,7 @@ from purerl.types import Array, Environment, PyTree, TimeStep
 
 @struct.dataclass
 class FlattenObservation:
-    """Turns every observation into one float32 vector; discrete ones become one-hot.
+    """Turns every observation into one float32 vector; discrete ones become one-hot, pictures lie in [0, 1].
 
     Attributes:
         env: the environment.
@@ -33,7 +33,8 @@ class FlattenObservation:
         space = self.env.observation_space
         if isinstance(space, Discrete):
             return Box((space.n,), 0.0, 1.0)
-        return Box((int(np.prod(space.shape)),), space.low, space.high)
+        bounds = (space.low, space.high) if space.greatest == 1.0 else (0.0, 1.0)
+        return Box((int(np.prod(space.shape)),), *bounds)
 
     @property
     def action_space(self) -> Space:
@@ -50,8 +51,9 @@ class FlattenObservation:
 
     def _flatten(self, timestep: TimeStep) -> TimeStep:
         space, obs = self.env.observation_space, timestep.obs
-        flat = jax.nn.one_hot(obs, space.n) if isinstance(space, Discrete) else jnp.ravel(obs).astype(jnp.float32)
-        return struct.replace(timestep, obs=flat)
+        if isinstance(space, Discrete):
+            return struct.replace(timestep, obs=jax.nn.one_hot(obs, space.n))
+        return struct.replace(timestep, obs=jnp.ravel(obs).astype(jnp.float32) / space.greatest)
 
 
 @struct.dataclass
