@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from purerl.algorithms.td3 import TD3
     from purerl.algorithms.trpo import TRPO
     from purerl.diagnostics import compare_gradients, diagnose
-    from purerl.environments import make
+    from purerl.environments import check_env, make
     from purerl.errors import InputError
     from purerl.identification import fit_params
     from purerl.networks import CNN, MLP, ActorCritic, DeterministicPolicy
@@ -73,6 +73,7 @@ _HOME = {
     "SoftActorCritic": "q_networks",
     "TimeStep": "types",
     "Transition": "types",
+    "check_env": "environments",
     "compare_gradients": "diagnostics",
     "diagnose": "diagnostics",
     "evaluate": "rollout",
@@ -120,6 +121,7 @@ __all__ = [
     "TimeStep",
     "Transition",
     "__version__",
+    "check_env",
     "compare_gradients",
     "diagnose",
     "evaluate",

@@ -7,6 +7,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import Target
 from test_contract import begin
 
 import purerl
@@ -313,3 +314,13 @@ def test_shac_refuses_what_cannot_work():
         SHAC(env=env, num_minibatches=7)
     with pytest.raises(purerl.InputError, match="shac needs bounded continuous actions"):
         SHAC(env=purerl.make("CartPole-v1"))
+
+
+@pytest.mark.parametrize("algorithm", [APG, SHAC])
+def test_whole_numbers_pass_no_gradient(algorithm):
+    @struct.dataclass
+    class Steps(Target):
+        action_space = Box((1,), -2, 2, np.int32)
+
+    with pytest.raises(purerl.InputError, match=r"needs bounded continuous actions, got .*int32"):
+        algorithm(env=Steps())

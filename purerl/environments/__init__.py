@@ -10,6 +10,8 @@ from typing import Any
 
 from purerl import struct
 from purerl.environments import brax, gymnax, pixels, smooth
+from purerl.environments.casting import StrictTypes
+from purerl.environments.check import check_env, check_types
 from purerl.environments.gradient_gate import GradientGate
 from purerl.environments.observations import FlattenObservation, FrameStack, MaskObservation
 from purerl.environments.options import COMMON
@@ -21,8 +23,8 @@ from purerl.environments.wrappers import (
     TimeLimit,
     WithReward,
 )
-from purerl.errors import InputError, unknown
-from purerl.spaces import Box, Discrete, Space
+from purerl.errors import unknown
+from purerl.spaces import Space
 from purerl.types import Environment
 
 __all__ = [
@@ -34,8 +36,10 @@ __all__ = [
     "RandomizeParameters",
     "ScaleAction",
     "StickyActions",
+    "StrictTypes",
     "TimeLimit",
     "WithReward",
+    "check_env",
     "describe",
     "environment_names",
     "environment_options",
@@ -63,7 +67,7 @@ def make(
 
     Args:
         name_or_env: gymnax's id such as ``"CartPole-v1"``, ``"brax/<name>"``, ``"smooth/<name>"``, ``"pixels/<name>"``,
-            or an `Environment`.
+            or an `Environment`. One that returns Python numbers or other dtypes that fit comes in `StrictTypes`.
         episode_length: time limit; by default gymnax's own, 1000 for Brax, `environment_options` tells those of the
             smooth ones, and none for an object.
         action_repeat: simulator steps per action; their rewards are added.
@@ -74,7 +78,8 @@ def make(
         options: of that environment, see `environment_options`.
 
     Raises:
-        InputError: for an unknown name or option, or a value that makes no sense; nothing is compiled before.
+        InputError: for an unknown name or option, a value that makes no sense, or an object that breaks the contract
+            of environments (see `check_env`); nothing is compiled before.
     """
     struct.check_value("action_repeat", action_repeat, int, "[1, inf)")
     if episode_length is not None:
@@ -135,7 +140,7 @@ def _make(
     name_or_env: str | Environment, episode_length: int | None, differentiable: bool, options: dict[str, Any]
 ) -> Environment:
     if not isinstance(name_or_env, str):
-        env = _checked(name_or_env)
+        env = name_or_env if check_types(name_or_env) else StrictTypes(name_or_env)
         if options:
             raise unknown("option of an environment object", next(iter(options)), COMMON)
         return env if episode_length is None else TimeLimit(env, episode_length)
@@ -156,14 +161,3 @@ def _library(name: str) -> Any:
     if not library.is_known(name):
         raise unknown("environment", name, environment_names())
     return library
-
-
-def _checked(env: Any) -> Environment:
-    """`env` if it looks like an `Environment`."""
-    missing = {"reset", "step", "observation_space", "action_space"} - set(dir(env))
-    if missing or not all(isinstance(space, Box | Discrete) for space in (env.observation_space, env.action_space)):
-        raise InputError(
-            f"expected an environment's name or a purerl Environment, got {type(env).__name__} "
-            "(environments of gymnax and Brax pass by name: register them there)"
-        )
-    return env

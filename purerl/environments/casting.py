@@ -7,8 +7,50 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from purerl import struct
 from purerl.errors import InputError
-from purerl.types import Array, PyTree
+from purerl.spaces import Space
+from purerl.types import Array, Environment, PyTree, TimeStep
+
+
+@struct.dataclass
+class StrictTypes:
+    """The same environment with the dtypes it owes, where it returns Python numbers, weak types or others that fit.
+
+    `make` puts it around environments that need it; whatever could lose a value is refused by `check_env` instead.
+
+    Attributes:
+        env: the environment.
+    """
+
+    env: Environment
+
+    @property
+    def observation_space(self) -> Space:
+        """That of `env`."""
+        return self.env.observation_space
+
+    @property
+    def action_space(self) -> Space:
+        """That of `env`."""
+        return self.env.action_space
+
+    def reset(self, key: Array) -> TimeStep:
+        """Draw a start state."""
+        return self._strict(self.env.reset(key))
+
+    def step(self, key: Array, state: PyTree, action: Array) -> TimeStep:
+        """Advance `state` by one action."""
+        return self._strict(self.env.step(key, state, action))
+
+    def _strict(self, timestep: TimeStep) -> TimeStep:
+        return TimeStep(
+            state=strong(timestep.state),
+            obs=strong(jnp.asarray(timestep.obs, self.env.observation_space.dtype)),
+            reward=strong(jnp.asarray(timestep.reward, jnp.float32)),
+            terminated=jnp.asarray(timestep.terminated),
+            truncated=jnp.asarray(timestep.truncated),
+        )
 
 
 @contextlib.contextmanager
