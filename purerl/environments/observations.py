@@ -52,7 +52,7 @@ class FlattenObservation:
     def _flatten(self, timestep: TimeStep) -> TimeStep:
         space, obs = self.env.observation_space, timestep.obs
         if isinstance(space, Discrete):
-            return struct.replace(timestep, obs=jax.nn.one_hot(obs, space.n))
+            return struct.replace(timestep, obs=jax.nn.one_hot(obs, space.n, dtype=jnp.float32))
         return struct.replace(timestep, obs=jnp.ravel(obs).astype(jnp.float32) / space.greatest)
 
 

@@ -111,7 +111,7 @@ def test_parameters_that_cannot_act_are_refused(name, options, message):
     env = make(name)
     (field,) = options
     with pytest.raises(InputError, match=message):
-        purerl.Population(purerl.PPO(env=env), 2, {f"env.params.{field}": np.asarray([1, 2], np.float32)})
+        purerl.Population(purerl.PPO(env=env), 2, {f"env.params.{field}": [1, 2]})
 
 
 def test_bounds_of_actions_do_not_follow_a_member():
