@@ -327,8 +327,11 @@ def _follows(name: str, derived: str, rule: _Rule) -> InputError:
 
 
 def _is_default(defaults: Any, field: str, params: Any) -> bool:
-    value = getattr(params, field)
-    return not isinstance(value, Tracer) and bool(np.all(value == np.asarray(getattr(defaults, field), value.dtype)))
+    pairs = zip(jax.tree.leaves(getattr(params, field)), jax.tree.leaves(getattr(defaults, field)), strict=True)
+    return all(
+        not isinstance(value, Tracer) and np.array_equal(value, np.asarray(default, np.asarray(value).dtype))
+        for value, default in pairs
+    )
 
 
 def _spaces(name: str, simulator: Any, params: Any) -> tuple[Space, Space]:
