@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.metadata
 import importlib.util
 import types
@@ -68,7 +67,7 @@ def solve(model: Any, data: Any) -> Any:
     if model.opt.iterations == 1:
         return solver.solve(model, data)
     fixed_model, fixed_data = jax.lax.stop_gradient((model, data))
-    solved = solver.solve(fixed_model, fixed_data)
+    solved: Any = solver.solve(fixed_model, fixed_data)
 
     # The Hessian is that of Newton's method, whichever method has been used.
     newton = {"opt.solver": SolverType.NEWTON}
