@@ -186,9 +186,9 @@ class Replay:
         """Draw windows with replacement, each with the same probability. At least `n_step` + 1 rows must be there."""
         count = (state.size - self.n_step) * self.num_envs
         age, env = jnp.divmod(jax.random.randint(key, (batch_size,), 0, count), self.num_envs)
-        row = (state.position - self.n_step - 1 - age) % self._num_rows
-        row = (row - self._rows_to_keeper(state, row, env)) % self._num_rows
-        return self.windows(state, row * self.num_envs + env, gamma)
+        row = self._wrapped(state.position - self.n_step - 1 - age)
+        row = self._wrapped(row - self._rows_to_keeper(state, row, env))
+        return self._windows(state, row, env, gamma)
 
     def update(self, state: ReplayState, index: Array, priority: Array) -> ReplayState:
         """Nothing: all windows stay equally likely, whatever was learned from them."""
@@ -197,7 +197,7 @@ class Replay:
 
     def windows(self, state: ReplayState, index: Array, gamma: float | Array) -> Experience:
         """The windows that begin at ``index [batch_size]``, ``row * num_envs + environment``."""
-        return jax.vmap(self._window, in_axes=(None, 0, None))(state, index, gamma)
+        return self._windows(state, *jnp.divmod(index, self.num_envs), gamma)
 
     @property
     def ring(self) -> Replay:
@@ -243,10 +243,18 @@ class Replay:
         """How many rows before each the step is that keeps its place; 0 but where it was truncated and is not kept."""
         return jnp.maximum(state.outcome[row, env, 1] - _TRUNCATED, 0.0).astype(jnp.int32)
 
-    def _window(self, state: ReplayState, index: Array, gamma: float | Array) -> Experience:
-        start, env = jnp.divmod(index, self.num_envs)
+    def _wrapped(self, row: Array) -> Array:
+        """`row`, which is less than a lap outside of the ring, as it is counted inside. A remainder costs a division."""
+        row = jnp.where(row < 0, row + self._num_rows, row)
+        return jnp.where(row < self._num_rows, row, row - self._num_rows)
+
+    def _windows(self, state: ReplayState, start: Array, env: Array, gamma: float | Array) -> Experience:
+        """The windows that begin in the rows ``start [batch_size]`` of the environments ``env [batch_size]``."""
+        return jax.vmap(self._window, in_axes=(None, 0, 0, None))(state, start, env, gamma)
+
+    def _window(self, state: ReplayState, start: Array, env: Array, gamma: float | Array) -> Experience:
         step = jnp.arange(self.n_step + 1, dtype=jnp.int32)
-        rows = (start + step) % self._num_rows
+        rows = self._wrapped(start + step)
         rewards, endings = state.outcome[rows[:-1], env].T
         ended = endings != _GOES_ON
         last = jnp.where(ended.any(), jnp.argmax(ended), self.n_step - 1)
@@ -266,7 +274,7 @@ class Replay:
             later_obs=jax.tree.map(lambda ring: ring[rows[1:-1], env], state.obs),
             later_discount=jnp.where(within, powers[:-1], 0.0)[1:],
             weight=jnp.float32(1.0),
-            index=index,
+            index=start * self.num_envs + env,
         )
 
 
@@ -323,8 +331,8 @@ class PrioritizedReplay:
         # in one slice. (None is complete while the first rows of all are written.)
         step = jnp.arange(replay.rollout_length, dtype=jnp.int32)[:, None]
         complete = ring.size + step >= replay.n_step
-        expired = (ring.position - replay._rows_in_use) % replay._num_rows
-        start = (ring.position - replay.n_step + step) % replay._num_rows
+        expired = replay._wrapped(ring.position - replay._rows_in_use)
+        start = replay._wrapped(ring.position - replay.n_step + step)
         ring = replay.add(ring, transitions)
         kept = replay._rows_to_keeper(ring, start, jnp.arange(replay.num_envs)[None]) == 0
         fresh = jnp.where(complete & kept, state.max_priority, 0.0).ravel()
