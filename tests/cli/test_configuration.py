@@ -7,6 +7,8 @@ import os
 import shlex
 import subprocess
 import sys
+import time
+import types
 from pathlib import Path
 
 import jax
@@ -339,3 +341,21 @@ def test_an_evaluation_that_is_stopped_between_batches_has_no_outcome() -> None:
     assert played.episode_return.shape == (2, 6)
     answers = iter([False, True])
     assert evaluator(jax.random.key(1), 6, lambda: next(answers)) is None
+
+
+def test_pieces_are_as_long_as_the_measured_speed_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, pieces = 0.0, []
+
+    class Slow:
+        """Takes a second for an iteration, and a quarter of that for the first ones."""
+
+        def advance(self, num_iterations: int, metrics: None) -> None:
+            nonlocal now
+            now += num_iterations * (0.25 if len(pieces) < 3 else 1.0)
+            pieces.append(num_iterations)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    run = Training(made())
+    screen, stop = types.SimpleNamespace(progress=lambda *_: None), types.SimpleNamespace(requested=False)
+    run._advance(Slow(), 58, stop, screen)  # type: ignore[arg-type]
+    assert pieces == [1, 4, 16, 20, 5, 5, 5, 2]
