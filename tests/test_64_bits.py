@@ -11,6 +11,7 @@ from test_contract import ALGORITHMS, NETWORK, for_each, ppo
 
 import purerl
 from purerl import LSTM, ActorCritic, Population, runner
+from purerl.control import ILQR, MPPI, Shooting
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,13 @@ def test_pieces_that_no_row_has():
     check(Population(ppo(obs_reward(), network=recurrent, max_kl=0.1, kl_target=0.01), 2, {"learning_rate": [1e-3, 1]}))
     check(ALGORITHMS["rainbow"].make(obs_reward()))
     check(ALGORITHMS["shac"].make(purerl.make("smooth/pendulum"), max_step_growth=3.0))
+
+
+@pytest.mark.parametrize("planner", [ILQR(horizon=3), MPPI(horizon=3), Shooting(horizon=3)])
+def test_a_planner(planner):
+    env = purerl.make("smooth/pendulum")
+    state = jax.eval_shape(env.reset, jax.random.key(0)).state
+    assert not widths(jax.eval_shape(lambda state: planner.plan(env, state, jax.random.key(0)), state))
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_a_leaf_that_is_zero_is_never_drawn():
 
 @pytest.mark.parametrize("fraction", [0.0, 2.0**-23, 1.0 - 2.0**-23, 1.0])
 def test_nor_where_rounding_is_worst(fraction, monkeypatch):
-    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, fraction))
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.full(shape, fraction, dtype))
     sample_one = jax.jit(lambda tree: sum_tree.sample(tree, jax.random.key(0), 1)[0][0])
     for seed in range(50):
         leaves = uneven(np.random.default_rng(seed), 500, share_of_zeros=0.8, decades=8.0)

@@ -84,7 +84,7 @@ class ILQR:
                 breaks down.
         """
         check_differentiable(env)
-        step_sizes = 0.5 ** jnp.arange(self.num_step_sizes)
+        step_sizes = 0.5 ** jnp.arange(self.num_step_sizes, dtype=jnp.float32)
 
         def improve(carry: tuple[Trajectory, Array], _: None) -> tuple[tuple[Trajectory, Array], None]:
             nominal, regularization = carry
