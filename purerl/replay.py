@@ -244,7 +244,7 @@ class Replay:
         return jnp.maximum(state.outcome[row, env, 1] - _TRUNCATED, 0.0).astype(jnp.int32)
 
     def _wrapped(self, row: Array) -> Array:
-        """`row`, which is less than a lap outside of the ring, as it is counted inside. A remainder costs a division."""
+        """`row`, at most a lap outside of the ring, as it is counted inside. A remainder would cost a division."""
         row = jnp.where(row < 0, row + self._num_rows, row)
         return jnp.where(row < self._num_rows, row, row - self._num_rows)
 
