@@ -110,6 +110,7 @@ def test_apg():
         # General settings, where nothing is tuned. MountainCar pays -1 per step, and 200 of them are -200.
         ("ppo", "MountainCar-v0", 300_000, -150),
         ("reinforce", "MountainCar-v0", 300_000, -140),
+        ("reinforce", "Acrobot-v1", 200_000, -90),
         ("shac", "Reacher-misc", 300_000, 30),
         ("shac", "smooth/bouncing-mass", 200_000, -14.5),
     ],
