@@ -13,6 +13,9 @@ from jax import lax
 from purerl import struct
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, TimeStep, Transition
 
+START_BYTES = 16_384
+"""Memory for start states drawn ahead, per environment."""
+
 
 @struct.dataclass
 class RolloutState:
@@ -70,8 +73,9 @@ def unroll(
         that ended.
     """
 
-    def step(state: RolloutState, keys: Array) -> tuple[RolloutState, tuple]:
-        action_key, env_key, start_key = jax.random.wrap_key_data(keys, impl=jax.random.key_impl(key))
+    def step(state: RolloutState, inputs: tuple[Array, TimeStep]) -> tuple[RolloutState, tuple]:
+        keys, start = inputs
+        action_key, env_key = as_keys(keys)
         action, carry, extras = policy.act(action_key, state.carry, state.timestep.obs)
         timestep = env.step(env_key, state.timestep.state, action)
         transition = Transition(
@@ -84,19 +88,39 @@ def unroll(
             extras=extras,
         )
         onward = RolloutState(timestep, carry, state.episode_return + timestep.reward, state.episode_length + 1)
-        anew = begin(lax.stop_gradient(env.reset(start_key)), policy.carry)
+        anew = begin(start, policy.carry)
         done = timestep.done
         state = jax.tree.map(lambda a, b: jnp.where(done, a, b), anew, onward)
         return state, (transition, onward.episode_return, onward.episode_length)
+
+    def as_keys(numbers: Array) -> Array:
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(key))
+
+    def block(state: RolloutState, keys: Array) -> tuple[RolloutState, tuple]:
+        starts = lax.stop_gradient(jax.vmap(lambda numbers: env.reset(as_keys(numbers)))(keys[:, 2]))
+        return lax.scan(step, state, (keys[:, :2], starts))
 
     # All at once: in the loop the hashing behind keys costs as much as a small environment. As numbers, because where
     # `jax.vmap` transposes keys on their way into a loop, `jax.debug_key_reuse` takes that for a use.
     keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index), 3))(jnp.arange(length))
     keys = jax.random.key_data(keys)
-    state, (transitions, returns, lengths) = lax.scan(step, state, keys)
+    size = _block_length(env, length)
+    state, seen = lax.scan(block, state, keys.reshape(-1, size, *keys.shape[1:]))
+    transitions, returns, lengths = jax.tree.map(lambda leaf: leaf.reshape(length, *leaf.shape[2:]), seen)
     ended = transitions.done
     metrics = {"episode_return": Mean.of(returns, ended), "episode_length": Mean.of(lengths, ended)}
     return state, transitions, metrics
+
+
+def _block_length(env: Environment, length: int) -> int:
+    """Number of steps whose start states are drawn together, a divisor of `length`.
+
+    Hashing for many at once costs a fraction of hashing step by step, which small environments notice. Start states of
+    large simulators would fill the memory, and hashing is nothing beside their steps.
+    """
+    shapes = jax.eval_shape(env.reset, jax.random.key(0))
+    most = START_BYTES // sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    return max(size for size in range(1, length + 1) if length % size == 0 and size <= max(most, 1))
 
 
 def collect(
