@@ -141,7 +141,10 @@ def check_differentiable(env: Environment) -> None:
     Raises:
         InputError: naming what would make it differentiable.
     """
-    key, action = jax.random.key(0), jnp.zeros(env.action_space.shape, env.action_space.dtype)
+    space = env.action_space
+    if not jnp.issubdtype(space.dtype, jnp.floating):
+        raise InputError(f"gradients through the dynamics need continuous actions, got {space}")
+    key, action = jax.random.key(0), jnp.zeros(space.shape, space.dtype)
     state = jax.eval_shape(env.reset, key).state
     try:
         jax.eval_shape(lambda state: jax.grad(lambda action: env.step(key, state, action).reward)(action), state)

@@ -32,11 +32,10 @@ def set_parameters(env: Any) -> None:
 
 
 def start(state: Array, obs: Array) -> TimeStep:
-    """The first time step of an episode."""
-    return onward(state, obs, jnp.zeros(()))
+    """The first time step of an episode; float32, also where JAX computes with 64 bits."""
+    return onward(jnp.asarray(state, jnp.float32), jnp.asarray(obs, jnp.float32), jnp.float32(0.0))
 
 
 def onward(state: Array, obs: Array, reward: Array) -> TimeStep:
-    """A time step after which the episode goes on; float32, also where JAX computes with 64 bits."""
-    state, obs, reward = (jnp.asarray(value, jnp.float32) for value in (state, obs, reward))
+    """A time step after which the episode goes on."""
     return TimeStep(state, obs, reward, terminated=jnp.bool_(False), truncated=jnp.bool_(False))
