@@ -23,7 +23,7 @@ NOISE = np.array([0.02, 0.02, 0.1])
 
 @struct.dataclass
 class Gain:
-    """Observes ``gain * action`` and has no state to speak of."""
+    """Observes ``gain * rates[0, 0] * action``; the other rates do nothing, and there is no state to speak of."""
 
     gain: float | jax.Array
     rates: np.ndarray
@@ -40,7 +40,7 @@ class Gain:
         return TimeStep(jnp.int32(0), jnp.zeros(1), jnp.float32(0.0), jnp.bool_(False), jnp.bool_(False))
 
     def step(self, key: jax.Array, state: jax.Array, action: jax.Array) -> TimeStep:
-        obs = self.gain * action
+        obs = self.gain * self.rates[0, 0] * action
         return TimeStep(state + 1, obs, jnp.float32(0.0), jnp.bool_(False), jnp.bool_(False))
 
 
@@ -276,7 +276,7 @@ def test_names_that_could_be_several_parameters():
 
     data = Recording(jnp.ones((1, 2, 1)), jnp.ones((1, 3, 1)))
     with pytest.raises(InputError, match=r"'rates' may be left.rates or right.rates"):
-        fit_params(Two(1.0, np.ones(1, np.int32), GAIN, GAIN), ["rates"], data)
+        fit_params(Two(1.0, np.ones((1, 1), np.int32), GAIN, GAIN), ["rates"], data)
     with pytest.raises(InputError, match="2 observed numbers cannot determine 4 unknowns"):
         fit_params(GAIN, ["rates"], struct.replace(data, observations=jnp.arange(3.0).reshape(1, 3, 1)))
     with pytest.raises(InputError, match="needs start values"):
