@@ -104,10 +104,10 @@ def test_the_oldest_parameters_act(iteration):
 )
 def test_values_are_those_of_the_policy_that_learns_only_with_the_correction(correct, values, action):
     algorithm = IMPALA(
-        env=Fork(), lag=1000, correct=correct, num_envs=32, rollout_length=4, learning_rate=5e-3, network=NETWORK
+        env=Fork(), lag=2000, correct=correct, num_envs=32, rollout_length=4, learning_rate=5e-3, network=NETWORK
     )
     # So long a lag that the first policy, which is random, acts all the time.
-    state = last(iterate(algorithm, begin(algorithm, jax.random.key(0)), 600, every=600)).state
+    state = last(iterate(algorithm, begin(algorithm, jax.random.key(0)), 1500, every=1500)).state
     network = NETWORK.clone(action_space=algorithm.env.action_space)
     learned = [network.apply(state.params, jnp.float32([obs]), method="critic") for obs in (0.0, 1.0)]
     np.testing.assert_allclose(learned, values, atol=0.06)
