@@ -224,7 +224,6 @@ def test_it_keeps_to_the_trust_region_in_every_update(env):
                 state.sampler.rollout,
                 key,
                 algorithm.rollout_length,
-                16,
             )[1].obs
         )
     )
