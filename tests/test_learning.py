@@ -39,6 +39,7 @@ def test_cartpole():
     assert trained("ppo", "CartPole-v1", 500_000, 4).mean() >= 470
 
 
+@pytest.mark.slow
 def test_catch():
     assert trained("ppo", "Catch-bsuite", 64_000, 4).mean() >= 0.95
 
@@ -77,6 +78,7 @@ def test_shac():
     assert trained("shac", "smooth/cartpole-swingup", 32_000, 4).mean() >= 125
 
 
+@pytest.mark.slow
 def test_apg():
     """A random policy has -355, a planner that knows the future -32."""
     assert trained("apg", "smooth/pendulum", 300_000, 4).mean() >= -60

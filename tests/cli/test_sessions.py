@@ -109,7 +109,7 @@ def interrupt(words: list[str], path: Path, num_rows: int, number: signal.Signal
     ("words", "whole", "number"),
     [
         (TINY, "finished", signal.SIGINT),
-        (TINY_DQN, "finished_dqn", signal.SIGHUP),
+        pytest.param(TINY_DQN, "finished_dqn", signal.SIGHUP, marks=pytest.mark.slow),
         (TINY_SPREAD, "finished_spread", signal.SIGTERM),
     ],
     ids=["ppo", "dqn", "two processes"],
