@@ -67,6 +67,11 @@ class Population:
         for name, tried in values.items():
             if not isinstance(tried, Sequence | np.ndarray | jax.Array) or isinstance(tried, str):
                 raise InputError(f"varied {name!r} needs a list of values to try, got {tried!r}")
+            if not len(tried):
+                raise InputError(f"varied {name!r} needs at least one value to try, got {tried!r}")
+        struct.check_value("num_seeds", num_seeds, int, "[1, inf)")
+        num_members = num_seeds * math.prod(len(tried) for tried in values.values())
+        struct.check_value("num_seeds * combinations of values", num_members, int, "[1, inf)")
         combinations = list(itertools.product(*values.values()))
         varied = {}
         for i, name in enumerate(values):
@@ -264,7 +269,9 @@ def _entries(node: Any, wanted: str, name: str) -> dict[str, Any]:
     fields = {f.name: f for f in dataclasses.fields(node)} if dataclasses.is_dataclass(node) else {}
     entries = dict(node) if isinstance(node, Mapping) else {field: getattr(node, field) for field in fields}
     if wanted not in entries:
-        raise unknown(f"entry of {type(node).__name__} in {name!r}:", wanted, entries)
+        # A parameter of a simulator is one level further down.
+        below = [f"{entry}.{field}" for entry, value in entries.items() for field in getattr(value, "__dict__", ())]
+        raise unknown(f"entry of {type(node).__name__} in {name!r}:", wanted, [*entries, *below])
     if wanted in fields and fields[wanted].metadata.get("static", False):
         raise InputError(f"{name!r} shapes the compiled program and cannot vary within one population")
     return entries

@@ -29,7 +29,7 @@ class Discrete:
     def __post_init__(self) -> None:
         whole = isinstance(self.n, int | np.integer) and not isinstance(self.n, bool)
         if not whole or not 1 <= self.n < 2**31:
-            raise InputError(f"n of Discrete must be a whole number of at least 1, got {self.n!r}")
+            raise InputError(f"n of Discrete must be a whole number in [1, {2**31 - 1}], got {self.n!r}")
         object.__setattr__(self, "n", int(self.n))
 
     @property
@@ -177,6 +177,8 @@ def _dtype(dtype: Any) -> np.dtype:
 
 def _bound(name: str, bound: Any, shape: tuple[int, ...]) -> np.ndarray:
     """One number per entry, flat; numbers too large to mean anything count as infinite."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(bound)):
+        raise InputError(f"{name} of a Box must be known before JAX traces: make it with numpy instead of jax.numpy")
     try:
         array = np.asarray(bound, np.float64)
         array = array.reshape(shape) if array.size == math.prod(shape) else array

@@ -97,9 +97,24 @@ def test_grid_keeps_whole_numbers_whole():
     population = Population.grid(ppo(endless()), num_seeds=1, values={"env.limit": [2, 4], "kl_target": [0.01, 0.02]})
     assert population.varied["env.limit"].dtype == np.int32
     assert population.varied["kl_target"].dtype == np.float32
-    for bad, words in (([2.5, 4], "must be a whole number"), ([2, 3e9], "at most 2147483647"), (7, "list of values")):
+    for bad, words in (
+        ([2.5, 4], "must be a whole number"),
+        ([2, 3e9], "at most 2147483647"),
+        (7, "list of values"),
+        ([], "at least one"),
+    ):
         with pytest.raises(InputError, match=words):
             Population.grid(ppo(endless()), num_seeds=1, values={"env.limit": bad})
+
+
+def test_grids_of_too_many_members_are_refused_before_they_are_made():
+    with pytest.raises(InputError, match=r"combinations of values must .*got 4398046511104"):
+        Population.grid(ppo(endless()), num_seeds=2**20, values={"gamma": np.full(2**22, 0.9)})
+
+
+def test_a_parameter_that_lies_deeper_is_named():
+    with pytest.raises(InputError, match=r"did you mean 'params\.gravity'"):
+        Population(ppo(purerl.make("CartPole-v1")), 2, {"env.gravity": [9.8, 12.0]})
 
 
 def test_values_are_kept_in_the_dtype_of_what_they_vary_however_they_are_written():

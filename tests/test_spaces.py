@@ -118,7 +118,8 @@ def test_integers_have_the_bounds_of_their_dtype_and_whole_ones():
         (Box, (2,), r"shape of a Box must be a tuple of whole numbers such as \(3,\), got 2"),
         (Box, ((-1,),), "shape of a Box"),
         (Box, ((2,), 0.0, 1.0, complex), "dtype of a Box"),
-        (Discrete, (0,), "n of Discrete must be a whole number of at least 1, got 0"),
+        (Discrete, (0,), r"n of Discrete must be a whole number in \[1, 2147483647\], got 0"),
+        (Discrete, (2**40,), "n of Discrete"),
         (Discrete, (2.0,), "n of Discrete"),
         (Discrete, (True,), "n of Discrete"),
     ],
@@ -179,3 +180,9 @@ def test_spaces_print_briefly():
     assert str(Box((3,), -1, 1)) == "Box([3], [-1, 1])"
     assert str(Box((2,), (-1.0, -2.0), INF)) == "Box([2], [-2..-1, inf])"
     assert str(Box((2,), 0, 255, np.uint8)) == "Box([2], [0, 255], uint8)"
+
+
+def test_bounds_that_jax_traces_are_refused():
+    """A property of an environment is read while its reset is traced, where `jnp.array` has no numbers."""
+    with pytest.raises(InputError, match=r"numpy instead of jax\.numpy"):
+        jax.eval_shape(lambda: Box((2,), jnp.array([-1.0, -2.0]), 1.0).sample(jax.random.key(0)))

@@ -95,8 +95,8 @@ class DDPG:
     )
     noise_std: float = struct.field(
         default=0.1,
-        help="sigma: deviation of what is added to the exploration noise per unit of time, where actions reach from -1 "
-        "to 1; white noise is nothing but that",
+        help="sigma: deviation of the noise added over one unit of time, where actions reach from -1 to 1; white "
+        "noise is nothing but that",
         within="[0, inf)",
     )
     noise_decay: float = struct.field(

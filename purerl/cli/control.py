@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from purerl.cli import flags
-from purerl.cli.parser import Flag, Group, parse
+from purerl.cli.parser import COUNTABLE, Flag, Group, parse
 from purerl.errors import InputError, unknown
 from purerl.presets import Preset
 
@@ -26,7 +26,7 @@ _RUN = Group(
     "flags",
     [
         CONTROLLER,
-        Flag("episodes", "int", "complete episodes", 8, "[1, inf)"),
+        Flag("episodes", "int", "complete episodes", 8, COUNTABLE),
         Flag("seed", "int", "of all randomness", 0, "[0, 4294967295]"),
     ],
 )

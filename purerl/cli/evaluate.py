@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from purerl.cli import control
-from purerl.cli.parser import Flag, Group, parse
+from purerl.cli.parser import COUNTABLE, Flag, Group, parse
 from purerl.cli.run_directory import RunDirectory
 from purerl.errors import InputError
 
@@ -15,7 +15,7 @@ USAGE = "purerl evaluate DIR [flags]\n       purerl evaluate ENVIRONMENT --contr
 FLAGS = Group(
     "flags",
     [
-        Flag("episodes", "int", "complete episodes per member", 128, "[1, inf)"),
+        Flag("episodes", "int", "complete episodes per member", 128, COUNTABLE),
         Flag("stochastic", "bool", "explore as in training: actions sampled, noisy or epsilon-greedy"),
         Flag(
             "seed",

@@ -8,7 +8,7 @@ from typing import Any
 
 from purerl.cli.fields import annotation_of, choices_of, hyperparameters, kind_of, word_of
 from purerl.cli.network import ACTIVATIONS, KINDS, complete_network, default_network, parameters, part_class
-from purerl.cli.parser import Flag, Group
+from purerl.cli.parser import COUNTABLE, Flag, Group
 from purerl.presets import Preset
 
 ENV_PREFIX = "env."
@@ -42,7 +42,7 @@ RUN = Group(
             "eval_episodes",
             "int",
             "episodes of the final evaluation, per member (default 128, fewer in short runs)",
-            within="[1, inf)",
+            within=COUNTABLE,
         ),
         Flag(
             "eval_every",

@@ -16,6 +16,9 @@ from typing import Any, NoReturn
 
 from purerl.errors import InputError, unknown
 
+COUNTABLE = "[1, 2147483647]"
+"""Counts that an int32 holds; as in `purerl.runner`, which would import JAX."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Flag:

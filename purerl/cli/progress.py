@@ -119,6 +119,7 @@ class PlainDisplay:
 
     def training(self) -> None:
         """See `LiveDisplay`."""
+        self.phase("training")
         self._begun = self._written = time.perf_counter()
 
     def progress(self, env_steps: int, rate: float) -> None:

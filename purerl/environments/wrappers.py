@@ -282,6 +282,8 @@ class RandomizeParameters:
     sample: Callable[[Array, Environment], Environment]
 
     def __post_init__(self) -> None:
+        if not callable(self.sample):
+            raise InputError(f"sample must be a function (key, env) -> env with other parameters, got {self.sample!r}")
         struct.wrap_functions(self, "sample")
 
     @property

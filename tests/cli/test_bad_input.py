@@ -171,6 +171,7 @@ CASES = [
     ("evaluate {tmp}/nothing", ["no run in"]),
     ("evaluate {tmp}/run", ["no checkpoint yet"]),
     ("evaluate {tmp}/run --episodes 0", ["--episodes must lie in"]),
+    ("evaluate {tmp}/run --episodes 3000000000", ["--episodes must lie in"]),
     ("evaluate {tmp}/run --epsodes 3", ["'--episodes'"]),
     ("plot", ["name a run directory"]),
     ("plot {tmp}/nothing", ["no run in"]),

@@ -261,8 +261,8 @@ def test_a_warm_up_counts_as_steps_but_not_as_training(finished_dqn: Path) -> No
     output = finished_dqn.with_suffix(".txt").read_text()
     lines = output.splitlines()
     assert "5,600 steps each, 800 of them at random" in lines[0]
-    assert lines[1:4] == ["compiling", "warming up", "compiling"]
-    assert lines[4].startswith("816/5,600 steps")
+    assert lines[1:5] == ["compiling", "warming up", "compiling", "training"]
+    assert lines[5].startswith("816/5,600 steps")
 
     summary = json.loads((finished_dqn / "summary.json").read_text())
     assert (summary["total_steps"], summary["iterations"]) == (5600, 700)

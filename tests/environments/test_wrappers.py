@@ -345,6 +345,8 @@ def test_random_parameters_must_fit():
         RandomizeParameters(Line(), wrong_shape).reset(KEY)
     with pytest.raises(InputError, match="not its structure"):
         RandomizeParameters(Line(), lambda key, env: TimeLimit(env, 3)).reset(KEY)
+    with pytest.raises(InputError, match="sample must be a function"):
+        RandomizeParameters(Line(), {"speed": (0.5, 2.0)})
 
 
 def test_random_parameters_act():
