@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from purerl.errors import InputError
 
@@ -177,7 +178,7 @@ def _dtype(dtype: Any) -> np.dtype:
 
 def _bound(name: str, bound: Any, shape: tuple[int, ...]) -> np.ndarray:
     """One number per entry, flat; numbers too large to mean anything count as infinite."""
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(bound)):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(bound)):
         raise InputError(f"{name} of a Box must be known before JAX traces: make it with numpy instead of jax.numpy")
     try:
         array = np.asarray(bound, np.float64)

@@ -193,6 +193,15 @@ PPO_ON_PROBE = {
     "normalize_rewards": False,
 }
 
+# With Adam: RMSProp begins with squares of 1, so its first hundred steps are small.
+A2C_ON_PROBE = {
+    "num_envs": 16,
+    "adam": True,
+    "learning_rate": 1e-2,
+    "normalize_observations": False,
+    "normalize_rewards": False,
+}
+
 # One row per algorithm, and some with other pieces.
 ALGORITHMS = {
     "ppo": Row(ppo, PPO_ON_PROBE, ppo_value, lambda state: state.params, either=True),
@@ -205,21 +214,21 @@ ALGORITHMS = {
     ),
     "a2c": Row(
         actor_critic(A2C),
-        {"num_envs": 16, "learning_rate": 1e-2, "normalize_observations": False, "normalize_rewards": False},
+        A2C_ON_PROBE,
         ppo_value,
         lambda state: state.params,
         either=True,
     ),
     "recurrent_a2c": Row(
         actor_critic(A2C, network=ActorCritic(MLP((16,)), GRU(8))),
-        {"num_envs": 16, "learning_rate": 1e-2, "normalize_observations": False, "normalize_rewards": False},
+        A2C_ON_PROBE,
         ppo_value,
         lambda state: state.params,
         either=True,
     ),
     "impala": Row(
         actor_critic(IMPALA, lag=2),
-        {"num_envs": 16, "learning_rate": 1e-2, "normalize_observations": False, "normalize_rewards": False},
+        A2C_ON_PROBE,
         ppo_value,
         lambda state: state.params,
         either=True,
