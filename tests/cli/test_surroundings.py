@@ -99,7 +99,7 @@ def test_plain_output_is_not_silent_between_log_points(monkeypatch: pytest.Monke
     for step in range(1, 30):
         now = 5.0 * step
         screen.progress(step, 0.2)
-    assert [line.split()[0] for line in lines] == ["12/1,000", "24/1,000"]
+    assert [line.split()[0] for line in lines] == ["training", "12/1,000", "24/1,000"]
 
 
 @pytest.mark.parametrize(
