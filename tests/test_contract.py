@@ -228,7 +228,7 @@ ALGORITHMS = {
     ),
     "impala": Row(
         actor_critic(IMPALA, lag=2),
-        A2C_ON_PROBE,
+        A2C_ON_PROBE | {"learning_rate": 2e-2},
         ppo_value,
         lambda state: state.params,
         either=True,
