@@ -80,7 +80,7 @@ def _uniform(env: Environment, key: Array, carry: PyTree, obs: Array) -> tuple[A
 
 
 def in_units(space: Space, raw_action: Array, carry: PyTree) -> tuple[Array, PyTree, dict[str, Array]]:
-    """What `Policy.act` returns for an action between -1 and 1: scaled to the bounds of `space`.
+    """Result of `Policy.act` for an action between -1 and 1: scaled to the bounds of `space`.
 
     Its `extras` are ``raw_action``, the action as critics see it.
     """

@@ -149,7 +149,7 @@ class GradientWindows:
         )
 
     def _change(self, change_key: Array, env_key: Array, before: Watched, action: Array) -> tuple[Watched, Array]:
-        """What is watched after a step, but for the state; and whether the step is stiff."""
+        """Watched quantities after a step, but for the state; and whether the step is stiff."""
         leaves, rebuild = floats.split(before.state)
 
         def advance(leaves: list[Array], action: Array) -> tuple[list[Array], list[Array]]:

@@ -215,7 +215,7 @@ def _named_leaves(tree: PyTree) -> list[tuple[str, jax.Array]]:
 
 
 def _stream(leaf: jax.Array) -> str:
-    """What the name of a leaf adds if it is a random key of another kind than JAX's usual one.
+    """Suffix of the name of a leaf that is a random key of another kind than JAX's usual one.
 
     The numbers behind two kinds of keys may have one shape, and yet begin other streams.
     """

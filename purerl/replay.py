@@ -240,7 +240,7 @@ class Replay:
         )
 
     def _rows_to_keeper(self, state: ReplayState, row: Array, env: Array) -> Array:
-        """How many rows before each the step is that keeps its place; 0 but where it was truncated and is not kept."""
+        """Rows back to the step that keeps its place; 0 but where it was truncated and is not kept."""
         return jnp.maximum(state.outcome[row, env, 1] - _TRUNCATED, 0.0).astype(jnp.int32)
 
     def _wrapped(self, row: Array) -> Array:

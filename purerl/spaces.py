@@ -109,7 +109,7 @@ class Box:
 
     @property
     def greatest(self) -> float:
-        """What networks divide by: the greatest value of integers from 0 to 255 or more, as pictures have; else 1."""
+        """Divisor of observations: the greatest value of integers from 0 to 255 or more, as pictures have; else 1."""
         if self.is_continuous or self.low != 0.0 or isinstance(self.high, tuple):
             return 1.0
         return self.high if 255.0 <= self.high < math.inf else 1.0

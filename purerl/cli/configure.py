@@ -162,7 +162,7 @@ def intervals(
 
 
 def evaluation_plan(total_steps: int, env_options: Mapping[str, Any]) -> tuple[int, int, int]:
-    """How many evaluations there are along the way, the episodes of each, and those of the last one, per member.
+    """Number of evaluations along the way, the episodes of each, and those of the last one, per member.
 
     They follow from the configuration alone, so that equal commands write equal files. Where episodes last as long as
     they may, evaluations along the way play about a tenth as many steps as training, and the last one half as many at

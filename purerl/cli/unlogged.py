@@ -29,7 +29,7 @@ def write(folder: Path, iteration: int, metrics: Metrics) -> None:
 
 
 def read(folder: Path, iteration: int) -> Metrics | None:
-    """What was written for `iteration`; None where a row has it all.
+    """Partial metrics written for `iteration`; None where a row has it all.
 
     Raises:
         InputError: if the file is damaged.

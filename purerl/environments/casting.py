@@ -55,7 +55,7 @@ class StrictTypes:
 
 @contextlib.contextmanager
 def conventions() -> Iterator[None]:
-    """What simulators are written for, whatever JAX is told elsewhere: implicit broadcasting, and 32 bits.
+    """Settings of JAX that simulators are written for, whatever holds elsewhere: implicit broadcasting, and 32 bits.
 
     With 64 bits enabled, parts of their states would be of 64 and parts of 32, and not the same after a step as after a
     reset.

@@ -29,7 +29,7 @@ _DOWNLOADS = ("MNISTBandit-bsuite",)
 
 
 class _Rule(NamedTuple):
-    """How a parameter follows from two others."""
+    """Rule by which a parameter follows from two others."""
 
     sources: tuple[str, str]
     combine: Callable[[Any, Any], Any]
