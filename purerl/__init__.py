@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from purerl.errors import InputError
     from purerl.identification import fit_params
     from purerl.networks import CNN, MLP, ActorCritic, DeterministicPolicy
+    from purerl.optimizers import Adam, AdamW, RAdam, RMSProp
     from purerl.population import Population
     from purerl.q_networks import DeterministicActorCritic, DiscreteSoftActorCritic, QNetwork, SoftActorCritic
     from purerl.recurrent import GRU, LSTM
     from purerl.rollout import evaluate
     from purerl.runner import Progress, iterate, train
-    from purerl.schedules import LinearDecay
+    from purerl.schedules import CosineSchedule, LinearSchedule
     from purerl.types import Algorithm, Environment, Policy, TimeStep, Transition
     from purerl.value_heads import C51, ExpectedValue, QuantileRegression
 
@@ -64,7 +65,12 @@ _HOME = {
     "GRU": "recurrent",
     "InputError": "errors",
     "LSTM": "recurrent",
-    "LinearDecay": "schedules",
+    "LinearSchedule": "schedules",
+    "CosineSchedule": "schedules",
+    "Adam": "optimizers",
+    "AdamW": "optimizers",
+    "RAdam": "optimizers",
+    "RMSProp": "optimizers",
     "Policy": "types",
     "Population": "population",
     "Progress": "runner",
@@ -102,8 +108,11 @@ __all__ = [
     "TD3",
     "TRPO",
     "ActorCritic",
+    "Adam",
+    "AdamW",
     "Algorithm",
     "Baseline",
+    "CosineSchedule",
     "DeterministicActorCritic",
     "DeterministicPolicy",
     "DiscreteSAC",
@@ -111,12 +120,14 @@ __all__ = [
     "Environment",
     "ExpectedValue",
     "InputError",
-    "LinearDecay",
+    "LinearSchedule",
     "Policy",
     "Population",
     "Progress",
     "QNetwork",
     "QuantileRegression",
+    "RAdam",
+    "RMSProp",
     "SoftActorCritic",
     "TimeStep",
     "Transition",

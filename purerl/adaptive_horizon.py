@@ -26,6 +26,7 @@ from jax.tree_util import Partial
 
 from purerl import floats, struct
 from purerl.environments.gradient_gate import count
+from purerl.rollout import RolloutState
 from purerl.spaces import Space
 from purerl.types import Array, Environment, Policy, PyTree, TimeStep
 
@@ -129,6 +130,16 @@ class GradientWindows:
         leaves, _ = floats.split(timestep.state)
         tangents = [jnp.zeros((_NUM_TANGENTS, *leaf.shape), leaf.dtype) for leaf in leaves]
         return struct.replace(timestep, state=Watched(timestep.state, tangents, jnp.float32(0.0), jnp.float32(1.0)))
+
+    def enter(self, rollouts: RolloutState) -> RolloutState:
+        """Environments in flight ``[num_envs]`` of `env`, at the start of windows of `begin_windows`."""
+        age = jnp.zeros_like(rollouts.episode_length)
+        return struct.replace(rollouts, carry=age, timestep=jax.vmap(self.watch)(rollouts.timestep))
+
+    def leave(self, rollouts: RolloutState, carry: PyTree) -> RolloutState:
+        """Environments in flight of `env` again, with the memories `carry` of a policy."""
+        timestep = struct.replace(rollouts.timestep, state=rollouts.timestep.state.state)
+        return struct.replace(rollouts, carry=carry, timestep=timestep)
 
     def reset(self, key: Array) -> TimeStep:
         """Draw a start state."""

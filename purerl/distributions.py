@@ -166,6 +166,25 @@ class TanhGaussian:
 Distribution = Categorical | Gaussian | TanhGaussian
 
 
+@struct.dataclass
+class Deterministic:
+    """A single action with probability one. It has a mode and no density.
+
+    Attributes:
+        value: ``[..., n]`` between -1 and 1.
+    """
+
+    value: Array
+
+    def mode(self) -> Array:
+        """The action."""
+        return self.value
+
+    def action(self, raw: Array) -> Array:
+        """The same."""
+        return raw
+
+
 def _expectation(log_p: Array, value: Array) -> Array:
     """``sum p * value`` over the last axis; what has probability 0 counts nothing, even where `value` is infinite."""
     p = jnp.exp(log_p)

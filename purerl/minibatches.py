@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from purerl.types import Array, Metrics, PyTree
+from purerl.types import Array, Metrics, PyTree, merge
 
 Rows = TypeVar("Rows")
 
@@ -61,6 +61,56 @@ def _hash(x: Array) -> Array:
     for shift, multiplier in ((16, 0x21F0AAAD), (15, 0xD35A2D97)):
         x = (x ^ (x >> shift)) * jnp.uint32(multiplier)
     return x ^ (x >> 15)
+
+
+def minibatch_epochs(
+    update: Callable[[PyTree, Array, Array], tuple[PyTree, Metrics]],
+    learner: PyTree,
+    key: Array,
+    num_rows: int,
+    num_epochs: int,
+    num_minibatches: int,
+    stop: Callable[[Metrics], Array] | None = None,
+) -> tuple[PyTree, Metrics]:
+    """Epochs of shuffled minibatches, each row once per epoch.
+
+    Args:
+        update: ``(learner, indices, key) -> (learner, metrics)`` for the rows of one minibatch.
+        learner: parameters and the optimiser's state, or any other carry.
+        key: randomness.
+        num_rows: rows of the batch.
+        num_epochs: passes over the batch.
+        num_minibatches: updates per pass, a divisor of `num_rows`.
+        stop: from the metrics of an epoch, whether to skip all later ones.
+
+    Returns:
+        The learner afterwards and the metrics of all updates, merged.
+    """
+
+    def minibatch(learner: PyTree, inputs: tuple[Array, Array]) -> tuple[PyTree, Metrics]:
+        return update(learner, *inputs)
+
+    def epoch(learner: PyTree, key: Array) -> tuple[PyTree, Metrics]:
+        order_key, update_key = jax.random.split(key)
+        # A single minibatch is the batch, in the order it has.
+        order = jnp.arange(num_rows) if num_minibatches == 1 else shuffled_indices(order_key, num_rows)
+        keys = jax.random.split(update_key, num_minibatches)
+        learner, metrics = lax.scan(minibatch, learner, (order.reshape(num_minibatches, -1), keys))
+        return learner, merge(metrics)
+
+    keys = jax.random.split(key, num_epochs)
+    if stop is None:
+        learner, metrics = lax.scan(epoch, learner, keys)
+        return learner, merge(metrics)
+
+    def epoch_unless_stopped(carry: tuple[PyTree, Array], key: Array) -> tuple[tuple[PyTree, Array], Metrics]:
+        learner, stopped = carry
+        skipped = jax.tree.map(jnp.zeros_like, jax.eval_shape(epoch, learner, key)[1])
+        learner, metrics = lax.cond(stopped, lambda: (learner, skipped), lambda: epoch(learner, key))
+        return (learner, stopped | stop(metrics)), metrics
+
+    (learner, _), metrics = lax.scan(epoch_unless_stopped, (learner, jnp.bool_(False)), keys)
+    return learner, merge(metrics)
 
 
 def accumulate_gradient(

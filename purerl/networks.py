@@ -17,7 +17,7 @@ import numpy as np
 
 from purerl import struct
 from purerl.dense import Dense
-from purerl.distributions import Categorical, Distribution, Gaussian, TanhGaussian
+from purerl.distributions import Categorical, Deterministic, Distribution, Gaussian, TanhGaussian
 from purerl.errors import InputError
 from purerl.recurrent import NoMemory
 from purerl.spaces import Box, Discrete, Space
@@ -262,6 +262,14 @@ class DeterministicPolicy(nn.Module):
         assert isinstance(self.action_space, Box)
         num_outputs = self.action_space.shape[0]
         return jnp.tanh(Dense(num_outputs, kernel_init=_orthogonal(0.01))(self.trunk(obs)))
+
+    def initial_carry(self) -> tuple[()]:
+        """No memory."""
+        return ()
+
+    def act(self, carry: tuple[()], obs: Array) -> tuple[tuple[()], Deterministic]:
+        """The action as a distribution."""
+        return carry, Deterministic(self(obs))
 
 
 def _smallest(num_layers: int, kernel: int, stride: int) -> int:

@@ -92,9 +92,9 @@ class Population:
         return self.algorithm.steps_per_iteration
 
     @property
-    def rows_at_once(self) -> int:
+    def minibatch_rows(self) -> int:
         """Rows that the members' networks see at once while learning, if all are computed together."""
-        return self.num_members * self.algorithm.rows_at_once
+        return self.num_members * self.algorithm.minibatch_rows
 
     @property
     def warmup_iterations(self) -> int:
@@ -186,7 +186,7 @@ class Population:
         """Members that `in_groups` takes at a time: the divisor of their number that is nearest to what fits."""
         if jax.default_backend() != "cpu" or jax.device_count() > 1:  # over several, members may be spread
             return self.num_members
-        fitting = max(1, ROWS_IN_CACHE // self.algorithm.rows_at_once)
+        fitting = max(1, ROWS_IN_CACHE // self.algorithm.minibatch_rows)
         divisors = [size for size in range(1, self.num_members + 1) if self.num_members % size == 0]
         return min(divisors, key=lambda size: abs(math.log(size / fitting)))
 

@@ -16,11 +16,11 @@ import optax
 
 from purerl import struct
 from purerl.dense import Dense
-from purerl.distributions import Categorical, TanhGaussian
+from purerl.distributions import Categorical, Deterministic, TanhGaussian
 from purerl.errors import InputError
 from purerl.networks import MLP
 from purerl.spaces import Box, Discrete, Space
-from purerl.types import Array, PyTree
+from purerl.types import Array, Mean, Metrics, PyTree
 from purerl.value_heads import ExpectedValue, ValueHead
 
 _SMALL = nn.initializers.variance_scaling(1e-4, "fan_in", "uniform")
@@ -28,13 +28,6 @@ _SMALL = nn.initializers.variance_scaling(1e-4, "fan_in", "uniform")
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 """Bounds of a state-dependent log-deviation, as in the code of Haarnoja et al. 2018."""
-
-LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-8, 1e8
-"""Bounds of the temperature of soft actor-critics, from which it comes back.
-
-Where a target entropy is out of reach, it falls or rises for ever: to 0 or infinity after 300,000 updates at a rate of
-3e-4, and it would take as long to return. Beyond these bounds either entropy or reward has long ceased to count.
-"""
 
 
 class NoisyDense(nn.Module):
@@ -146,6 +139,14 @@ class DeterministicActorCritic(nn.Module):
         """The action ``[n]`` in ``(-1, 1)``."""
         return jnp.tanh(self.actor_head(self.actor_trunk(obs)))
 
+    def initial_carry(self) -> tuple[()]:
+        """No memory."""
+        return ()
+
+    def act(self, carry: tuple[()], obs: Array) -> tuple[tuple[()], Deterministic]:
+        """The distribution over actions, as policies ask for it."""
+        return carry, Deterministic(self.actor(obs))
+
     def critic(self, obs: Array, action: Array) -> Array:
         """What each critic expects of `action`, ``[num_critics]``."""
         return self.critics(obs, action)
@@ -180,6 +181,14 @@ class SoftActorCritic(nn.Module):
         features = self.actor_trunk(obs)
         return TanhGaussian(self.mean(features), jnp.clip(self.log_std(features), LOG_STD_MIN, LOG_STD_MAX))
 
+    def initial_carry(self) -> tuple[()]:
+        """No memory."""
+        return ()
+
+    def act(self, carry: tuple[()], obs: Array) -> tuple[tuple[()], TanhGaussian]:
+        """The distribution over actions, as policies ask for it."""
+        return carry, self.actor(obs)
+
     def critic(self, obs: Array, action: Array) -> Array:
         """What each critic expects of `action`, ``[num_critics]``."""
         return self.critics(obs, action)
@@ -213,9 +222,39 @@ class DiscreteSoftActorCritic(nn.Module):
         """The distribution over actions."""
         return Categorical(self.actor_head(self.actor_trunk(obs)))
 
+    def initial_carry(self) -> tuple[()]:
+        """No memory."""
+        return ()
+
+    def act(self, carry: tuple[()], obs: Array) -> tuple[tuple[()], Categorical]:
+        """The distribution over actions, as policies ask for it."""
+        return carry, self.actor(obs)
+
     def critic(self, obs: Array) -> Array:
         """What each critic expects of each action, ``[num_critics, num_actions]``."""
         return self.critics(obs)
+
+
+def init_actor_critic(network: Any, key: Array, obs: Array, *action: Array) -> tuple[PyTree, PyTree]:
+    """Initial parameters of the policy and of the critics.
+
+    Args:
+        network: an actor-critic of this module, with its action space filled in.
+        key: randomness.
+        obs: network input for one observation.
+        action: one action, where critics rate single actions.
+    """
+    actor_key, critic_key = jax.random.split(key)
+    return network.init(actor_key, obs, method="actor"), network.init(critic_key, obs, *action, method="critic")
+
+
+def critic_metrics(loss: Array, value: Array, td_error: Array) -> Metrics:
+    """Loss, action values and absolute TD errors of critics."""
+    return {
+        "critic_loss": Mean.of(loss),
+        "q_value": Mean.of(value),
+        "td_error": Mean.of(jnp.abs(td_error)),
+    }
 
 
 def target_gap(params: PyTree, target_params: PyTree) -> Array:

@@ -41,8 +41,8 @@ _GOES_ON, _TERMINATED, _TRUNCATED = map(float, range(3))
 
 
 @struct.dataclass
-class Experience:
-    """What to learn from; leaves ``[batch_size, ...]``.
+class ReplaySample:
+    """Windows drawn from a replay; leaves ``[batch_size, ...]``.
 
     Attributes:
         obs: where the window begins.
@@ -182,7 +182,7 @@ class Replay:
             size=jnp.minimum(state.size + self.rollout_length, self._rows_in_use + self.n_step),
         )
 
-    def sample(self, state: ReplayState, key: Array, batch_size: int, gamma: float | Array) -> Experience:
+    def sample(self, state: ReplayState, key: Array, batch_size: int, gamma: float | Array) -> ReplaySample:
         """Draw windows with replacement, each with the same probability. At least `n_step` + 1 rows must be there."""
         count = (state.size - self.n_step) * self.num_envs
         age, env = jnp.divmod(jax.random.randint(key, (batch_size,), 0, count), self.num_envs)
@@ -195,7 +195,7 @@ class Replay:
         del index, priority
         return state
 
-    def windows(self, state: ReplayState, index: Array, gamma: float | Array) -> Experience:
+    def windows(self, state: ReplayState, index: Array, gamma: float | Array) -> ReplaySample:
         """The windows that begin at ``index [batch_size]``, ``row * num_envs + environment``."""
         return self._windows(state, *jnp.divmod(index, self.num_envs), gamma)
 
@@ -248,11 +248,11 @@ class Replay:
         row = jnp.where(row < 0, row + self._num_rows, row)
         return jnp.where(row < self._num_rows, row, row - self._num_rows)
 
-    def _windows(self, state: ReplayState, start: Array, env: Array, gamma: float | Array) -> Experience:
+    def _windows(self, state: ReplayState, start: Array, env: Array, gamma: float | Array) -> ReplaySample:
         """The windows that begin in the rows ``start [batch_size]`` of the environments ``env [batch_size]``."""
         return jax.vmap(self._window, in_axes=(None, 0, 0, None))(state, start, env, gamma)
 
-    def _window(self, state: ReplayState, start: Array, env: Array, gamma: float | Array) -> Experience:
+    def _window(self, state: ReplayState, start: Array, env: Array, gamma: float | Array) -> ReplaySample:
         step = jnp.arange(self.n_step + 1, dtype=jnp.int32)
         rows = self._wrapped(start + step)
         rewards, endings = state.outcome[rows[:-1], env].T
@@ -265,7 +265,7 @@ class Replay:
         within = step[:-1] < length
         final = self._num_rows + rows[last] // self._steps_per_place
         successor = jnp.where(ending == _TRUNCATED, final, rows[length])
-        return Experience(
+        return ReplaySample(
             obs=jax.tree.map(lambda ring: ring[start, env], state.obs),
             action=jax.tree.map(lambda ring: ring[start, env], state.action),
             reward=jnp.sum(jnp.where(within, powers[:-1] * rewards, 0.0)),
@@ -303,7 +303,7 @@ class PrioritizedState:
 
 @struct.dataclass
 class PrioritizedReplay:
-    """Sampling in proportion to priorities (Schaul et al. 2016, "Prioritized Experience Replay", arXiv:1511.05952).
+    """Sampling in proportion to priorities (Schaul et al. 2016, "Prioritized ReplaySample Replay", arXiv:1511.05952).
 
     ``P(i) = p_i^alpha / sum_k p_k^alpha`` with weights ``w_i = P(i)^-beta / max_j P(j)^-beta`` over the batch (equation
     1 and section 3.4; the number of windows cancels). New windows get the largest priority so far, as do those whose
@@ -340,7 +340,7 @@ class PrioritizedReplay:
         tree = sum_tree.set_slice(tree, state.ring.position * replay.num_envs, fresh)
         return PrioritizedState(ring, tree, state.max_priority)
 
-    def sample(self, state: PrioritizedState, key: Array, batch_size: int, gamma: float | Array) -> Experience:
+    def sample(self, state: PrioritizedState, key: Array, batch_size: int, gamma: float | Array) -> ReplaySample:
         """Draw windows with replacement in proportion to their priorities. At least `n_step` + 1 rows must be there."""
         leaf, priority = sum_tree.sample(state.priorities, key, batch_size)
         batch = self.ring.windows(state.ring, self._shift(leaf, -self.ring.n_step), gamma)

@@ -1,20 +1,71 @@
-"""Factors that change with the number of environment steps taken.
+"""Schedules: values of hyper-parameters that change with the number of environment steps.
 
-A schedule maps environment steps (float32, per member) to a multiplier. Any optax schedule is one:
-``optax.cosine_decay_schedule(1.0, decay_steps=500_000)``.
+Every hyper-parameter annotated `Scalar` may be a schedule. A schedule maps environment steps (float32, per member) to a
+value. Any optax schedule is one: ``optax.exponential_decay(1e-3, 100_000, 0.5)``. The fields of `LinearSchedule` and
+`CosineSchedule` are leaves, so they can vary in a population: ``{"learning_rate.start": [1e-3, 3e-4]}``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from typing import Any, TypeVar
 
-import jax
 import jax.numpy as jnp
 
 from purerl import struct
+from purerl.optimizers import Optimizer
+from purerl.types import Array
+
+T = TypeVar("T")
+
+STEPS = "environment steps until the end value is reached"
 
 
-def env_steps(iteration: jax.Array, steps_per_iteration: int) -> jax.Array:
+@struct.dataclass
+class LinearSchedule:
+    """From `start` to `end` along a line over `steps` environment steps, and `end` from there on."""
+
+    start: float = struct.field(help="value at first")
+    end: float = struct.field(help="value after all steps")
+    steps: float = struct.field(help=STEPS, within="(0, inf)")
+
+    def __post_init__(self) -> None:
+        struct.check_fields(self)
+
+    def extremes(self) -> tuple[float, float]:
+        """First and last value."""
+        return self.start, self.end
+
+    def __call__(self, env_steps: Array) -> Array:
+        """The value after `env_steps`."""
+        return self.end + (self.start - self.end) * jnp.clip(1.0 - env_steps / self.steps, 0.0, 1.0)
+
+
+@struct.dataclass
+class CosineSchedule:
+    """From `start` to `end` along half a cosine over `steps` environment steps, and `end` from there on.
+
+    Loshchilov & Hutter 2017, "SGDR", arXiv:1608.03983, equation 5, without restarts.
+    """
+
+    start: float = struct.field(help="value at first")
+    end: float = struct.field(help="value after all steps")
+    steps: float = struct.field(help=STEPS, within="(0, inf)")
+
+    def __post_init__(self) -> None:
+        struct.check_fields(self)
+
+    def extremes(self) -> tuple[float, float]:
+        """First and last value."""
+        return self.start, self.end
+
+    def __call__(self, env_steps: Array) -> Array:
+        """The value after `env_steps`."""
+        progress = jnp.clip(env_steps / self.steps, 0.0, 1.0)
+        return self.end + (self.start - self.end) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+
+
+def env_steps(iteration: Array, steps_per_iteration: int) -> Array:
     """Environment steps after so many iterations, float32: an int32 would wrap at 2^31.
 
     Args:
@@ -24,29 +75,23 @@ def env_steps(iteration: jax.Array, steps_per_iteration: int) -> jax.Array:
     return iteration.astype(jnp.float32) * float(steps_per_iteration)
 
 
-def schedule_factor(
-    schedule: Callable[[jax.Array], jax.Array] | None, iteration: jax.Array, steps_per_iteration: int
-) -> jax.Array:
-    """What a learning rate is multiplied by after so many iterations, float32; 1 without a schedule.
+def at(algorithm: T, iteration: Array) -> T:
+    """The algorithm with the present value, a float32, of each scheduled hyper-parameter; optimisers included.
 
     Args:
-        schedule: environment steps to a factor; None is constant.
-        iteration: see `env_steps`.
-        steps_per_iteration: see `env_steps`.
+        algorithm: a dataclass with `Scalar` fields and `steps_per_iteration`.
+        iteration: int32, iterations done.
     """
-    factor = 1.0 if schedule is None else schedule(env_steps(iteration, steps_per_iteration))
-    return jnp.asarray(factor, jnp.float32)
+    steps = env_steps(iteration, algorithm.steps_per_iteration)  # type: ignore[attr-defined]
 
+    def present(node: Any) -> Any:
+        values = {}
+        for field in dataclasses.fields(node):
+            value = getattr(node, field.name)
+            if isinstance(value, Optimizer):
+                values[field.name] = present(value)
+            elif struct.is_scalar(field) and callable(value):
+                values[field.name] = jnp.asarray(value(steps), jnp.float32)
+        return struct.with_values(node, values)
 
-@struct.dataclass
-class LinearDecay:
-    """From 1 at the start to 0 after `steps` environment steps; `steps` is a leaf, so it can vary in a population."""
-
-    steps: float = struct.field(help="environment steps until the factor reaches zero", within="(0, inf)")
-
-    def __post_init__(self) -> None:
-        struct.check_fields(self)
-
-    def __call__(self, env_steps: jax.Array) -> jax.Array:
-        """The factor after `env_steps`."""
-        return jnp.clip(1.0 - env_steps / self.steps, 0.0, 1.0)
+    return present(algorithm)

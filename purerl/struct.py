@@ -10,7 +10,8 @@ Like `flax.struct.dataclass`, with two differences that purerl rests on:
 
 import dataclasses
 import math
-from typing import Any, TypeVar, dataclass_transform
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,13 @@ def replace(node: T, **changes: Any) -> T:
     return dataclasses.replace(node, **changes)  # type: ignore[type-var]
 
 
+def with_values(node: T, values: Mapping[str, Any]) -> T:
+    """A copy of the dataclass `node` with other leaves in some fields, unchecked: values of a traced program."""
+    copy = object.__new__(type(node))
+    copy.__dict__.update(node.__dict__, **values)
+    return copy
+
+
 def wrap_functions(node: Any, *names: str) -> None:
     """In a dataclass that is just being constructed, make plain functions pytrees, which `jax.jit` accepts.
 
@@ -110,17 +118,37 @@ def member_axes(tree: Any, axis: int | None = 0, shared: int | None = None) -> A
     return jax.tree.map(axes, tree, is_leaf=is_struct)
 
 
+@runtime_checkable
+class BoundedSchedule(Protocol):
+    """A schedule of a hyper-parameter that knows its extreme values, which are checked like numbers."""
+
+    def extremes(self) -> tuple[Any, Any]:
+        """Two values between which all others lie."""
+        ...
+
+
+def is_scalar(field: dataclasses.Field) -> bool:
+    """Whether a field is annotated `Scalar` (possibly ``| None``): a number or a schedule."""
+    return "Scalar" in _kinds(field.type)
+
+
 def check_fields(node: Any) -> None:
     """Raise `InputError` unless each number in `node` has its declared type, lies in its interval and fits 32 bits.
 
-    Looks at fields annotated ``int``, ``float`` or ``bool`` (possibly ``| None``). Tracers have no value yet and pass;
-    a concrete array must satisfy the interval in every element. `node` is just being constructed: numbers in fields of
-    type ``float`` become floats, which compile to one program however they were written (``1``, ``1.0``,
-    ``np.float64(1)``), also where JAX computes with 64 bits.
+    Looks at fields annotated ``int``, ``float``, ``bool`` or `Scalar` (possibly ``| None``). Tracers have no value yet
+    and pass; a concrete array must satisfy the interval in every element. `node` is just being constructed: numbers in
+    fields of type ``float`` or `Scalar` become floats, which compile to one program however they were written (``1``,
+    ``1.0``, ``np.float64(1)``), also where JAX computes with 64 bits; and plain functions in fields of type `Scalar`
+    become pytrees.
     """
     for f in dataclasses.fields(node):
-        value = getattr(node, f.name)
-        check_value(f.name, value, f.type, f.metadata.get("within", ""))
+        value, within = getattr(node, f.name), f.metadata.get("within", "")
+        if is_scalar(f) and callable(value):
+            wrap_functions(node, f.name)
+            for extreme in value.extremes() if isinstance(value, BoundedSchedule) else ():
+                check_value(f"{f.name}, scheduled,", extreme, f.type, within)
+            continue
+        check_value(f.name, value, f.type, within)
         if "float" in _kinds(f.type) and value is not None and not isinstance(value, Tracer):
             object.__setattr__(node, f.name, _float32(value))
 
@@ -145,7 +173,9 @@ def check_value(name: str, value: Any, annotation: Any, within: str) -> None:
 
 
 def _kinds(annotation: Any) -> set[str]:
-    return set((annotation.__name__ if isinstance(annotation, type) else str(annotation)).split(" | "))
+    """The alternatives of an annotation as written; a `Scalar` is a ``float`` too."""
+    kinds = set((annotation.__name__ if isinstance(annotation, type) else str(annotation)).split(" | "))
+    return kinds | {"float"} if "Scalar" in kinds else kinds
 
 
 def _float32(value: Any) -> Any:

@@ -17,6 +17,9 @@ from purerl.spaces import Space
 Array = jax.Array
 PyTree = Any
 
+Scalar = Any
+"""Annotation of a hyper-parameter that is a number, or a schedule of environment steps (see `purerl.schedules`)."""
+
 
 @struct.dataclass
 class TimeStep:
@@ -176,6 +179,11 @@ def _add(total: Array, rest: Array, term: Array) -> tuple[Array, Array]:
 Metrics = dict[str, Mean]
 
 
+def merge(metrics: Metrics) -> Metrics:
+    """Metrics ``[n]`` of successive updates as those of all of them."""
+    return jax.tree.map(lambda leaf: leaf.sum(0), metrics)
+
+
 class Algorithm(Protocol):
     """A learner: a frozen pytree whose leaves are hyper-parameters. Everything that changes is in its state."""
 
@@ -190,8 +198,8 @@ class Algorithm(Protocol):
         ...
 
     @property
-    def rows_at_once(self) -> int:
-        """Rows that its networks see at once while learning: how many members fit into caches hangs on it."""
+    def minibatch_rows(self) -> int:
+        """Rows of observations that its networks process together: decides how many members fit into caches."""
         ...
 
     @property

@@ -5,6 +5,7 @@ Each isolates one thing an agent must get right; if a probe fails, CartPole will
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from purerl import struct
 from purerl.spaces import Box, Discrete
@@ -134,3 +135,47 @@ class Counter(Probe):
     def step(self, key, state, action):
         start, now = state
         return _timestep((start, now + 1), now + 1, reward=1.0, terminated=now + 1 - start >= self.length)
+
+
+@struct.dataclass
+class Fork(Probe):
+    """Five steps, then the end: the task's own, or a time limit.
+
+    Observed are which step comes next (1 to 5, negative where a time limit ends the episode) and the last action, in
+    the environment's units. The reward counts the steps and the action.
+    """
+
+    length: int = 5
+
+    @property
+    def observation_space(self):
+        return Box((3,) if self.continuous else (2,), -10.0, 10.0)
+
+    @property
+    def action_space(self):
+        return Box((2,), (-3.0, 0.0), (1.0, 4.0)) if self.continuous else Discrete(3)
+
+    def reset(self, key):
+        return self.look(2.0 * jax.random.bernoulli(key) - 1.0, jnp.zeros(self.action_space.shape))
+
+    def step(self, key, state, action):
+        over = jnp.abs(state) == self.length
+        onward = self.look(state + jnp.sign(state), action)
+        reward = 0.5 * state + 0.3 * jnp.sum(action)
+        return struct.replace(onward, reward=reward, terminated=over & (state > 0), truncated=over & (state < 0))
+
+    def look(self, state, action):
+        obs = jnp.concatenate([state[None], jnp.ravel(action).astype(jnp.float32)])
+        no = jnp.zeros((), bool)
+        return TimeStep(state, obs, jnp.float32(0.0), terminated=no, truncated=no)
+
+    def follow(self, obs, action):
+        """``(reward, whether the task goes on, successor)`` of one step, in NumPy."""
+        state, action = obs[0], np.atleast_1d(action)
+        successor = np.concatenate([[state + np.sign(state)], action])
+        return 0.5 * state + 0.3 * action.sum(), state != self.length, successor
+
+    def scale(self, raw):
+        """From [-1, 1] to the environment's units, in NumPy."""
+        low, high = np.float32([-3.0, 0.0]), np.float32([1.0, 4.0])
+        return low + 0.5 * (raw + 1.0) * (high - low)

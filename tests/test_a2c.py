@@ -41,7 +41,7 @@ def both(env, iterations, **changes):
     }
     algorithms = A2C(env=purerl.make(env), adam=True, **options), PPO(env=purerl.make(env), **ONE_UPDATE, **options)
     states = [run(algorithm, iterations) for algorithm in algorithms]
-    return [bits((state.params, state.opt_state, state.sampler.obs_stats)) for state in states]
+    return [bits((state.params, state.opt_state, state.experience.obs_stats)) for state in states]
 
 
 @pytest.mark.parametrize("network", [NETWORK, ActorCritic(NETWORK.trunk, GRU(8))], ids=["no memory", "gru"])
@@ -59,7 +59,7 @@ def reference_step(algorithm, state):
     _, collect_key, _ = jax.random.split(state.key, 3)
     policy = algorithm.policy(state, explore=True)
     _, steps, _ = purerl.rollout.collect(
-        algorithm.env, policy, state.sampler.rollout, collect_key, algorithm.rollout_length
+        algorithm.env, policy, state.experience.rollout, collect_key, algorithm.rollout_length
     )
     network = algorithm.network.clone(action_space=algorithm.env.action_space)
 
@@ -106,7 +106,7 @@ def test_one_step_against_a_slow_reference(max_grad_norm):
     state = begin(algorithm, jax.random.key(0))
     # Poles that have begun to fall end episodes within the rollout.
     falling = np.float32([[0, 0, 0.1, 1.5], [0, 0, 0, 0], [0, 0, -0.1, -1.5]])
-    flight = state.sampler.rollout
+    flight = state.experience.rollout
     env_state = flight.timestep.state
     env_state = purerl.struct.replace(
         env_state, **dict(zip(("x", "x_dot", "theta", "theta_dot"), falling.T, strict=True))

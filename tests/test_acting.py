@@ -1,6 +1,7 @@
 """How policies act: what is drawn, what the environment gets, what is remembered."""
 
 import dataclasses
+from functools import partial
 
 import chex
 import jax
@@ -11,11 +12,11 @@ from probes import Target
 from test_contract import NETWORK
 
 import purerl
-from purerl import GRU, MLP, ActorCritic, normalize
-from purerl.acting import Actor, in_units, uniform
+from purerl import GRU, MLP, ActorCritic, DeterministicPolicy, normalize
+from purerl.acting import Actor, EpsilonGreedy, Noise, scale_action, uniform
 from purerl.diagnostics.diagnosis import _random_policy
 from purerl.environments import ScaleAction
-from purerl.spaces import Box
+from purerl.spaces import Box, Discrete
 
 OBS = jnp.float32([0.5])
 INF = float("inf")
@@ -27,6 +28,8 @@ def actor(env, network=NETWORK):
     network = network.clone(action_space=env.action_space)
     if jax.tree.leaves(network.initial_carry()):
         params = network.init(jax.random.key(0), network.initial_carry(), OBS, method="advance")
+    elif isinstance(network, DeterministicPolicy):
+        params = network.init(jax.random.key(0), OBS)
     else:
         params = network.init(jax.random.key(0), OBS, method="actor")
     return Actor(env, network), jax.tree.map(lambda leaf: leaf + 0.3, params)
@@ -91,7 +94,7 @@ def test_uniform_actions_reach_the_bounds_and_keep_the_memory():
     policy = uniform(env, jnp.float32(7.0))
     keys = jax.random.split(jax.random.key(1), 2000)
     action, carry, extras = jax.vmap(lambda key: policy.act(key, policy.carry, OBS))(keys)
-    np.testing.assert_allclose(action, 2.0 * extras["raw_action"], rtol=1e-6)
+    np.testing.assert_allclose(action, 2.0 * extras["unit_action"], rtol=1e-6)
     np.testing.assert_allclose([action.min(), action.max()], [-2.0, 2.0], atol=0.01)
     np.testing.assert_array_equal(carry, 7.0)
     policy = uniform(purerl.make("CartPole-v1"))
@@ -132,10 +135,42 @@ def test_what_is_sent_lies_in_the_space_and_nothing_in_it_is_out_of_reach(how):
         assert np.ptp(action, axis=0)[1:4].min() > 10.0
 
 
-def test_in_units_scales_to_the_bounds_and_tells_the_action_before():
-    space = Box((2,), (-3.0, 0.0), (1.0, 4.0))
+def test_scale_action_scales_to_the_bounds_and_keeps_the_action_before():
     raw = jnp.float32([-1.0, 0.5])
-    action, carry, extras = in_units(space, raw, "memory")
+    action, extras = scale_action(Box((2,), (-3.0, 0.0), (1.0, 4.0)), raw)
     np.testing.assert_allclose(action, [-3.0, 3.0])
-    np.testing.assert_array_equal(extras["raw_action"], raw)
-    assert carry == "memory"
+    np.testing.assert_array_equal(extras["unit_action"], raw)
+    assert scale_action(Discrete(3), jnp.int32(2)) == (2, {})
+
+
+def test_noise_is_added_between_the_bounds_of_1_and_begins_at_0_in_every_episode():
+    acting, params = actor(Target(), DeterministicPolicy(MLP((16,))))
+    quiet = acting.policy(params, None, explore=False)
+    unit = quiet.act(jax.random.key(0), quiet.carry, OBS)[2]["unit_action"]
+    noisy = Noise(std=0.1, decay=0.15, dt=0.5).add_to(quiet, acting.env)
+    carry, expected = noisy.carry, 0.0
+    np.testing.assert_array_equal(carry[1], 0.0)
+    for t in range(3):
+        action, carry, extras = noisy.act(jax.random.key(t), carry, OBS)
+        drawn = jax.random.normal(jax.random.key(t), (1,))
+        expected = (1.0 - 0.15 * 0.5) * expected + 0.1 * np.sqrt(0.5) * drawn
+        np.testing.assert_allclose(carry[1], expected, rtol=1e-5)
+        np.testing.assert_allclose(extras["unit_action"], np.clip(unit + expected, -1.0, 1.0), rtol=1e-5)
+        np.testing.assert_allclose(action, 2.0 * extras["unit_action"], rtol=1e-6)
+    loud = Noise(std=100.0).add_to(quiet, acting.env)
+    keys = jax.random.split(jax.random.key(1), 100)
+    actions = jax.vmap(lambda key: loud.act(key, loud.carry, OBS)[0])(keys)
+    np.testing.assert_allclose(np.abs(actions).max(), 2.0)
+
+
+def test_epsilon_is_the_share_of_random_actions():
+    env, obs = purerl.make("CartPole-v1"), jnp.zeros(4)
+    network = purerl.QNetwork(MLP((8,))).clone(action_space=env.action_space)
+    params = network.init(jax.random.key(0), obs)
+    policy = partial(EpsilonGreedy(env, network).policy, params, None)
+    keys = jax.random.split(jax.random.key(1), 4000)
+    greedy = int(jnp.argmax(network.head.value(network.apply(params, obs))))
+    for explore, epsilon, share in ((True, 0.4, 0.2), (True, 0.0, 0.0), (True, 1.0, 0.5), (False, 1.0, 0.0)):
+        chosen = policy(jnp.float32(epsilon), explore=explore)
+        actions = jax.vmap(lambda key, chosen=chosen: chosen.act(key, chosen.carry, obs)[0])(keys)
+        assert abs(np.mean(actions != greedy) - share) < 0.04

@@ -11,9 +11,10 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_collector import Fork, written
+from probes import Fork
 from test_contract import ALGORITHMS, bits, network_of
 from test_dqn import BATCH_SIZE, draw, for_a_thousand_steps, shake, view
+from test_experience import written
 
 from purerl import CNN, MLP, InputError, struct
 from purerl.q_networks import LEAST_TEMPERATURE, MOST_TEMPERATURE
@@ -68,7 +69,7 @@ def lived(algorithm, state, key):
     Of what was stored only observations and actions count; `discount` is without gamma, and observations are as
     networks see them.
     """
-    env, batch = algorithm.env, jax.tree.map(np.asarray, draw(algorithm._replay, state.collector.replay, key))
+    env, batch = algorithm.env, jax.tree.map(np.asarray, draw(algorithm._replay, state.replay, key))
     taken = env.scale(batch.action) if env.continuous else batch.action
     reward, goes_on, next_obs = (np.stack(x) for x in zip(*map(env.follow, batch.obs, taken), strict=True))
     obs, next_obs = view(state, batch.obs), view(state, next_obs)
@@ -295,7 +296,7 @@ def test_all_begins_as_it_should(name):
     algorithm = make(name)
     state = init(algorithm, jax.random.key(0))
     assert int(state.iteration) == algorithm.warmup_iterations == 2
-    assert float(state.collector.obs_stats.count) == 64
+    assert float(state.experience.obs_stats.count) == 64
     chex.assert_trees_all_equal(bits(state.target_critic_params), bits(state.critic_params))
     if name in DETERMINISTIC:
         chex.assert_trees_all_equal(bits(state.target_actor_params), bits(state.actor_params))
@@ -343,7 +344,7 @@ def test_training_remembers_what_its_policy_did(name):
     after, metrics = step(algorithm, state)
     assert float(metrics["critic_loss"].count) == 2
     assert int(after.iteration) == 3
-    obs, action = written(after.collector)
+    obs, action = written(after.replay)
     assert action.shape[:2] == (4, 24)
     followed = np.abs(obs[:, :-1, 0]) < 5  # by a step of the same episode, whose observation tells the action
     if ALGORITHMS[name].discrete:
@@ -355,7 +356,7 @@ def test_training_remembers_what_its_policy_did(name):
         if noise:
             assert (np.abs(action[:, 16:]) == 1.0).any(), "where the noise goes beyond the bounds"
     np.testing.assert_allclose(obs[:, 1:, 1:][followed], taken[:, :-1][followed], atol=1e-5)
-    np.testing.assert_array_equal(after.collector.replay.obs[:16], state.collector.replay.obs[:16])
+    np.testing.assert_array_equal(after.replay.obs[:16], state.replay.obs[:16])
 
 
 @deterministic
@@ -411,7 +412,7 @@ def test_ddpgs_noise_begins_anew_with_each_episode():
     lengths = set()
     for _ in range(3):
         state, _ = step(algorithm, state)
-        length, noise = np.asarray(state.collector.rollout.episode_length), np.asarray(state.collector.rollout.carry)
+        length, noise = np.asarray(state.experience.rollout.episode_length), np.asarray(state.experience.rollout.carry)
         np.testing.assert_array_equal((noise == 0.0).all(axis=1), length == 0)
         lengths |= set(length.tolist())
     assert lengths == {4, 2, 0}
@@ -581,7 +582,7 @@ def test_actions_must_be_a_bounded_vector(name):
         ({"buffer_size": 330}, r"num_envs \* rollout_length = 32 steps, got a size of 330: the nearest is 320 or 352"),
         ({"warmup_steps": 70}, "warmup_steps must be a multiple of .* = 32 .*, got 70: the nearest is 64"),
         ({"warmup_steps": 32, "n_step": 40}, r"at least 192 \(n_step = 40\), got 32: the nearest is 192"),
-        ({"num_updates": 0}, r"num_updates must lie in \[1, inf\), got 0"),
+        ({"updates_per_iteration": 0}, r"updates_per_iteration must lie in \[1, inf\), got 0"),
         ({"batch_size": 0}, "batch_size"),
         ({"learning_rate": -1.0}, "learning_rate"),
         ({"gamma": 1.1}, "gamma"),

@@ -40,7 +40,9 @@ from purerl import (
     iterate,
     runner,
 )
-from purerl.recurrent import along
+from purerl.optimizers import Adam
+from purerl.schedules import LinearSchedule
+from purerl.sequences import apply_over_time
 from purerl.spaces import Discrete
 
 NETWORK = ActorCritic(trunk=MLP((16,)))
@@ -102,7 +104,7 @@ def pqn(env, **changes):
 
 
 def off_policy(algorithm, network, **tiny):
-    shape = {"num_envs": 4, "rollout_length": 8, "num_updates": 2, "batch_size": 16}
+    shape = {"num_envs": 4, "rollout_length": 8, "updates_per_iteration": 2, "batch_size": 16}
     memory = {"buffer_size": 320, "warmup_steps": 64, "learning_rate": 1e-3, "normalize_observations": True}
     return lambda env, **changes: algorithm(env=env, network=network, **(shape | memory | tiny | changes))
 
@@ -114,7 +116,7 @@ def first_order(algorithm, network, **tiny):
 
 ON_PROBE = {
     "rollout_length": 1,
-    "num_updates": 8,
+    "updates_per_iteration": 8,
     "batch_size": 32,
     "learning_rate": 5e-3,
     "normalize_observations": False,
@@ -129,7 +131,9 @@ def network_of(algorithm):
 
 def ppo_value(algorithm, state, obs):
     carry = jax.tree.map(lambda leaf: leaf[None], algorithm.network.initial_carry())
-    _, (_, value) = along(network_of(algorithm), state.params, carry, obs[None], jnp.zeros((1, len(obs)), bool))
+    _, (_, value) = apply_over_time(
+        network_of(algorithm), state.params, carry, obs[None], jnp.zeros((1, len(obs)), bool)
+    )
     return value[0, -1]
 
 
@@ -159,7 +163,7 @@ def dqn(**pieces):
     """With any of its pieces: those of the network, and hyper-parameters."""
     network = QNetwork(TINY, **{name: pieces.pop(name) for name in ("head", "dueling", "noisy") if name in pieces})
     make = off_policy(DQN, network, **pieces)
-    on_probe = ON_PROBE | {"target_period": 1, "epsilon_steps": 300.0, "final_epsilon": 0.05}
+    on_probe = ON_PROBE | {"target_period": 1, "epsilon": LinearSchedule(1.0, 0.05, 300.0)}
     return Row(make, on_probe, dqn_value, lambda state: state.params)
 
 
@@ -196,7 +200,7 @@ PPO_ON_PROBE = {
 # With Adam: RMSProp begins with squares of 1, so its first hundred steps are small.
 A2C_ON_PROBE = {
     "num_envs": 16,
-    "adam": True,
+    "optimizer": Adam(eps=1e-5, max_grad_norm=0.5),
     "learning_rate": 1e-2,
     "normalize_observations": False,
     "normalize_rewards": False,
@@ -244,7 +248,7 @@ ALGORITHMS = {
         double=True,
         n_step=3,
         priority_exponent=0.5,
-        initial_epsilon=0.1,
+        epsilon=LinearSchedule(0.1, 0.05, 250_000.0),
     ),
     "pqn": Row(
         pqn,
@@ -252,7 +256,7 @@ ALGORITHMS = {
             "rollout_length": 2,
             "num_epochs": 4,
             "learning_rate": 5e-3,
-            "epsilon_steps": 1_000.0,
+            "epsilon": LinearSchedule(1.0, 0.05, 1_000.0),
             "normalize_observations": False,
         },
         dqn_value,

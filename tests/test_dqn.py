@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_collector import Fork
+from probes import Fork
 from test_contract import ALGORITHMS, bits, network_of
 
 import purerl
@@ -27,7 +27,7 @@ def for_a_thousand_steps(env_steps):
 
 def dqn(name="dqn", **changes):
     """4 environments x 8 steps and 64 updates per iteration, 64 random steps. All leaves, so all share a program."""
-    shape = {"num_updates": 64, "batch_size": BATCH_SIZE, "gamma": 0.9, "schedule": for_a_thousand_steps}
+    shape = {"updates_per_iteration": 64, "batch_size": BATCH_SIZE, "gamma": 0.9, "schedule": for_a_thousand_steps}
     return ALGORITHMS[name].make(Fork(), **(shape | changes))
 
 
@@ -50,7 +50,7 @@ def draw(replay, state, key):
 
 def sample(algorithm, state, key):
     """The batch that `key` draws."""
-    return draw(algorithm._replay(state.iteration), state.collector.replay, key)
+    return draw(algorithm._replay(state.iteration), state.replay, key)
 
 
 @jax.jit
@@ -67,7 +67,7 @@ def values(network, params, obs):
 
 def view(state, obs):
     """What networks see of observations ``[num, ...]``, in NumPy."""
-    mean, var = np.asarray(state.collector.obs_stats.mean), np.asarray(state.collector.obs_stats.var)
+    mean, var = np.asarray(state.experience.obs_stats.mean), np.asarray(state.experience.obs_stats.var)
     return np.float32(np.clip((np.asarray(obs) - mean) / np.sqrt(var + 1e-8), -10.0, 10.0))
 
 
@@ -204,8 +204,8 @@ def test_training_acts_by_its_policy(epsilon):
     algorithm = dqn(initial_epsilon=epsilon, final_epsilon=epsilon)
     before = begin(algorithm)
     after, _ = step(algorithm, before)
-    rows = slice(int(before.collector.replay.position), int(after.collector.replay.position))
-    obs, actions = after.collector.replay.obs[rows], np.asarray(after.collector.replay.action[rows]).ravel()
+    rows = slice(int(before.replay.position), int(after.replay.position))
+    obs, actions = after.replay.obs[rows], np.asarray(after.replay.action[rows]).ravel()
     best = q_values(algorithm, before.params, before, np.asarray(obs).reshape(-1, 2)).argmax(axis=1)
     assert len(actions) == 32
     if epsilon == 0.0:
@@ -249,13 +249,13 @@ PRIORITIZED = {"priority_exponent": 0.7, "priority_correction": 0.25, "priority_
 
 
 def leaves_of(state):
-    return np.asarray(state.collector.replay.priorities.levels[0])
+    return np.asarray(state.replay.priorities.levels[0])
 
 
 def test_priorities_follow_the_errors_and_weights_correct_for_them():
     algorithm = dqn(**PRIORITIZED, learning_rate=0.0)
     state, _ = update(algorithm, begin(algorithm), jax.random.key(0))
-    num_rows = state.collector.replay.ring.outcome.shape[0]
+    num_rows = state.replay.ring.outcome.shape[0]
     for iteration, correction in ((2, 0.4), (6, 0.7), (10, 1.0), (20, 1.0)):
         state = struct.replace(state, iteration=jnp.int32(iteration))
         before, key = leaves_of(state), jax.random.key(iteration)
@@ -276,11 +276,11 @@ def test_priorities_follow_the_errors_and_weights_correct_for_them():
 def test_what_is_new_has_the_largest_priority():
     algorithm = dqn(**PRIORITIZED)
     state, _ = update(algorithm, begin(algorithm), jax.random.key(0))
-    largest = float(state.collector.replay.max_priority)
+    largest = float(state.replay.max_priority)
     assert largest == leaves_of(state).max() > 1.5
     collect = jax.jit(lambda state, policy: algorithm._collector.collect(state.collector, policy, state.key)[0])
     after = struct.replace(state, collector=collect(state, algorithm.policy(state, explore=True)))
-    new = slice(4 * int(state.collector.replay.ring.position), 4 * int(after.collector.replay.ring.position))
+    new = slice(4 * int(state.replay.ring.position), 4 * int(after.replay.ring.position))
     np.testing.assert_array_equal(leaves_of(after)[new], np.full(32, largest, np.float32))
     assert (leaves_of(after) == largest).sum() == 32 + (leaves_of(state) == largest).sum()
 
@@ -297,18 +297,24 @@ def test_more_updates_than_steps():
         assert int(state.num_updates) == 64 * i
         assert float(metrics["loss"].count) == 64
         assert [int(leaf) for leaf in jax.tree.leaves(state.opt_state) if leaf.dtype == jnp.int32] == [64 * i]
-        assert int(state.collector.replay.size) == 16 + 8 * i
+        assert int(state.replay.size) == 16 + 8 * i
 
 
 def test_a_thousand_environments_and_two_updates():
-    wide = {"num_envs": 1024, "rollout_length": 1, "num_updates": 2, "buffer_size": 4096, "warmup_steps": 2048}
+    wide = {
+        "num_envs": 1024,
+        "rollout_length": 1,
+        "updates_per_iteration": 2,
+        "buffer_size": 4096,
+        "warmup_steps": 2048,
+    }
     algorithm = dqn(**wide)
     state, metrics = jax.jit(lambda key: purerl.train(algorithm, key, 3))(jax.random.key(0))
     assert int(state.num_updates) == 6
     assert int(state.iteration) == 5
     np.testing.assert_array_equal(metrics["loss"].count, [2.0, 2.0, 2.0])
     assert np.isfinite(metrics["loss"].total).all()
-    assert float(state.collector.obs_stats.count) == 5 * 1024
+    assert float(state.experience.obs_stats.count) == 5 * 1024
 
 
 # The step size
@@ -351,7 +357,7 @@ def test_the_gradient_is_clipped_and_the_learning_rate_decays():
         ({"buffer_size": 31}, "the nearest is 32"),
         ({"warmup_steps": 70}, "warmup_steps must be a multiple of .* = 32 .*, got 70: the nearest is 64"),
         ({"warmup_steps": 32, "n_step": 40}, r"at least 192 \(n_step = 40\), got 32: the nearest is 192"),
-        ({"num_updates": 0}, r"num_updates must lie in \[1, inf\), got 0"),
+        ({"updates_per_iteration": 0}, r"updates_per_iteration must lie in \[1, inf\), got 0"),
         ({"batch_size": 2.5}, "batch_size must be a whole number, got 2.5"),
         ({"gamma": 1.5}, r"gamma must lie in \[0, 1\]"),
         ({"target_period": 0}, "target_period"),

@@ -221,7 +221,7 @@ def test_it_keeps_to_the_trust_region_in_every_update(env):
             rollout.collect(
                 algorithm.env,
                 algorithm.policy(state, explore=True),
-                state.sampler.rollout,
+                state.experience.rollout,
                 key,
                 algorithm.rollout_length,
             )[1].obs
@@ -231,7 +231,7 @@ def test_it_keeps_to_the_trust_region_in_every_update(env):
     for _ in range(num_iterations):
         obs = observe(state, jax.random.split(state.key, 4)[1])  # what the step is going to see
         new, metrics = step(state)
-        kl = divergence(algorithm, state.sampler.obs_stats, obs, state.actor_params, new.actor_params)
+        kl = divergence(algorithm, state.experience.obs_stats, obs, state.actor_params, new.actor_params)
         np.testing.assert_allclose(metrics["kl"].value, kl, rtol=1e-3, atol=1e-6)
         realised.append(kl)
         state = new

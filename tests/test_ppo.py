@@ -171,7 +171,7 @@ def test_learning_rate_is_annealed_and_any_optax_schedule_works():
 
 def test_observation_statistics_are_those_of_everything_seen():
     algorithm = ppo(Target(), num_envs=32)
-    stats = run(algorithm, 10).state.sampler.obs_stats
+    stats = run(algorithm, 10).state.experience.obs_stats
     assert float(stats.count) == 10 * algorithm.steps_per_iteration
     np.testing.assert_allclose(stats.mean, [0.0], atol=0.1)
     np.testing.assert_allclose(stats.var, [1.0], atol=0.05)

@@ -11,7 +11,8 @@ from test_contract import learn, tiny
 
 import purerl
 from purerl import GRU, LSTM, MLP, PPO, ActorCritic
-from purerl.recurrent import NoMemory, along, along_transitions, sequences
+from purerl.recurrent import NoMemory
+from purerl.sequences import apply_over_time, apply_to_transitions
 from purerl.spaces import Discrete
 
 
@@ -34,7 +35,7 @@ def test_along_a_trajectory_is_as_step_by_step(memory, shared):
         return network.apply(params, carry, obs, method="advance")
 
     two = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *pair) for pair in ((before, initial), (obs, -obs))]
-    results = along(network, params, *two, jnp.stack([done, done]))
+    results = apply_over_time(network, params, *two, jnp.stack([done, done]))
     carries, (distributions, values) = jax.tree.map(lambda leaf: leaf[0], results)
     carry = before
     for t in range(12):
@@ -54,8 +55,8 @@ def test_true_successors_are_valued_by_what_is_remembered_when_they_are_seen(mem
     next_obs = jnp.where(done[..., None], beyond, jnp.roll(obs, -1, axis=1)).at[:, -1].set(beyond[:, -1])
     params = network.init(jax.random.key(1), network.initial_carry(), obs[0, 0], method="advance")
     carry = jax.tree.map(lambda leaf: jnp.stack([leaf + i for i in range(3)]), network.initial_carry())
-    distribution, value, next_value = along_transitions(network, params, carry, obs, next_obs, done)
-    carries, (expected, expected_value) = along(network, params, carry, obs, done)
+    distribution, value, next_value = apply_to_transitions(network, params, carry, obs, next_obs, done)
+    carries, (expected, expected_value) = apply_over_time(network, params, carry, obs, done)
     np.testing.assert_array_equal(distribution.logits, expected.logits)
     np.testing.assert_array_equal(value, expected_value)
     # Within an episode the successor is the next step's observation, so its value is the next step's value.
@@ -99,9 +100,9 @@ def test_learning_sees_what_acting_saw():
 def test_episodes_begin_with_nothing_remembered():
     algorithm = tiny("recurrent_ppo", rollout_length=6)
     algorithm = dataclasses.replace(algorithm, env=purerl.make("CartPole-v1", episode_length=6))
-    carry = learn(algorithm, 0, 1).sampler.rollout.carry
+    carry = learn(algorithm, 0, 1).experience.rollout.carry
     assert all((np.asarray(leaf) == 0.0).all() for leaf in jax.tree.leaves(carry))
-    carry = learn(dataclasses.replace(algorithm, rollout_length=5), 0, 1).sampler.rollout.carry
+    carry = learn(dataclasses.replace(algorithm, rollout_length=5), 0, 1).experience.rollout.carry
     assert all((np.asarray(leaf) != 0.0).any() for leaf in jax.tree.leaves(carry))
 
 

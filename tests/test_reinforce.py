@@ -96,7 +96,7 @@ def gradients(baseline, num_keys, env, state=None):
 
     def one(key):
         policy = algorithm.policy(start, explore=True)
-        _, transitions, _ = rollout.collect(env, policy, start.sampler.rollout, key, 4)
+        _, transitions, _ = rollout.collect(env, policy, start.experience.rollout, key, 4)
         return gradient(algorithm, start, transitions)
 
     return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), num_keys))), start
@@ -178,7 +178,7 @@ def test_what_follows_a_cut_counts_nothing_without_a_value():
     algorithm = reinforce(endless(limit=3), rollout_length=4, baseline=Baseline.NONE, gamma=0.5)
     state = begin(algorithm, jax.random.key(0))
     _, transitions, _ = rollout.collect(
-        algorithm.env, algorithm.policy(state, explore=True), state.sampler.rollout, jax.random.key(0), 4
+        algorithm.env, algorithm.policy(state, explore=True), state.experience.rollout, jax.random.key(0), 4
     )
     batch = algorithm._estimate(state, transitions)
     # Three steps to the time limit; then one, to the end of the batch.

@@ -13,22 +13,20 @@ physics are smooth; `purerl.diagnose` tells.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import Partial
 
-from purerl import normalize, rollout, struct
+from purerl import checks, hyperparameters, optimizers, schedules, struct
+from purerl.acting import Actor
 from purerl.environments.gradient_gate import GradientGate, check_differentiable
-from purerl.errors import InputError
+from purerl.experience import Experience, ExperienceState
 from purerl.networks import DeterministicPolicy
+from purerl.optimizers import Adam, Optimizer
+from purerl.preprocessing import zero_input
 from purerl.returns import window_return
-from purerl.schedules import schedule_factor
-from purerl.spaces import Box
-from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
-from purerl.views import blank_view, observe, view
+from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar
 
 
 @struct.dataclass
@@ -36,20 +34,18 @@ class APGState:
     """Everything that changes while APG trains.
 
     Attributes:
-        key: randomness of all that is still to come.
+        key: randomness of all later iterations.
         iteration: int32, iterations done.
-        rollout: the environments in flight, ``[num_envs]``.
-        params: of the policy.
-        opt_state: of the optimiser.
-        obs_stats: of the observations, frozen within an iteration; None unless they are normalised.
+        experience: environments in flight and running statistics, which are frozen within an iteration.
+        params: parameters of the policy.
+        opt_state: state of the optimiser.
     """
 
     key: Array
     iteration: Array = struct.field(shared=True)
-    rollout: rollout.RolloutState
+    experience: ExperienceState
     params: PyTree
     opt_state: PyTree
-    obs_stats: normalize.RunningStatistics | None
 
 
 @struct.dataclass
@@ -58,39 +54,26 @@ class APG:
 
     env: Environment
     network: DeterministicPolicy = struct.field(default=DeterministicPolicy(), static=True, help="the policy")
-    num_envs: int = struct.field(default=64, static=True, help="environments stepped side by side", within="[1, inf)")
-    rollout_length: int = struct.field(
-        default=32, static=True, help="steps that a gradient passes through", within="[1, inf)"
+    num_envs: int = hyperparameters.num_envs(64)
+    rollout_length: int = hyperparameters.rollout_length(
+        32, "length of the window: steps that a gradient passes through"
     )
-    learning_rate: float = struct.field(default=2e-3, help="step size of Adam", within="[0, inf)")
-    schedule: Callable[[Array], Array] | None = struct.field(
-        default=None, help="environment steps to a factor of the learning rate; None is constant"
-    )
-    gamma: float = struct.field(default=0.99, help="discount factor per step", within="[0, 1]")
+    learning_rate: Scalar = hyperparameters.learning_rate(2e-3)
+    optimizer: Optimizer = hyperparameters.optimizer(Adam(max_grad_norm=1.0))
+    gamma: Scalar = hyperparameters.gamma()
     terminal_value: Callable[[Array], Array] | None = struct.field(
-        default=None, help="what an observation is worth where a window or time limit cuts an episode; None is nothing"
+        default=None, help="value of an observation where a window or time limit cuts an episode; None: 0"
     )
-    max_grad_norm: float = struct.field(default=1.0, help="clip the gradient's global norm to this", within="(0, inf)")
-    max_step_grad_norm: float | None = struct.field(
-        default=None, help="clip what passes back through each step of each environment to this", within="(0, inf)"
-    )
-    normalize_observations: bool = struct.field(
-        default=False, static=True, help="standardise observations by running mean and deviation, clipped to +-10"
-    )
-    rematerialize: bool = struct.field(
-        default=False, static=True, help="compute steps again on the way back, to save memory"
-    )
+    max_step_grad_norm: Scalar | None = hyperparameters.max_step_grad_norm()
+    reward_scale: Scalar = hyperparameters.reward_scale()
+    normalize_observations: bool = hyperparameters.normalize_observations()
+    rematerialize: bool = hyperparameters.rematerialize()
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
-        if not isinstance(self.env, Environment):
-            raise InputError(f"env must be an Environment such as purerl.make('Pendulum-v1'), got {self.env!r}")
-        space = self.env.action_space
-        if not isinstance(space, Box) or not (space.is_bounded and space.is_continuous):
-            raise InputError(f"apg needs bounded continuous actions, got {space}: use ppo, dqn or discrete_sac")
-        # Shapes only: a network that does not fit the observations says so here, not while compiling.
-        jax.eval_shape(self._network.init, jax.random.key(0), blank_view(self.env.observation_space))
-        struct.wrap_functions(self, "schedule", "terminal_value")
+        checks.check_bounded("apg", self.env, "ppo, dqn or discrete_sac", continuous=True)
+        checks.check_network(self._network, self.env)
+        struct.wrap_functions(self, "terminal_value")
 
     @property
     def steps_per_iteration(self) -> int:
@@ -98,8 +81,8 @@ class APG:
         return self.num_envs * self.rollout_length
 
     @property
-    def rows_at_once(self) -> int:
-        """Rows that networks see at once while learning."""
+    def minibatch_rows(self) -> int:
+        """Rows that networks process together while learning."""
         return self.num_envs
 
     @property
@@ -111,32 +94,27 @@ class APG:
         """Fresh environments and policy."""
         check_differentiable(self.env)
         key, params_key, reset_key = jax.random.split(key, 3)
-        timestep = jax.vmap(self.env.reset)(jax.random.split(reset_key, self.num_envs))
-        blank = blank_view(self.env.observation_space)
-        params = self._network.init(params_key, blank)
+        params = self._network.init(params_key, zero_input(self.env.observation_space))
         return APGState(
             key=key,
             iteration=jnp.int32(0),
-            rollout=jax.vmap(lambda timestep: rollout.begin(timestep, ()))(timestep),
+            experience=self._experience.init(reset_key),
             params=params,
-            opt_state=self._optimizer(jnp.float32(0.0)).init(params),
-            obs_stats=normalize.init(blank.shape) if self.normalize_observations else None,
+            opt_state=optimizers.init(self.optimizer, params),
         )
 
     def policy(self, state: APGState, *, explore: bool) -> Policy:
         """The deterministic policy, exploring or not, in the environment's own units."""
         del explore
-        return self._policy(state.params, state.obs_stats)
+        return self._policy(state, state.params)
 
     def step(self, state: APGState) -> tuple[APGState, Metrics]:
         """Follow the policy, differentiate, improve."""
+        now = schedules.at(self, state.iteration)
         key, window_key = jax.random.split(state.key)
-        gradient = jax.grad(self._loss, argnums=(0, 1), has_aux=True)
-        (grads, counts), (rollouts, transitions, metrics) = gradient(
-            state.params, jnp.zeros(3, jnp.float32), state, window_key
-        )
-        learning_rate = self.learning_rate * schedule_factor(self.schedule, state.iteration, self.steps_per_iteration)
-        updates, opt_state = self._optimizer(learning_rate).update(grads, state.opt_state, state.params)
+        gradient = jax.grad(now._loss, argnums=(0, 1), has_aux=True)
+        (grads, counts), (experience, metrics) = gradient(state.params, jnp.zeros(3, jnp.float32), state, window_key)
+        params, opt_state = optimizers.update(now.optimizer, now.learning_rate, grads, state.opt_state, state.params)
 
         nonfinite, clipped, failed = counts
         steps = jnp.float32(self.steps_per_iteration)
@@ -145,56 +123,32 @@ class APG:
             "nonfinite_gradients": Mean(nonfinite, steps),
             "clipped_gradients": Mean(clipped, steps),
             "failed_steps": Mean(failed, steps),
-            "learning_rate": Mean.of(learning_rate),
+            "learning_rate": Mean.of(now.learning_rate),
         }
-        obs_stats = observe(self.env.observation_space, state.obs_stats, transitions.obs)
-        state = APGState(
-            key=key,
-            iteration=state.iteration + 1,
-            rollout=rollouts,
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-            obs_stats=obs_stats,
-        )
-        return state, metrics
+        return APGState(key, state.iteration + 1, experience, params, opt_state), metrics
 
-    # Network
+    # Pieces
 
     @property
     def _network(self) -> DeterministicPolicy:
         return self.network.clone(action_space=self.env.action_space)
 
-    def _actor(self, params: PyTree, obs: Array) -> Any:
-        return self._network.apply(params, obs)
+    def _policy(self, state: APGState, params: PyTree) -> Policy:
+        return Actor(self.env, self._network).policy(params, state.experience.obs_stats, explore=False)
 
-    # Acting
-
-    def _policy(self, params: PyTree, obs_stats: normalize.RunningStatistics | None) -> Policy:
-        # Not a bound method: that would hide the leaves of `self` where JAX does not see them.
-        return Policy(Partial(APG._act, self, params, obs_stats))
-
-    def _act(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
-    ) -> tuple[Array, tuple, dict[str, Array]]:
-        space = self.env.action_space
-        assert isinstance(space, Box)
-        return space.from_unit(self._actor(params, view(self.env.observation_space, obs_stats, obs))), carry, {}
+    @property
+    def _experience(self) -> Experience:
+        return Experience(self.env, self.num_envs, self.rollout_length, self.normalize_observations, self.reward_scale)
 
     # Learning
 
-    def _optimizer(self, learning_rate: Array) -> optax.GradientTransformation:
-        return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), optax.adam(learning_rate))
-
     def _loss(
         self, params: PyTree, tally: Array, state: APGState, key: Array
-    ) -> tuple[Array, tuple[rollout.RolloutState, Transition, Metrics]]:
-        """Minus the return of the windows, per step; and where they led."""
-        rollouts, transitions, episodes = rollout.collect(
-            GradientGate(self.env, tally, self.max_step_grad_norm, self.rematerialize),
-            self._policy(params, state.obs_stats),
-            state.rollout,
-            key,
-            self.rollout_length,
+    ) -> tuple[Array, tuple[ExperienceState, Metrics]]:
+        """Minus the return of the windows, per step; and the experience gathered there."""
+        gate = GradientGate(self.env, tally, self.max_step_grad_norm, self.rematerialize)
+        experience, transitions, episodes = struct.replace(self._experience, env=gate).collect(
+            state.experience, self._policy(state, params), key
         )
         next_value = jnp.zeros_like(transitions.reward)
         if self.terminal_value is not None:
@@ -203,4 +157,4 @@ class APG:
             transitions.reward, next_value, transitions.terminated, transitions.done, self.gamma
         )
         loss = -jnp.mean(returns) / self.rollout_length
-        return loss, (rollouts, transitions, {**episodes, "actor_loss": Mean.of(loss)})
+        return loss, (experience, {**episodes, "actor_loss": Mean.of(loss)})

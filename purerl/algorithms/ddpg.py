@@ -14,25 +14,19 @@ A time limit is not the end of the task: there the value of the true successor i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.tree_util import Partial
 
-from purerl import normalize, struct
-from purerl.acting import in_units, uniform
-from purerl.collector import Collector, CollectorState
-from purerl.errors import InputError
-from purerl.q_networks import DeterministicActorCritic, target_gap
-from purerl.replay import Experience, Replay
-from purerl.schedules import schedule_factor
-from purerl.spaces import Box
-from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree
-from purerl.views import blank_view, view
+from purerl import checks, hyperparameters, optimizers, schedules, struct
+from purerl.acting import Actor, Noise
+from purerl.experience import Experience, ExperienceState
+from purerl.optimizers import Adam, Optimizer
+from purerl.preprocessing import zero_input
+from purerl.q_networks import DeterministicActorCritic, critic_metrics, init_actor_critic, target_gap
+from purerl.replay import Replay, ReplaySample
+from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar, merge
 
 
 @struct.dataclass
@@ -40,20 +34,22 @@ class DDPGState:
     """Everything that changes while DDPG trains.
 
     Attributes:
-        key: randomness of all that is still to come.
+        key: randomness of all later iterations.
         iteration: int32, iterations done, those of the warm-up included.
-        collector: environments, replay and statistics of observations.
-        actor_params: of the policy.
-        critic_params: of the critics.
-        target_actor_params: of the policy's slowly moving copy.
-        target_critic_params: of the critics' slowly moving copy.
-        actor_opt_state: of the policy's optimiser.
-        critic_opt_state: of the critics' optimiser.
+        experience: environments in flight and running statistics.
+        replay: past steps.
+        actor_params: parameters of the policy.
+        critic_params: parameters of the critics.
+        target_actor_params: parameters of the policy's target network.
+        target_critic_params: parameters of the critics' target networks.
+        actor_opt_state: state of the policy's optimiser.
+        critic_opt_state: state of the critics' optimiser.
     """
 
     key: Array
     iteration: Array = struct.field(shared=True)
-    collector: CollectorState
+    experience: ExperienceState
+    replay: PyTree
     actor_params: PyTree
     critic_params: PyTree
     target_actor_params: PyTree
@@ -68,65 +64,43 @@ class DDPG:
 
     env: Environment
     network: DeterministicActorCritic = struct.field(
-        default=DeterministicActorCritic(), static=True, help="policy and critic"
+        default=DeterministicActorCritic(), static=True, help="policy and critics"
     )
-    num_envs: int = struct.field(default=1, static=True, help="environments stepped side by side", within="[1, inf)")
-    rollout_length: int = struct.field(
-        default=1, static=True, help="steps in each environment per iteration", within="[1, inf)"
-    )
-    num_updates: int = struct.field(default=1, static=True, help="gradient updates per iteration", within="[1, inf)")
-    batch_size: int = struct.field(default=256, static=True, help="samples per update", within="[1, inf)")
-    buffer_size: int = struct.field(
-        default=100_000, static=True, help="newest steps to learn from", within="[1, 2147483647]"
-    )
-    warmup_steps: int = struct.field(
-        default=1_000, static=True, help="random steps before learning begins, part of the total", within="[1, inf)"
-    )
-    learning_rate: float = struct.field(default=1e-3, help="step size of Adam", within="[0, inf)")
-    schedule: Callable[[Array], Array] | None = struct.field(
-        default=None, help="environment steps to a factor of the learning rate; None is constant"
-    )
-    gamma: float = struct.field(default=0.99, help="discount factor per step", within="[0, 1]")
-    n_step: int = struct.field(
-        default=1, static=True, help="rewards per target before it bootstraps", within="[1, inf)"
-    )
-    tau: float = struct.field(
-        default=0.005, help="how far the target networks move per update; 1 copies", within="(0, 1]"
-    )
-    noise_std: float = struct.field(
+    num_envs: int = hyperparameters.num_envs(1)
+    rollout_length: int = hyperparameters.rollout_length(1)
+    updates_per_iteration: int = hyperparameters.updates_per_iteration()
+    batch_size: int = hyperparameters.batch_size(256)
+    buffer_size: int = hyperparameters.buffer_size(100_000)
+    warmup_steps: int = hyperparameters.warmup_steps(1_000)
+    learning_rate: Scalar = hyperparameters.learning_rate(1e-3)
+    critic_learning_rate: Scalar | None = hyperparameters.critic_learning_rate()
+    optimizer: Optimizer = hyperparameters.optimizer(Adam())
+    gamma: Scalar = hyperparameters.gamma()
+    n_step: int = hyperparameters.n_step()
+    tau: Scalar = hyperparameters.tau(0.005)
+    noise_std: Scalar = struct.field(
         default=0.1,
-        help="sigma: deviation of the noise added over one unit of time, where actions reach from -1 to 1; white "
-        "noise is nothing but that",
+        help="sigma: deviation of the exploration noise added per unit of time, on actions between -1 and 1",
         within="[0, inf)",
     )
-    noise_decay: float = struct.field(
+    noise_decay: Scalar = struct.field(
         default=1.0,
-        help="theta: how much of the noise is forgotten per unit of time; 1 is white Gaussian noise, 0.15 "
-        "Ornstein-Uhlenbeck, whose own deviation tends to noise_std / sqrt(2 noise_decay - noise_decay^2 noise_dt)",
+        help="theta: share of the noise that is forgotten per unit of time; 1: white noise, 0.15: Ornstein-Uhlenbeck",
         within="(0, inf)",
     )
-    noise_dt: float = struct.field(
-        default=1.0,
-        help="time that passes for the noise in one step: it forgets noise_decay * noise_dt, at most 1, and an "
-        "increment of deviation noise_std * sqrt(noise_dt) is added",
-        within="(0, inf)",
+    noise_dt: Scalar = struct.field(
+        default=1.0, help="time per step of the noise; noise_decay * noise_dt must be at most 1", within="(0, inf)"
     )
-    normalize_observations: bool = struct.field(
-        default=False, static=True, help="standardise observations by running mean and deviation, clipped to +-10"
-    )
+    reward_scale: Scalar = hyperparameters.reward_scale()
+    normalize_observations: bool = hyperparameters.normalize_observations()
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
-        struct.check_value("noise_decay * noise_dt", self.noise_decay * self.noise_dt, "float", "(0, 1]")
-        if not isinstance(self.env, Environment):
-            raise InputError(f"env must be an Environment such as purerl.make('Pendulum-v1'), got {self.env!r}")
-        space = self.env.action_space
-        if not isinstance(space, Box) or not space.is_bounded:
-            raise InputError(f"ddpg needs bounded continuous actions, got {space}: use dqn, discrete_sac or ppo")
+        if not callable(self.noise_decay) and not callable(self.noise_dt):
+            struct.check_value("noise_decay * noise_dt", self.noise_decay * self.noise_dt, "float", "(0, 1]")
+        checks.check_bounded("ddpg", self.env, "dqn, discrete_sac or ppo")
         self._replay.num_rollouts(self.warmup_steps)
-        # Shapes only: a network that does not fit the observations says so here, not while compiling.
-        jax.eval_shape(self._init_params, jax.random.key(0))
-        struct.wrap_functions(self, "schedule")
+        jax.eval_shape(self._init_params, jax.random.key(0))  # a network that does not fit says so here
 
     @property
     def steps_per_iteration(self) -> int:
@@ -134,8 +108,8 @@ class DDPG:
         return self.num_envs * self.rollout_length
 
     @property
-    def rows_at_once(self) -> int:
-        """Rows that networks see at once while learning."""
+    def minibatch_rows(self) -> int:
+        """Rows that networks process together while learning."""
         return self.batch_size
 
     @property
@@ -147,107 +121,93 @@ class DDPG:
         """Fresh environments and networks, and a replay that holds `warmup_steps` random steps."""
         key, params_key, warmup_key = jax.random.split(key, 3)
         actor_params, critic_params = self._init_params(params_key)
-        random = uniform(self.env, self._no_noise())
-        optimizer = optax.adam(0.0)
+        now = schedules.at(self, jnp.int32(0))
+        random = now._noise.uniform(self.env)
+        experience, replay = now._experience.warm_up(self._replay, random, self.warmup_iterations, warmup_key)
         return DDPGState(
             key=key,
             iteration=jnp.int32(self.warmup_iterations),
-            collector=self._collector.init(warmup_key, random, self._no_noise(), self.warmup_iterations),
+            experience=experience,
+            replay=replay,
             actor_params=actor_params,
             critic_params=critic_params,
             target_actor_params=jax.tree.map(jnp.copy, actor_params),
             target_critic_params=jax.tree.map(jnp.copy, critic_params),
-            actor_opt_state=optimizer.init(actor_params),
-            critic_opt_state=optimizer.init(critic_params),
+            actor_opt_state=optimizers.init(self.optimizer, actor_params),
+            critic_opt_state=optimizers.init(self.optimizer, critic_params),
         )
 
     def policy(self, state: DDPGState, *, explore: bool) -> Policy:
         """The policy with noise as in training (``explore=True``), or without; in the environment's own units."""
-        act = DDPG._explore if explore else DDPG._exploit
-        carry = self._no_noise() if explore else ()
-        return Policy(Partial(act, self, state.actor_params, state.collector.obs_stats), carry)
+        actor = Actor(self.env, self._network)
+        policy = actor.policy(state.actor_params, state.experience.obs_stats, explore=False)
+        return schedules.at(self, state.iteration)._noise.add_to(policy, self.env) if explore else policy
 
     def step(self, state: DDPGState) -> tuple[DDPGState, Metrics]:
         """Collect, remember, learn."""
+        now = schedules.at(self, state.iteration)
         key, collect_key, update_key = jax.random.split(state.key, 3)
-        collector, episodes = self._collector.collect(state.collector, self.policy(state, explore=True), collect_key)
-        state = struct.replace(state, key=key, collector=collector)
-        state, metrics = lax.scan(self._update, state, jax.random.split(update_key, self.num_updates))
-        metrics = {
-            **episodes,
-            **jax.tree.map(lambda leaf: leaf.sum(0), metrics),
-            "target_gap": Mean.of(target_gap(state.critic_params, state.target_critic_params)),
-            "learning_rate": Mean.of(self._learning_rate(state.iteration)),
-        }
+        policy = now.policy(state, explore=True)
+        experience, replay, episodes = now._experience.collect_into(
+            self._replay, state.experience, state.replay, policy, collect_key
+        )
+        state = struct.replace(state, key=key, experience=experience, replay=replay)
+        state, metrics = lax.scan(now._update, state, jax.random.split(update_key, self.updates_per_iteration))
+        metrics = (
+            episodes
+            | merge(metrics)
+            | {
+                "target_gap": Mean.of(target_gap(state.critic_params, state.target_critic_params)),
+                "learning_rate": Mean.of(now.learning_rate),
+            }
+        )
         return struct.replace(state, iteration=state.iteration + 1), metrics
 
-    # Network
+    # Pieces
 
     @property
     def _network(self) -> DeterministicActorCritic:
         return self.network.clone(action_space=self.env.action_space)
 
     def _init_params(self, key: Array) -> tuple[PyTree, PyTree]:
-        actor_key, critic_key = jax.random.split(key)
-        obs = blank_view(self.env.observation_space)
-        actor_params = self._network.init(actor_key, obs, method="actor")
-        return actor_params, self._network.init(critic_key, obs, self._no_noise(), method="critic")
+        action = jnp.zeros(self.env.action_space.shape, jnp.float32)
+        return init_actor_critic(self._network, key, zero_input(self.env.observation_space), action)
 
-    def _actor(self, params: PyTree, obs: Array) -> Any:
-        return self._network.apply(params, obs, method="actor")
+    def _actor(self, params: PyTree, obs: Array) -> Array:
+        return jnp.asarray(self._network.apply(params, obs, method="actor"))
 
-    def _critic(self, params: PyTree, obs: Array, action: Array) -> Any:
-        return self._network.apply(params, obs, action, method="critic")
+    def _critic(self, params: PyTree, obs: Array, action: Array) -> Array:
+        """``[num_critics]``."""
+        return jnp.asarray(self._network.apply(params, obs, action, method="critic"))
 
-    # Acting
+    @property
+    def _noise(self) -> Noise:
+        return Noise(self.noise_std, self.noise_decay, self.noise_dt)
 
-    def _no_noise(self) -> Array:
-        return jnp.zeros(self.env.action_space.shape, jnp.float32)
-
-    def _exploit(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
-    ) -> tuple[Array, PyTree, dict[str, Array]]:
-        action = self._actor(params, view(self.env.observation_space, obs_stats, obs))
-        return in_units(self.env.action_space, action, carry)
-
-    def _explore(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, noise: Array, obs: Array
-    ) -> tuple[Array, Array, dict[str, Array]]:
-        increment = self.noise_std * jnp.sqrt(self.noise_dt) * jax.random.normal(key, noise.shape, jnp.float32)
-        noise = (1.0 - self.noise_decay * self.noise_dt) * noise + increment
-        action = self._actor(params, view(self.env.observation_space, obs_stats, obs))
-        return in_units(self.env.action_space, jnp.clip(action + noise, -1.0, 1.0), noise)
-
-    # Remembering
+    @property
+    def _experience(self) -> Experience:
+        return Experience(self.env, self.num_envs, self.rollout_length, self.normalize_observations, self.reward_scale)
 
     @property
     def _replay(self) -> Replay:
         return Replay(self.buffer_size, self.num_envs, self.rollout_length, self.n_step)
 
-    @property
-    def _collector(self) -> Collector:
-        return Collector(self.env, self._replay, self.normalize_observations)
-
     # Learning
-
-    def _learning_rate(self, iteration: Array) -> Array:
-        return self.learning_rate * schedule_factor(self.schedule, iteration, self.steps_per_iteration)
 
     def _update(self, state: DDPGState, key: Array) -> tuple[DDPGState, Metrics]:
         """One gradient step of the critic, then of the policy, on one batch."""
-        batch = self._replay.sample(state.collector.replay, key, self.batch_size, self.gamma)
-        space, stats = self.env.observation_space, state.collector.obs_stats
-        batch = struct.replace(batch, obs=view(space, stats, batch.obs), next_obs=view(space, stats, batch.next_obs))
-        optimizer = optax.adam(self._learning_rate(state.iteration))
+        batch = self._replay.sample(state.replay, key, self.batch_size, self.gamma)
+        batch = self._experience.preprocess_sample(state.experience, batch)
 
-        grads, critic_metrics = jax.grad(self._critic_loss, has_aux=True)(state.critic_params, state, batch)
-        updates, critic_opt_state = optimizer.update(grads, state.critic_opt_state)
-        critic_params = optax.apply_updates(state.critic_params, updates)
-
+        grads, metrics = jax.grad(self._critic_loss, has_aux=True)(state.critic_params, state, batch)
+        critic_rate = self.learning_rate if self.critic_learning_rate is None else self.critic_learning_rate
+        critic_params, critic_opt_state = optimizers.update(
+            self.optimizer, critic_rate, grads, state.critic_opt_state, state.critic_params
+        )
         actor_loss, grads = jax.value_and_grad(self._actor_loss)(state.actor_params, critic_params, batch)
-        updates, actor_opt_state = optimizer.update(grads, state.actor_opt_state)
-        actor_params = optax.apply_updates(state.actor_params, updates)
-
+        actor_params, actor_opt_state = optimizers.update(
+            self.optimizer, self.learning_rate, grads, state.actor_opt_state, state.actor_params
+        )
         state = struct.replace(
             state,
             actor_params=actor_params,
@@ -257,12 +217,12 @@ class DDPG:
             actor_opt_state=actor_opt_state,
             critic_opt_state=critic_opt_state,
         )
-        return state, {**critic_metrics, "actor_loss": Mean.of(actor_loss)}
+        return state, {**metrics, "actor_loss": Mean.of(actor_loss)}
 
-    def _critic_loss(self, params: PyTree, state: DDPGState, batch: Experience) -> tuple[Array, Metrics]:
+    def _critic_loss(self, params: PyTree, state: DDPGState, batch: ReplaySample) -> tuple[Array, Metrics]:
         """Mean squared TD error (equations 4 and 5); with several critics the target is their mean."""
 
-        def error(sample: Experience) -> tuple[Array, Array]:
+        def error(sample: ReplaySample) -> tuple[Array, Array]:
             next_action = self._actor(state.target_actor_params, sample.next_obs)
             next_value = jnp.mean(self._critic(state.target_critic_params, sample.next_obs, next_action))
             target = sample.reward + sample.discount * next_value
@@ -271,13 +231,9 @@ class DDPG:
 
         value, td_error = jax.vmap(error)(batch)
         loss = 0.5 * jnp.mean(jnp.square(td_error))
-        return loss, {
-            "critic_loss": Mean.of(loss),
-            "q_value": Mean.of(value),
-            "td_error": Mean.of(jnp.abs(td_error)),
-        }
+        return loss, critic_metrics(loss, value, td_error)
 
-    def _actor_loss(self, params: PyTree, critic_params: PyTree, batch: Experience) -> Array:
+    def _actor_loss(self, params: PyTree, critic_params: PyTree, batch: ReplaySample) -> Array:
         """Minus the value of the policy's own actions (equation 6)."""
         value = jax.vmap(lambda obs: self._critic(critic_params, obs, self._actor(params, obs)))(batch.obs)
         return -jnp.mean(value)

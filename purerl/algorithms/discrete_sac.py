@@ -13,7 +13,6 @@ successes the temperature falls until the policy follows what are only errors of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,18 +20,17 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.tree_util import Partial
 
-from purerl import normalize, struct
-from purerl.acting import uniform
-from purerl.collector import Collector, CollectorState
-from purerl.errors import InputError
-from purerl.q_networks import LEAST_TEMPERATURE, MOST_TEMPERATURE, DiscreteSoftActorCritic, target_gap
-from purerl.replay import Experience, Replay
-from purerl.schedules import schedule_factor
+from purerl import checks, hyperparameters, optimizers, schedules, struct
+from purerl.acting import Actor, uniform
+from purerl.experience import Experience, ExperienceState
+from purerl.optimizers import Adam, Optimizer
+from purerl.preprocessing import zero_input
+from purerl.q_networks import DiscreteSoftActorCritic, critic_metrics, init_actor_critic, target_gap
+from purerl.replay import Replay, ReplaySample
 from purerl.spaces import Discrete
-from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree
-from purerl.views import blank_view, view
+from purerl.temperature import LEAST_TEMPERATURE, MOST_TEMPERATURE, init_temperature, update_temperature
+from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar, merge
 
 
 @struct.dataclass
@@ -40,21 +38,23 @@ class DiscreteSACState:
     """Everything that changes while discrete SAC trains.
 
     Attributes:
-        key: randomness of all that is still to come.
+        key: randomness of all later iterations.
         iteration: int32, iterations done, those of the warm-up included.
-        collector: environments, replay and statistics of observations.
-        actor_params: of the policy.
-        critic_params: of the critics.
-        target_critic_params: of the critics' slowly moving copy.
+        experience: environments in flight and running statistics.
+        replay: past steps.
+        actor_params: parameters of the policy.
+        critic_params: parameters of the critics.
+        target_critic_params: parameters of the critics' target networks.
         log_temperature: float32, log alpha.
-        actor_opt_state: of the policy's optimiser.
-        critic_opt_state: of the critics' optimiser.
-        temperature_opt_state: of the temperature's optimiser.
+        actor_opt_state: state of the policy's optimiser.
+        critic_opt_state: state of the critics' optimiser.
+        temperature_opt_state: state of the temperature's optimiser.
     """
 
     key: Array
     iteration: Array = struct.field(shared=True)
-    collector: CollectorState
+    experience: ExperienceState
+    replay: PyTree
     actor_params: PyTree
     critic_params: PyTree
     target_critic_params: PyTree
@@ -72,57 +72,31 @@ class DiscreteSAC:
     network: DiscreteSoftActorCritic = struct.field(
         default=DiscreteSoftActorCritic(), static=True, help="policy and critics"
     )
-    num_envs: int = struct.field(default=1, static=True, help="environments stepped side by side", within="[1, inf)")
-    rollout_length: int = struct.field(
-        default=1, static=True, help="steps in each environment per iteration", within="[1, inf)"
+    num_envs: int = hyperparameters.num_envs(1)
+    rollout_length: int = hyperparameters.rollout_length(1)
+    updates_per_iteration: int = hyperparameters.updates_per_iteration()
+    batch_size: int = hyperparameters.batch_size(256)
+    buffer_size: int = hyperparameters.buffer_size(100_000)
+    warmup_steps: int = hyperparameters.warmup_steps(1_000)
+    learning_rate: Scalar = hyperparameters.learning_rate(1e-3)
+    critic_learning_rate: Scalar | None = hyperparameters.critic_learning_rate()
+    optimizer: Optimizer = hyperparameters.optimizer(Adam())
+    gamma: Scalar = hyperparameters.gamma()
+    n_step: int = hyperparameters.n_step()
+    tau: Scalar = hyperparameters.tau(0.005, "target critics")
+    initial_temperature: Scalar = hyperparameters.initial_temperature(LEAST_TEMPERATURE, MOST_TEMPERATURE)
+    temperature_learning_rate: Scalar | None = hyperparameters.temperature_learning_rate()
+    target_entropy: Scalar = struct.field(
+        default=0.5, help="target entropy as a share of the entropy of a uniformly random policy", within="[0, 1]"
     )
-    num_updates: int = struct.field(default=1, static=True, help="gradient updates per iteration", within="[1, inf)")
-    batch_size: int = struct.field(default=256, static=True, help="samples per update", within="[1, inf)")
-    buffer_size: int = struct.field(
-        default=100_000, static=True, help="newest steps to learn from", within="[1, 2147483647]"
-    )
-    warmup_steps: int = struct.field(
-        default=1_000, static=True, help="random steps before learning begins, part of the total", within="[1, inf)"
-    )
-    learning_rate: float = struct.field(default=1e-3, help="step size of Adam", within="[0, inf)")
-    schedule: Callable[[Array], Array] | None = struct.field(
-        default=None, help="environment steps to a factor of all learning rates; None is constant"
-    )
-    gamma: float = struct.field(default=0.99, help="discount factor per step", within="[0, 1]")
-    n_step: int = struct.field(
-        default=1, static=True, help="rewards per target before it bootstraps", within="[1, inf)"
-    )
-    tau: float = struct.field(
-        default=0.005, help="how far the target critics move per update; 1 copies", within="(0, 1]"
-    )
-    initial_temperature: float = struct.field(
-        default=1.0,
-        help="what a nat of entropy is worth",
-        within=f"[{LEAST_TEMPERATURE:g}, {MOST_TEMPERATURE:g}]",
-    )
-    temperature_learning_rate: float | None = struct.field(
-        default=None, help="step size for the temperature; none is that of the networks, 0 keeps it", within="[0, inf)"
-    )
-    target_entropy: float = struct.field(
-        default=0.5,
-        help="as a share of the entropy of a uniformly random policy; the temperature falls until it is reached",
-        within="[0, 1]",
-    )
-    reward_scale: float = struct.field(default=1.0, help="multiply rewards by this", within="(0, inf)")
-    normalize_observations: bool = struct.field(
-        default=False, static=True, help="standardise observations by running mean and deviation, clipped to +-10"
-    )
+    reward_scale: Scalar = hyperparameters.reward_scale()
+    normalize_observations: bool = hyperparameters.normalize_observations()
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
-        if not isinstance(self.env, Environment):
-            raise InputError(f"env must be an Environment such as purerl.make('CartPole-v1'), got {self.env!r}")
-        if not isinstance(self.env.action_space, Discrete):
-            raise InputError(f"discrete_sac needs discrete actions, got {self.env.action_space}: use sac, td3 or ppo")
+        checks.check_discrete("discrete_sac", self.env, "sac, td3 or ppo")
         self._replay.num_rollouts(self.warmup_steps)
-        # Shapes only: a network that does not fit the observations says so here, not while compiling.
-        jax.eval_shape(self._init_params, jax.random.key(0))
-        struct.wrap_functions(self, "schedule")
+        jax.eval_shape(self._init_params, jax.random.key(0))  # a network that does not fit says so here
 
     @property
     def steps_per_iteration(self) -> int:
@@ -130,8 +104,8 @@ class DiscreteSAC:
         return self.num_envs * self.rollout_length
 
     @property
-    def rows_at_once(self) -> int:
-        """Rows that networks see at once while learning."""
+    def minibatch_rows(self) -> int:
+        """Rows that networks process together while learning."""
         return self.batch_size
 
     @property
@@ -143,117 +117,94 @@ class DiscreteSAC:
         """Fresh environments and networks, and a replay that holds `warmup_steps` random steps."""
         key, params_key, warmup_key = jax.random.split(key, 3)
         actor_params, critic_params = self._init_params(params_key)
-        random = uniform(self.env)
-        log_temperature = jnp.log(jnp.asarray(self.initial_temperature, jnp.float32))
-        optimizer = optax.adam(0.0)
+        now = schedules.at(self, jnp.int32(0))
+        experience, replay = now._experience.warm_up(
+            self._replay, uniform(self.env), self.warmup_iterations, warmup_key
+        )
+        log_temperature, temperature_opt_state = init_temperature(now.initial_temperature)
         return DiscreteSACState(
             key=key,
             iteration=jnp.int32(self.warmup_iterations),
-            collector=self._collector.init(warmup_key, random, jnp.int32(0), self.warmup_iterations),
+            experience=experience,
+            replay=replay,
             actor_params=actor_params,
             critic_params=critic_params,
             target_critic_params=jax.tree.map(jnp.copy, critic_params),
             log_temperature=log_temperature,
-            actor_opt_state=optimizer.init(actor_params),
-            critic_opt_state=optimizer.init(critic_params),
-            temperature_opt_state=optimizer.init(log_temperature),
+            actor_opt_state=optimizers.init(self.optimizer, actor_params),
+            critic_opt_state=optimizers.init(self.optimizer, critic_params),
+            temperature_opt_state=temperature_opt_state,
         )
 
     def policy(self, state: DiscreteSACState, *, explore: bool) -> Policy:
         """Sample actions (``explore=True``) or take the most likely ones."""
-        act = DiscreteSAC._sample if explore else DiscreteSAC._most_likely
-        return Policy(Partial(act, self, state.actor_params, state.collector.obs_stats))
+        return Actor(self.env, self._network).policy(state.actor_params, state.experience.obs_stats, explore=explore)
 
     def step(self, state: DiscreteSACState) -> tuple[DiscreteSACState, Metrics]:
         """Collect, remember, learn."""
+        now = schedules.at(self, state.iteration)
         key, collect_key, update_key = jax.random.split(state.key, 3)
-        collector, episodes = self._collector.collect(state.collector, self.policy(state, explore=True), collect_key)
-        state = struct.replace(state, key=key, collector=collector)
-        state, metrics = lax.scan(self._update, state, jax.random.split(update_key, self.num_updates))
-        metrics = {
-            **episodes,
-            **jax.tree.map(lambda leaf: leaf.sum(0), metrics),
-            "temperature": Mean.of(jnp.exp(state.log_temperature)),
-            "target_gap": Mean.of(target_gap(state.critic_params, state.target_critic_params)),
-            "learning_rate": Mean.of(self._learning_rate(state.iteration)),
-        }
+        policy = now.policy(state, explore=True)
+        experience, replay, episodes = now._experience.collect_into(
+            self._replay, state.experience, state.replay, policy, collect_key
+        )
+        state = struct.replace(state, key=key, experience=experience, replay=replay)
+        state, metrics = lax.scan(now._update, state, jax.random.split(update_key, self.updates_per_iteration))
+        metrics = (
+            episodes
+            | merge(metrics)
+            | {
+                "temperature": Mean.of(jnp.exp(state.log_temperature)),
+                "target_gap": Mean.of(target_gap(state.critic_params, state.target_critic_params)),
+                "learning_rate": Mean.of(now.learning_rate),
+            }
+        )
         return struct.replace(state, iteration=state.iteration + 1), metrics
 
-    # Network
+    # Pieces
 
     @property
     def _network(self) -> DiscreteSoftActorCritic:
         return self.network.clone(action_space=self.env.action_space)
 
     def _init_params(self, key: Array) -> tuple[PyTree, PyTree]:
-        actor_key, critic_key = jax.random.split(key)
-        obs = blank_view(self.env.observation_space)
-        actor_params = self._network.init(actor_key, obs, method="actor")
-        return actor_params, self._network.init(critic_key, obs, method="critic")
+        return init_actor_critic(self._network, key, zero_input(self.env.observation_space))
 
-    def _actor(self, params: PyTree, obs: Array) -> Any:
-        return self._network.apply(params, obs, method="actor")
-
-    def _critic(self, params: PyTree, obs: Array) -> Any:
+    def _critic(self, params: PyTree, obs: Array) -> Array:
         """``[num_critics, num_actions]``."""
-        return self._network.apply(params, obs, method="critic")
+        return jnp.asarray(self._network.apply(params, obs, method="critic"))
 
-    # Acting
-
-    def _sample(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
-    ) -> tuple[Array, PyTree, dict[str, Array]]:
-        return self._actor(params, view(self.env.observation_space, obs_stats, obs)).sample(key), carry, {}
-
-    def _most_likely(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
-    ) -> tuple[Array, PyTree, dict[str, Array]]:
-        return self._actor(params, view(self.env.observation_space, obs_stats, obs)).mode(), carry, {}
-
-    # Remembering
+    @property
+    def _experience(self) -> Experience:
+        return Experience(self.env, self.num_envs, self.rollout_length, self.normalize_observations, self.reward_scale)
 
     @property
     def _replay(self) -> Replay:
         return Replay(self.buffer_size, self.num_envs, self.rollout_length, self.n_step)
 
-    @property
-    def _collector(self) -> Collector:
-        return Collector(self.env, self._replay, self.normalize_observations)
-
     # Learning
-
-    def _learning_rate(self, iteration: Array, initial: float | None = None) -> Array:
-        """A step size that begins at `initial`, or at that of the networks."""
-        initial = self.learning_rate if initial is None else initial
-        return initial * schedule_factor(self.schedule, iteration, self.steps_per_iteration)
 
     def _update(self, state: DiscreteSACState, key: Array) -> tuple[DiscreteSACState, Metrics]:
         """One gradient step of the critics, then of policy and temperature, on one batch."""
-        batch = self._replay.sample(state.collector.replay, key, self.batch_size, self.gamma)
-        space, stats = self.env.observation_space, state.collector.obs_stats
-        seen = {name: view(space, stats, getattr(batch, name)) for name in ("obs", "next_obs", "later_obs")}
-        batch = struct.replace(batch, **seen)
+        batch = self._replay.sample(state.replay, key, self.batch_size, self.gamma)
+        batch = self._experience.preprocess_sample(state.experience, batch)
         temperature = jnp.exp(state.log_temperature)
-        optimizer = optax.adam(self._learning_rate(state.iteration))
 
         grads, metrics = jax.grad(self._critic_loss, has_aux=True)(state.critic_params, state, batch, temperature)
-        updates, critic_opt_state = optimizer.update(grads, state.critic_opt_state)
-        critic_params = optax.apply_updates(state.critic_params, updates)
-
+        critic_rate = self.learning_rate if self.critic_learning_rate is None else self.critic_learning_rate
+        critic_params, critic_opt_state = optimizers.update(
+            self.optimizer, critic_rate, grads, state.critic_opt_state, state.critic_params
+        )
         (actor_loss, entropy), grads = jax.value_and_grad(self._actor_loss, has_aux=True)(
             state.actor_params, critic_params, batch, temperature
         )
-        updates, actor_opt_state = optimizer.update(grads, state.actor_opt_state)
-        actor_params = optax.apply_updates(state.actor_params, updates)
-
-        # The gradient of log(alpha) * (entropy - target): up if and only if the policy is not random enough.
-        space = self.env.action_space
-        assert isinstance(space, Discrete)
-        target_entropy = self.target_entropy * math.log(space.n)
-        rate = self._learning_rate(state.iteration, self.temperature_learning_rate)
-        update, temperature_opt_state = optax.adam(rate).update(entropy - target_entropy, state.temperature_opt_state)
-        log_temperature: Any = optax.apply_updates(state.log_temperature, update)
-        log_temperature = jnp.clip(log_temperature, math.log(LEAST_TEMPERATURE), math.log(MOST_TEMPERATURE))
+        actor_params, actor_opt_state = optimizers.update(
+            self.optimizer, self.learning_rate, grads, state.actor_opt_state, state.actor_params
+        )
+        rate = self.learning_rate if self.temperature_learning_rate is None else self.temperature_learning_rate
+        log_temperature, temperature_opt_state = update_temperature(
+            state.log_temperature, state.temperature_opt_state, rate, entropy - self._target_entropy
+        )
         state = struct.replace(
             state,
             actor_params=actor_params,
@@ -266,35 +217,35 @@ class DiscreteSAC:
         )
         return state, {**metrics, "actor_loss": Mean.of(actor_loss), "entropy": Mean.of(entropy)}
 
+    @property
+    def _target_entropy(self) -> float | Array:
+        assert isinstance(self.env.action_space, Discrete)
+        return self.target_entropy * math.log(self.env.action_space.n)
+
     def _critic_loss(
-        self, params: PyTree, state: DiscreteSACState, batch: Experience, temperature: Array
+        self, params: PyTree, state: DiscreteSACState, batch: ReplaySample, temperature: Array
     ) -> tuple[Array, Metrics]:
         """Mean squared soft Bellman error of each critic, added up (equations 3 and 10 of arXiv:1910.07207).
 
         In a window of several steps the entropy of the present policy counts at each observation after the first.
         """
 
-        def error(sample: Experience) -> tuple[Array, Array]:
+        def error(sample: ReplaySample) -> tuple[Array, Array]:
             probs, log_probs = self._probs(state.actor_params, sample.next_obs)
             later_probs, later_log_probs = jax.vmap(partial(self._probs, state.actor_params))(sample.later_obs)
             next_values = jnp.min(self._critic(state.target_critic_params, sample.next_obs), axis=0)
             next_value = jnp.sum(probs * (next_values - temperature * log_probs))
             later_entropy = -jnp.sum(sample.later_discount * jnp.sum(later_probs * later_log_probs, axis=-1))
-            reward = self.reward_scale * sample.reward + temperature * later_entropy
-            target = reward + sample.discount * next_value
+            target = sample.reward + temperature * later_entropy + sample.discount * next_value
             value = self._critic(params, sample.obs)[:, sample.action]
             return value, target - value
 
         value, td_error = jax.vmap(error)(batch)
         loss = 0.5 * jnp.mean(jnp.sum(jnp.square(td_error), axis=1))
-        return loss, {
-            "critic_loss": Mean.of(loss),
-            "q_value": Mean.of(value),
-            "td_error": Mean.of(jnp.abs(td_error)),
-        }
+        return loss, critic_metrics(loss, value, td_error)
 
     def _actor_loss(
-        self, params: PyTree, critic_params: PyTree, batch: Experience, temperature: Array
+        self, params: PyTree, critic_params: PyTree, batch: ReplaySample, temperature: Array
     ) -> tuple[Array, Array]:
         """``E_s sum_a pi(a | s) (alpha log pi(a | s) - min Q(s, a))`` (equation 12), and the entropy."""
 
@@ -308,5 +259,6 @@ class DiscreteSAC:
 
     def _probs(self, params: PyTree, obs: Array) -> tuple[Array, Array]:
         """Probability and log-probability of each action, ``[num_actions]``."""
-        log_probs = jax.nn.log_softmax(self._actor(params, obs).logits)
+        distribution: Any = self._network.apply(params, obs, method="actor")
+        log_probs = jax.nn.log_softmax(distribution.logits)
         return jnp.exp(log_probs), log_probs

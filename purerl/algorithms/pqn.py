@@ -11,28 +11,23 @@ no trace there. A time limit is not the end of the task: there the value of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
-from jax.tree_util import Partial
 
-from purerl import normalize, struct
-from purerl.errors import InputError
-from purerl.minibatches import shuffled_indices
+from purerl import checks, hyperparameters, optimizers, schedules, struct
+from purerl.acting import EpsilonGreedy
+from purerl.estimates import batch_lambda_returns
+from purerl.experience import Experience, ExperienceState
+from purerl.minibatches import minibatch_epochs
 from purerl.networks import MLP
+from purerl.optimizers import Optimizer, RAdam
+from purerl.preprocessing import zero_input
 from purerl.q_networks import QNetwork
-from purerl.returns import lambda_returns
-from purerl.sampler import SamplerState, collect, init_sampler
-from purerl.schedules import env_steps, schedule_factor
-from purerl.spaces import Discrete
-from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
+from purerl.schedules import LinearSchedule
+from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar, Transition
 from purerl.value_heads import ExpectedValue
-from purerl.views import blank_view, view
 
 
 @struct.dataclass
@@ -40,23 +35,29 @@ class PQNState:
     """Everything that changes while PQN trains.
 
     Attributes:
-        key: randomness of all that is still to come.
+        key: randomness of all later iterations.
         iteration: int32, iterations done.
-        sampler: environments in flight and statistics of what was seen there.
+        experience: environments in flight and running statistics.
         params: network parameters.
-        opt_state: of the optimiser.
+        opt_state: state of the optimiser.
     """
 
     key: Array
     iteration: Array = struct.field(shared=True)
-    sampler: SamplerState
+    experience: ExperienceState
     params: PyTree
     opt_state: PyTree
 
 
 @struct.dataclass
-class Batch:
-    """What the update learns from; leaves ``[num_envs * rollout_length, ...]``."""
+class TargetBatch:
+    """Batch for the regression of action values; leaves ``[num_envs * rollout_length, ...]``.
+
+    Attributes:
+        obs: network input.
+        action: action taken.
+        target: regression target of its value.
+    """
 
     obs: Array
     action: Array
@@ -73,43 +74,23 @@ class PQN:
         static=True,
         help="trunk, head and streams",
     )
-    num_envs: int = struct.field(default=32, static=True, help="environments stepped side by side", within="[1, inf)")
-    rollout_length: int = struct.field(
-        default=64, static=True, help="steps in each environment per iteration", within="[1, inf)"
-    )
-    num_epochs: int = struct.field(default=4, static=True, help="passes over each batch", within="[1, inf)")
-    num_minibatches: int = struct.field(default=16, static=True, help="updates per epoch", within="[1, inf)")
-    learning_rate: float = struct.field(default=5e-4, help="step size of rectified Adam", within="[0, inf)")
-    schedule: Callable[[Array], Array] | None = struct.field(
-        default=None, help="environment steps to a factor of the learning rate; None is constant"
-    )
-    gamma: float = struct.field(default=0.99, help="discount factor per step", within="[0, 1]")
-    td_lambda: float = struct.field(default=0.65, help="decay of the traces in the targets", within="[0, 1]")
-    initial_epsilon: float = struct.field(default=1.0, help="share of random actions at first", within="[0, 1]")
-    final_epsilon: float = struct.field(default=0.05, help="share of random actions in the end", within="[0, 1]")
-    epsilon_steps: float = struct.field(
-        default=100_000.0, help="environment steps until that, falling linearly", within="[1, inf)"
-    )
-    max_grad_norm: float = struct.field(default=10.0, help="clip the gradient's global norm to this", within="(0, inf)")
-    normalize_observations: bool = struct.field(
-        default=False, static=True, help="standardise observations by running mean and deviation, clipped to +-10"
-    )
-    reward_scale: float = struct.field(default=1.0, help="multiply rewards by this", within="(0, inf)")
+    num_envs: int = hyperparameters.num_envs(32)
+    rollout_length: int = hyperparameters.rollout_length(64)
+    num_epochs: int = hyperparameters.num_epochs(4)
+    num_minibatches: int = hyperparameters.num_minibatches(16)
+    learning_rate: Scalar = hyperparameters.learning_rate(5e-4)
+    optimizer: Optimizer = hyperparameters.optimizer(RAdam(max_grad_norm=10.0))
+    gamma: Scalar = hyperparameters.gamma()
+    td_lambda: Scalar = struct.field(default=0.65, help="lambda of the Q(lambda) targets", within="[0, 1]")
+    epsilon: Scalar = hyperparameters.epsilon(LinearSchedule(1.0, 0.05, 100_000.0))
+    normalize_observations: bool = hyperparameters.normalize_observations()
+    reward_scale: Scalar = hyperparameters.reward_scale()
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
-        if not isinstance(self.env, Environment):
-            raise InputError(f"env must be an Environment such as purerl.make('CartPole-v1'), got {self.env!r}")
-        if not isinstance(self.env.action_space, Discrete):
-            raise InputError(f"pqn needs discrete actions, got {self.env.action_space}: use sac, td3, ddpg or ppo")
-        if self.steps_per_iteration % self.num_minibatches:
-            raise InputError(
-                f"num_envs * rollout_length = {self.steps_per_iteration} steps cannot be divided into "
-                f"num_minibatches = {self.num_minibatches} equal minibatches"
-            )
-        # Shapes only: a network that does not fit the observations says so here, not while compiling.
-        jax.eval_shape(self._network.init, jax.random.key(0), blank_view(self.env.observation_space))
-        struct.wrap_functions(self, "schedule")
+        checks.check_discrete("pqn", self.env, "sac, td3, ddpg or ppo")
+        checks.check_minibatches(self.num_envs, self.rollout_length, self.num_minibatches)
+        checks.check_network(self._network, self.env)
 
     @property
     def steps_per_iteration(self) -> int:
@@ -117,8 +98,8 @@ class PQN:
         return self.num_envs * self.rollout_length
 
     @property
-    def rows_at_once(self) -> int:
-        """Rows that networks see at once while learning."""
+    def minibatch_rows(self) -> int:
+        """Rows that networks process together while learning."""
         return self.steps_per_iteration // self.num_minibatches
 
     @property
@@ -129,134 +110,81 @@ class PQN:
     def init(self, key: Array) -> PQNState:
         """Fresh environments, network and statistics."""
         key, params_key, reset_key = jax.random.split(key, 3)
-        params = self._network.init(params_key, blank_view(self.env.observation_space))
+        params = self._network.init(params_key, zero_input(self.env.observation_space))
         return PQNState(
             key=key,
             iteration=jnp.int32(0),
-            sampler=init_sampler(self, reset_key, (), normalize_rewards=False),
+            experience=self._experience.init(reset_key),
             params=params,
-            opt_state=self._optimizer(jnp.float32(0.0)).init(params),
+            opt_state=optimizers.init(self.optimizer, params),
         )
 
     def policy(self, state: PQNState, *, explore: bool) -> Policy:
         """Epsilon-greedy, with noise on noisy layers, as in training (``explore=True``); or greedy."""
-        if explore:
-            epsilon = self._epsilon(state.iteration)
-            return Policy(Partial(PQN._explore, self, state.params, state.sampler.obs_stats, epsilon))
-        return Policy(Partial(PQN._greedy, self, state.params, state.sampler.obs_stats))
+        epsilon = schedules.at(self, state.iteration).epsilon
+        actor = EpsilonGreedy(self.env, self._network)
+        return actor.policy(state.params, state.experience.obs_stats, epsilon, explore=explore)
 
     def step(self, state: PQNState) -> tuple[PQNState, Metrics]:
         """Collect, estimate, update."""
+        now = schedules.at(self, state.iteration)
         key, collect_key, update_key = jax.random.split(state.key, 3)
-        policy = self.policy(state, explore=True)
-        sampler, transitions, episodes = collect(self, state.sampler, policy, collect_key)
-        batch = self._estimate(state, transitions)
-        learning_rate = self.learning_rate * schedule_factor(self.schedule, state.iteration, self.steps_per_iteration)
-        params, opt_state, metrics = self._update(state, batch, learning_rate, update_key)
-        metrics = {
-            **episodes,
-            **metrics,
-            "epsilon": Mean.of(self._epsilon(state.iteration)),
-            "learning_rate": Mean.of(learning_rate),
-        }
-        state = PQNState(
-            key=key,
-            iteration=state.iteration + 1,
-            sampler=sampler,
-            params=params,
-            opt_state=opt_state,
-        )
-        return state, metrics
+        policy = now.policy(state, explore=True)
+        experience, transitions, episodes = now._experience.collect(state.experience, policy, collect_key)
+        batch = now._estimate(state, transitions)
+        params, opt_state, metrics = now._update(state, batch, update_key)
+        metrics |= {**episodes, "epsilon": Mean.of(now.epsilon), "learning_rate": Mean.of(now.learning_rate)}
+        return PQNState(key, state.iteration + 1, experience, params, opt_state), metrics
 
-    # Network
+    # Pieces
 
     @property
     def _network(self) -> QNetwork:
         return self.network.clone(action_space=self.env.action_space)
 
-    def _output(self, params: PyTree, obs: Array, noise_key: Array | None = None) -> Any:
+    def _output(self, params: PyTree, obs: Array, noise_key: Array | None = None) -> Array:
         """``[num_actions, head.num_outputs]`` for one observation; with a key, noisy layers are noisy."""
-        return self._network.apply(params, obs, rngs=None if noise_key is None else {"noise": noise_key})
+        return jnp.asarray(self._network.apply(params, obs, rngs=None if noise_key is None else {"noise": noise_key}))
 
-    # Acting
-
-    def _greedy(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: tuple, obs: Array
-    ) -> tuple[Array, tuple, dict[str, Array]]:
-        return self._best(self._output(params, view(self.env.observation_space, obs_stats, obs))), carry, {}
-
-    def _explore(
-        self,
-        params: PyTree,
-        obs_stats: normalize.RunningStatistics | None,
-        epsilon: Array,
-        key: Array,
-        carry: tuple,
-        obs: Array,
-    ) -> tuple[Array, tuple, dict[str, Array]]:
-        noise_key, whether_key, action_key = jax.random.split(key, 3)
-        best = self._best(self._output(params, view(self.env.observation_space, obs_stats, obs), noise_key))
-        random = self.env.action_space.sample(action_key)
-        return jnp.where(jax.random.uniform(whether_key) < epsilon, random, best), carry, {}
-
-    def _best(self, output: Array) -> Array:
-        return jnp.argmax(self.network.head.value(output)).astype(jnp.int32)
-
-    def _epsilon(self, iteration: Array) -> Array:
-        share = jnp.minimum(env_steps(iteration, self.steps_per_iteration) / self.epsilon_steps, 1.0)
-        return jnp.asarray(self.initial_epsilon + share * (self.final_epsilon - self.initial_epsilon), jnp.float32)
-
-    # Estimating
-
-    def _estimate(self, state: PQNState, transitions: Transition) -> Batch:
-        """Q(lambda) targets (their section 4), flattened for the update."""
-        space, stats = self.env.observation_space, state.sampler.obs_stats
-        value_of = jax.vmap(jax.vmap(lambda obs: self.network.head.value(self._output(state.params, obs)).max()))
-        target = jax.vmap(lambda_returns, in_axes=(0, 0, 0, 0, None, None))(
-            transitions.reward,
-            value_of(view(space, stats, transitions.next_obs)),
-            transitions.terminated,
-            transitions.done,
-            self.gamma,
-            self.td_lambda,
-        )
-        batch = Batch(obs=view(space, stats, transitions.obs), action=transitions.action, target=target)
-        return jax.tree.map(lambda leaf: leaf.reshape(self.steps_per_iteration, *leaf.shape[2:]), batch)
+    @property
+    def _experience(self) -> Experience:
+        return Experience(self.env, self.num_envs, self.rollout_length, self.normalize_observations, self.reward_scale)
 
     # Learning
 
-    def _optimizer(self, learning_rate: Array) -> optax.GradientTransformation:
-        return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), optax.radam(learning_rate))
+    def _estimate(self, state: PQNState, transitions: Transition) -> TargetBatch:
+        """Q(lambda) targets (their section 4), flattened for the update."""
+        obs, next_obs = self._experience.preprocess_steps(state.experience, transitions)
+        value_of = jax.vmap(jax.vmap(lambda obs: self.network.head.value(self._output(state.params, obs)).max()))
+        target = batch_lambda_returns(transitions, value_of(next_obs), self.gamma, self.td_lambda)
+        batch = TargetBatch(obs, transitions.action, target)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
 
-    def _update(
-        self, state: PQNState, batch: Batch, learning_rate: Array, key: Array
-    ) -> tuple[PyTree, PyTree, Metrics]:
+    def _update(self, state: PQNState, batch: TargetBatch, key: Array) -> tuple[PyTree, PyTree, Metrics]:
         """Epochs of shuffled minibatches, each sample once per epoch."""
-        optimizer = self._optimizer(learning_rate)
 
-        def minibatch(learner: tuple[PyTree, PyTree], inputs: tuple[Array, Array]) -> tuple[tuple, Metrics]:
+        def minibatch(learner: tuple[PyTree, PyTree], indices: Array, key: Array) -> tuple[tuple, Metrics]:
             params, opt_state = learner
-            indices, noise_key = inputs
             sample = jax.tree.map(lambda leaf: leaf[indices], batch)
-            grads, metrics = jax.grad(self._loss, has_aux=True)(params, sample, noise_key)
-            updates, opt_state = optimizer.update(grads, opt_state, params)
+            grads, metrics = jax.grad(self._loss, has_aux=True)(params, sample, key)
             metrics["grad_norm"] = Mean.of(optax.tree.norm(grads))
-            return (optax.apply_updates(params, updates), opt_state), metrics
+            return optimizers.update(self.optimizer, self.learning_rate, grads, opt_state, params), metrics
 
-        def epoch(learner: tuple[PyTree, PyTree], key: Array) -> tuple[tuple, Metrics]:
-            order_key, noise_key = jax.random.split(key)
-            order = shuffled_indices(order_key, self.steps_per_iteration).reshape(self.num_minibatches, -1)
-            learner, metrics = lax.scan(minibatch, learner, (order, jax.random.split(noise_key, self.num_minibatches)))
-            return learner, jax.tree.map(lambda leaf: leaf.sum(0), metrics)
+        learner, metrics = minibatch_epochs(
+            minibatch,
+            (state.params, state.opt_state),
+            key,
+            self.steps_per_iteration,
+            self.num_epochs,
+            self.num_minibatches,
+        )
+        return *learner, metrics
 
-        learner, metrics = lax.scan(epoch, (state.params, state.opt_state), jax.random.split(key, self.num_epochs))
-        return *learner, jax.tree.map(lambda leaf: leaf.sum(0), metrics)
-
-    def _loss(self, params: PyTree, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        """How far the values of the actions taken are from their targets, over one minibatch."""
+    def _loss(self, params: PyTree, batch: TargetBatch, key: Array) -> tuple[Array, Metrics]:
+        """Regression loss of the values of the actions taken, over one minibatch."""
         head = self.network.head
 
-        def error(sample: Batch) -> tuple[Array, Array]:
+        def error(sample: TargetBatch) -> tuple[Array, Array]:
             output = self._output(params, sample.obs, key)[sample.action]
             # The target is the whole return, with nothing left to bootstrap.
             loss, _ = head.loss(output, sample.target, jnp.float32(0.0), output)

@@ -18,27 +18,27 @@ would choose by outcome: where the task is to last, only failures would count; w
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from purerl import struct
+from purerl import checks, hyperparameters, optimizers, schedules, struct
 from purerl.acting import Actor
 from purerl.errors import InputError
+from purerl.estimates import batch_lambda_returns
+from purerl.experience import Experience, ExperienceState
 from purerl.networks import ActorCritic
-from purerl.returns import lambda_returns
-from purerl.sampler import SamplerState, collect, init_sampler
-from purerl.schedules import schedule_factor
-from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Transition
-from purerl.value_fitting import explained_variance, fit_value
-from purerl.views import blank_view, view
+from purerl.optimizers import Adam, Optimizer
+from purerl.preprocessing import zero_input
+from purerl.sequences import PolicyBatch
+from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar, Transition
+from purerl.value_regression import explained_variance, fit_value
 
 
 class Baseline(enum.Enum):
-    """What rewards-to-go are compared with."""
+    """Baseline of the rewards-to-go."""
 
     NONE = enum.auto()
     MEAN = enum.auto()
@@ -50,33 +50,22 @@ class REINFORCEState:
     """Everything that changes while REINFORCE trains.
 
     Attributes:
-        key: randomness of all that is still to come.
+        key: randomness of all later iterations.
         iteration: int32, iterations done.
-        sampler: environments in flight and statistics of what was seen there.
-        actor_params: of the policy.
-        critic_params: of the value; None unless it is learned.
-        actor_opt_state: of the policy's optimiser.
-        critic_opt_state: of the value's optimiser; None unless it is learned.
+        experience: environments in flight and running statistics.
+        actor_params: parameters of the policy.
+        critic_params: parameters of the value; None unless it is learned.
+        actor_opt_state: state of the policy's optimiser.
+        critic_opt_state: state of the value's optimiser; None unless it is learned.
     """
 
     key: Array
     iteration: Array = struct.field(shared=True)
-    sampler: SamplerState
+    experience: ExperienceState
     actor_params: PyTree
     critic_params: PyTree
     actor_opt_state: PyTree
     critic_opt_state: PyTree
-
-
-@struct.dataclass
-class Batch:
-    """What the update learns from; leaves ``[num_envs * rollout_length, ...]``."""
-
-    obs: Array
-    raw_action: Array
-    value: Array  # 0 unless it is learned
-    advantage: Array
-    target: Array
 
 
 @struct.dataclass
@@ -85,51 +74,30 @@ class REINFORCE:
 
     env: Environment
     network: ActorCritic = struct.field(default=ActorCritic(), static=True, help="trunk and heads")
-    num_envs: int = struct.field(default=8, static=True, help="environments stepped side by side", within="[1, inf)")
-    rollout_length: int = struct.field(
-        default=128, static=True, help="steps in each environment per iteration", within="[1, inf)"
-    )
+    num_envs: int = hyperparameters.num_envs(8)
+    rollout_length: int = hyperparameters.rollout_length(128)
     baseline: Baseline = struct.field(
-        default=Baseline.VALUE, static=True, help="what rewards-to-go are compared with: nothing, their mean, a value"
+        default=Baseline.VALUE, static=True, help="baseline of the rewards-to-go: nothing, their mean, a learned value"
     )
-    num_epochs: int = struct.field(
-        default=10, static=True, help="passes of the critic over each batch", within="[1, inf)"
-    )
-    num_minibatches: int = struct.field(
-        default=8, static=True, help="updates of the critic per epoch", within="[1, inf)"
-    )
-    learning_rate: float = struct.field(default=3e-3, help="step size of Adam for the policy", within="[0, inf)")
-    critic_learning_rate: float = struct.field(default=1e-3, help="step size of Adam for the value", within="[0, inf)")
-    schedule: Callable[[Array], Array] | None = struct.field(
-        default=None, help="environment steps to a factor of both learning rates; None is constant"
-    )
-    gamma: float = struct.field(default=0.99, help="discount factor per step", within="[0, 1]")
-    entropy_coef: float = struct.field(default=0.0, help="weight of the entropy bonus", within="[0, inf)")
-    max_grad_norm: float = struct.field(default=0.5, help="clip the gradients' global norms to this", within="(0, inf)")
-    normalize_observations: bool = struct.field(
-        default=False, static=True, help="standardise observations by running mean and deviation, clipped to +-10"
-    )
-    normalize_rewards: bool = struct.field(
-        default=False, static=True, help="divide rewards by the running deviation of the discounted return"
-    )
-    reward_scale: float = struct.field(default=1.0, help="multiply rewards by this", within="(0, inf)")
+    num_epochs: int = hyperparameters.num_epochs(10, "passes of the critic over each batch")
+    num_minibatches: int = hyperparameters.num_minibatches(8, "updates of the critic per epoch")
+    learning_rate: Scalar = hyperparameters.learning_rate(3e-3, " for the policy")
+    critic_learning_rate: Scalar | None = hyperparameters.critic_learning_rate(1e-3)
+    optimizer: Optimizer = hyperparameters.optimizer(Adam(eps=1e-5, max_grad_norm=0.5))
+    gamma: Scalar = hyperparameters.gamma()
+    entropy_coef: Scalar = hyperparameters.entropy_coef(0.0)
+    normalize_observations: bool = hyperparameters.normalize_observations()
+    normalize_rewards: bool = hyperparameters.normalize_rewards()
+    reward_scale: Scalar = hyperparameters.reward_scale()
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
-        if not isinstance(self.env, Environment):
-            raise InputError(f"env must be an Environment such as purerl.make('CartPole-v1'), got {self.env!r}")
+        checks.check_environment(self.env)
         if not isinstance(self.baseline, Baseline):
             raise InputError(f"baseline must be one of {', '.join(map(str, Baseline))}, got {self.baseline!r}")
-        if self.network.shared:
-            raise InputError("reinforce needs a network with shared=False: policy and value learn apart")
-        if self.steps_per_iteration % self.num_minibatches:
-            raise InputError(
-                f"num_envs * rollout_length = {self.steps_per_iteration} steps cannot be divided into "
-                f"num_minibatches = {self.num_minibatches} equal minibatches"
-            )
-        # Shapes only: a network that does not fit the observations says so here, not while compiling.
-        jax.eval_shape(self._network.init, jax.random.key(0), blank_view(self.env.observation_space))
-        struct.wrap_functions(self, "schedule")
+        checks.check_separate("reinforce", self.network)
+        checks.check_minibatches(self.num_envs, self.rollout_length, self.num_minibatches)
+        checks.check_network(self._network, self.env)
 
     @property
     def steps_per_iteration(self) -> int:
@@ -137,8 +105,8 @@ class REINFORCE:
         return self.num_envs * self.rollout_length
 
     @property
-    def rows_at_once(self) -> int:
-        """Rows that networks see at once while learning."""
+    def minibatch_rows(self) -> int:
+        """Rows that networks process together while learning."""
         return self.steps_per_iteration
 
     @property
@@ -149,50 +117,54 @@ class REINFORCE:
     def init(self, key: Array) -> REINFORCEState:
         """Fresh environments, networks and statistics."""
         key, actor_key, critic_key, reset_key = jax.random.split(key, 4)
-        blank = blank_view(self.env.observation_space)
-        actor_params = self._network.init(actor_key, blank, method="actor")
-        critic_params = self._network.init(critic_key, blank, method="critic") if self._learns_value else None
-        optimizer = self._optimizer(jnp.float32(0.0))
+        obs = zero_input(self.env.observation_space)
+        actor_params = self._network.init(actor_key, obs, method="actor")
+        critic_params = self._network.init(critic_key, obs, method="critic") if self._learns_value else None
         return REINFORCEState(
             key=key,
             iteration=jnp.int32(0),
-            sampler=init_sampler(
-                self, reset_key, self.network.initial_carry(), normalize_rewards=self.normalize_rewards
-            ),
+            experience=self._experience.init(reset_key, self.network.initial_carry()),
             actor_params=actor_params,
             critic_params=critic_params,
-            actor_opt_state=optimizer.init(actor_params),
-            critic_opt_state=None if critic_params is None else optimizer.init(critic_params),
+            actor_opt_state=optimizers.init(self.optimizer, actor_params),
+            critic_opt_state=None if critic_params is None else optimizers.init(self.optimizer, critic_params),
         )
 
     def policy(self, state: REINFORCEState, *, explore: bool) -> Policy:
         """Sample actions (``explore=True``) or take the most likely ones, in the environment's own units."""
-        return Actor(self.env, self._network).policy(state.actor_params, state.sampler.obs_stats, explore=explore)
+        return Actor(self.env, self._network).policy(state.actor_params, state.experience.obs_stats, explore=explore)
 
     def step(self, state: REINFORCEState) -> tuple[REINFORCEState, Metrics]:
         """Collect, estimate, improve the policy, fit the value."""
+        now = schedules.at(self, state.iteration)
         key, collect_key, entropy_key, critic_key = jax.random.split(state.key, 4)
-        policy = self.policy(state, explore=True)
-        sampler, transitions, episodes = collect(self, state.sampler, policy, collect_key)
-        batch = self._estimate(state, transitions)
-        factor = schedule_factor(self.schedule, state.iteration, self.steps_per_iteration)
-        actor_params, actor_opt_state, metrics = self._improve_policy(state, batch, factor, entropy_key)
+        policy = now.policy(state, explore=True)
+        experience, transitions, episodes = now._experience.collect(state.experience, policy, collect_key)
+        batch = now._estimate(state, transitions)
+
+        # One step: the batch says nothing about any other policy.
+        grads, metrics = jax.grad(now._loss, has_aux=True)(state.actor_params, batch, entropy_key)
+        actor_params, actor_opt_state = optimizers.update(
+            now.optimizer, now.learning_rate, grads, state.actor_opt_state, state.actor_params
+        )
         critic_params, critic_opt_state = state.critic_params, state.critic_opt_state
         if self._learns_value:
-            critic_params, critic_opt_state, critic_metrics = self._fit_critic(state, batch, factor, critic_key)
-            metrics |= critic_metrics
-        state = REINFORCEState(
-            key=key,
-            iteration=state.iteration + 1,
-            sampler=sampler,
-            actor_params=actor_params,
-            critic_params=critic_params,
-            actor_opt_state=actor_opt_state,
-            critic_opt_state=critic_opt_state,
-        )
-        return state, {**episodes, **metrics, "learning_rate": Mean.of(self.learning_rate * factor)}
+            critic_params, critic_opt_state, metrics["value_loss"] = now._fit_critic(state, batch, critic_key)
+            metrics["explained_variance"] = Mean.of(explained_variance(batch.value, batch.target))
 
-    # Networks
+        metrics |= {"grad_norm": Mean.of(optax.tree.norm(grads)), "learning_rate": Mean.of(now.learning_rate)}
+        state = REINFORCEState(
+            key,
+            state.iteration + 1,
+            experience,
+            actor_params,
+            critic_params,
+            actor_opt_state,
+            critic_opt_state,
+        )
+        return state, episodes | metrics
+
+    # Pieces
 
     @property
     def _learns_value(self) -> bool:
@@ -202,65 +174,48 @@ class REINFORCE:
     def _network(self) -> ActorCritic:
         return self.network.clone(action_space=self.env.action_space)
 
-    def _actor(self, params: PyTree, obs: Array) -> Any:
-        return self._network.apply(params, obs, method="actor")
+    def _critic(self, params: PyTree, obs: Array) -> Array:
+        return jnp.asarray(self._network.apply(params, obs, method="critic"))
 
-    def _critic(self, params: PyTree, obs: Array) -> Any:
-        return self._network.apply(params, obs, method="critic")
-
-    # Estimating
-
-    def _estimate(self, state: REINFORCEState, transitions: Transition) -> Batch:
-        """Rewards-to-go and what they are better than the baseline, flattened for the update."""
-        space, stats = self.env.observation_space, state.sampler.obs_stats
-        obs = view(space, stats, transitions.obs)
-        value = next_value = jnp.zeros_like(transitions.reward)
-        if self._learns_value:
-            value_of = jax.vmap(jax.vmap(lambda obs: self._critic(state.critic_params, obs)))
-            value, next_value = value_of(obs), value_of(view(space, stats, transitions.next_obs))
-        # With lambda = 1 they are sums of rewards, and the value counts only where these are cut off.
-        returns = jax.vmap(lambda_returns, in_axes=(0, 0, 0, 0, None, None))(
-            transitions.reward, next_value, transitions.terminated, transitions.done, self.gamma, 1.0
+    @property
+    def _experience(self) -> Experience:
+        return Experience(
+            self.env,
+            self.num_envs,
+            self.rollout_length,
+            self.normalize_observations,
+            self.reward_scale,
+            self.normalize_rewards,
+            self.gamma,
         )
-        baseline = jnp.mean(returns) if self.baseline is Baseline.MEAN else value
-        batch = Batch(
-            obs=obs,
-            raw_action=transitions.extras["raw_action"],
-            value=value,
-            advantage=returns - baseline,
-            target=returns,
-        )
-        return jax.tree.map(lambda leaf: leaf.reshape(self.steps_per_iteration, *leaf.shape[2:]), batch)
 
     # Learning
 
-    def _optimizer(self, learning_rate: Array) -> optax.GradientTransformation:
-        return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), optax.adam(learning_rate, eps=1e-5))
+    def _estimate(self, state: REINFORCEState, transitions: Transition) -> PolicyBatch:
+        """Rewards-to-go and their excess over the baseline, flattened for the update."""
+        obs, next_obs = self._experience.preprocess_steps(state.experience, transitions)
+        value = next_value = jnp.zeros_like(transitions.reward)
+        if self._learns_value:
+            value_of = jax.vmap(jax.vmap(lambda obs: self._critic(state.critic_params, obs)))
+            value, next_value = value_of(obs), value_of(next_obs)
+        # With lambda = 1 they are sums of rewards, and the value counts only where these are cut off.
+        returns = batch_lambda_returns(transitions, next_value, self.gamma, 1.0)
+        baseline = jnp.mean(returns) if self.baseline is Baseline.MEAN else value
+        return PolicyBatch.of(transitions, obs, value, returns - baseline, returns)
 
-    def _loss(self, params: PyTree, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        """Minus the policy gradient's objective - entropy bonus, over the batch."""
-        distribution = jax.vmap(lambda obs: self._actor(params, obs))(batch.obs)
+    def _loss(self, params: PyTree, batch: PolicyBatch, key: Array) -> tuple[Array, Metrics]:
+        """Policy loss - entropy bonus, over the batch."""
+        distribution: Any = jax.vmap(lambda obs: self._network.apply(params, obs, method="actor"))(batch.obs)
         entropy = jnp.mean(distribution.entropy(key))
         policy_loss = -jnp.mean(distribution.log_prob(batch.raw_action) * batch.advantage)
         metrics = {"policy_loss": Mean.of(policy_loss), "entropy": Mean.of(entropy)}
         return policy_loss - self.entropy_coef * entropy, metrics
 
-    def _improve_policy(
-        self, state: REINFORCEState, batch: Batch, factor: Array, key: Array
-    ) -> tuple[PyTree, PyTree, Metrics]:
-        """One step: the batch says nothing about any other policy."""
-        grads, metrics = jax.grad(self._loss, has_aux=True)(state.actor_params, batch, key)
-        optimizer = self._optimizer(self.learning_rate * factor)
-        updates, opt_state = optimizer.update(grads, state.actor_opt_state, state.actor_params)
-        metrics["grad_norm"] = Mean.of(optax.tree.norm(grads))
-        return optax.apply_updates(state.actor_params, updates), opt_state, metrics
-
-    def _fit_critic(
-        self, state: REINFORCEState, batch: Batch, factor: Array, key: Array
-    ) -> tuple[PyTree, PyTree, Metrics]:
-        params, opt_state, loss = fit_value(
+    def _fit_critic(self, state: REINFORCEState, batch: PolicyBatch, key: Array) -> tuple[PyTree, PyTree, Mean]:
+        return fit_value(
             self._critic,
-            self._optimizer(self.critic_learning_rate * factor),
+            self.optimizer,
+            self.learning_rate if self.critic_learning_rate is None else self.critic_learning_rate,
             (state.critic_params, state.critic_opt_state),
             batch.obs,
             batch.target,
@@ -268,5 +223,3 @@ class REINFORCE:
             self.num_epochs,
             self.num_minibatches,
         )
-        explained = explained_variance(batch.value, batch.target)
-        return params, opt_state, {"value_loss": loss, "explained_variance": Mean.of(explained)}

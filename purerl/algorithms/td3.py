@@ -8,25 +8,19 @@ A time limit is not the end of the task: there the value of the true successor i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.tree_util import Partial
 
-from purerl import normalize, struct
-from purerl.acting import in_units, uniform
-from purerl.collector import Collector, CollectorState
-from purerl.errors import InputError
-from purerl.q_networks import DeterministicActorCritic, target_gap
-from purerl.replay import Experience, Replay
-from purerl.schedules import schedule_factor
-from purerl.spaces import Box
-from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree
-from purerl.views import blank_view, view
+from purerl import checks, hyperparameters, optimizers, schedules, struct
+from purerl.acting import Actor, Noise
+from purerl.experience import Experience, ExperienceState
+from purerl.optimizers import Adam, Optimizer
+from purerl.preprocessing import zero_input
+from purerl.q_networks import DeterministicActorCritic, critic_metrics, init_actor_critic, target_gap
+from purerl.replay import Replay, ReplaySample
+from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar, merge
 
 
 @struct.dataclass
@@ -34,22 +28,24 @@ class TD3State:
     """Everything that changes while TD3 trains.
 
     Attributes:
-        key: randomness of all that is still to come.
+        key: randomness of all later iterations.
         iteration: int32, iterations done, those of the warm-up included.
         num_updates: int32, gradient updates of the critics done.
-        collector: environments, replay and statistics of observations.
-        actor_params: of the policy.
-        critic_params: of the critics.
-        target_actor_params: of the policy's slowly moving copy.
-        target_critic_params: of the critics' slowly moving copy.
-        actor_opt_state: of the policy's optimiser.
-        critic_opt_state: of the critics' optimiser.
+        experience: environments in flight and running statistics.
+        replay: past steps.
+        actor_params: parameters of the policy.
+        critic_params: parameters of the critics.
+        target_actor_params: parameters of the policy's target network.
+        target_critic_params: parameters of the critics' target networks.
+        actor_opt_state: state of the policy's optimiser.
+        critic_opt_state: state of the critics' optimiser.
     """
 
     key: Array
     iteration: Array = struct.field(shared=True)
     num_updates: Array = struct.field(shared=True)
-    collector: CollectorState
+    experience: ExperienceState
+    replay: PyTree
     actor_params: PyTree
     critic_params: PyTree
     target_actor_params: PyTree
@@ -66,54 +62,36 @@ class TD3:
     network: DeterministicActorCritic = struct.field(
         default=DeterministicActorCritic(num_critics=2), static=True, help="policy and critics"
     )
-    num_envs: int = struct.field(default=1, static=True, help="environments stepped side by side", within="[1, inf)")
-    rollout_length: int = struct.field(
-        default=1, static=True, help="steps in each environment per iteration", within="[1, inf)"
+    num_envs: int = hyperparameters.num_envs(1)
+    rollout_length: int = hyperparameters.rollout_length(1)
+    updates_per_iteration: int = hyperparameters.updates_per_iteration()
+    batch_size: int = hyperparameters.batch_size(256)
+    buffer_size: int = hyperparameters.buffer_size(100_000)
+    warmup_steps: int = hyperparameters.warmup_steps(1_000)
+    learning_rate: Scalar = hyperparameters.learning_rate(1e-3)
+    critic_learning_rate: Scalar | None = hyperparameters.critic_learning_rate()
+    optimizer: Optimizer = hyperparameters.optimizer(Adam())
+    gamma: Scalar = hyperparameters.gamma()
+    n_step: int = hyperparameters.n_step()
+    tau: Scalar = hyperparameters.tau(0.005)
+    noise_std: Scalar = struct.field(
+        default=0.1, help="deviation of the exploration noise, on actions between -1 and 1", within="[0, inf)"
     )
-    num_updates: int = struct.field(default=1, static=True, help="gradient updates per iteration", within="[1, inf)")
-    batch_size: int = struct.field(default=256, static=True, help="samples per update", within="[1, inf)")
-    buffer_size: int = struct.field(
-        default=100_000, static=True, help="newest steps to learn from", within="[1, 2147483647]"
-    )
-    warmup_steps: int = struct.field(
-        default=1_000, static=True, help="random steps before learning begins, part of the total", within="[1, inf)"
-    )
-    learning_rate: float = struct.field(default=1e-3, help="step size of Adam", within="[0, inf)")
-    schedule: Callable[[Array], Array] | None = struct.field(
-        default=None, help="environment steps to a factor of the learning rate; None is constant"
-    )
-    gamma: float = struct.field(default=0.99, help="discount factor per step", within="[0, 1]")
-    n_step: int = struct.field(
-        default=1, static=True, help="rewards per target before it bootstraps", within="[1, inf)"
-    )
-    tau: float = struct.field(
-        default=0.005, help="how far the target networks move per update; 1 copies", within="(0, 1]"
-    )
-    noise_std: float = struct.field(
-        default=0.1, help="deviation of the exploration noise, where actions reach from -1 to 1", within="[0, inf)"
-    )
-    target_noise_std: float = struct.field(
+    target_noise_std: Scalar = struct.field(
         default=0.2, help="deviation of the noise on target actions, in the same units", within="[0, inf)"
     )
-    target_noise_clip: float = struct.field(default=0.5, help="bound of that noise", within="[0, inf)")
+    target_noise_clip: Scalar = struct.field(default=0.5, help="clip of that noise", within="[0, inf)")
     policy_period: int = struct.field(
         default=2, help="updates of the critics per update of policy and target networks", within="[1, inf)"
     )
-    normalize_observations: bool = struct.field(
-        default=False, static=True, help="standardise observations by running mean and deviation, clipped to +-10"
-    )
+    reward_scale: Scalar = hyperparameters.reward_scale()
+    normalize_observations: bool = hyperparameters.normalize_observations()
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
-        if not isinstance(self.env, Environment):
-            raise InputError(f"env must be an Environment such as purerl.make('Pendulum-v1'), got {self.env!r}")
-        space = self.env.action_space
-        if not isinstance(space, Box) or not space.is_bounded:
-            raise InputError(f"td3 needs bounded continuous actions, got {space}: use dqn, discrete_sac or ppo")
+        checks.check_bounded("td3", self.env, "dqn, discrete_sac or ppo")
         self._replay.num_rollouts(self.warmup_steps)
-        # Shapes only: a network that does not fit the observations says so here, not while compiling.
-        jax.eval_shape(self._init_params, jax.random.key(0))
-        struct.wrap_functions(self, "schedule")
+        jax.eval_shape(self._init_params, jax.random.key(0))  # a network that does not fit says so here
 
     @property
     def steps_per_iteration(self) -> int:
@@ -121,8 +99,8 @@ class TD3:
         return self.num_envs * self.rollout_length
 
     @property
-    def rows_at_once(self) -> int:
-        """Rows that networks see at once while learning."""
+    def minibatch_rows(self) -> int:
+        """Rows that networks process together while learning."""
         return self.batch_size
 
     @property
@@ -134,105 +112,93 @@ class TD3:
         """Fresh environments and networks, and a replay that holds `warmup_steps` random steps."""
         key, params_key, warmup_key = jax.random.split(key, 3)
         actor_params, critic_params = self._init_params(params_key)
-        random = uniform(self.env)
-        optimizer = optax.adam(0.0)
+        now = schedules.at(self, jnp.int32(0))
+        random = now._noise.uniform(self.env)
+        experience, replay = now._experience.warm_up(self._replay, random, self.warmup_iterations, warmup_key)
         return TD3State(
             key=key,
             iteration=jnp.int32(self.warmup_iterations),
             num_updates=jnp.int32(0),
-            collector=self._collector.init(warmup_key, random, self._blank_action(), self.warmup_iterations),
+            experience=experience,
+            replay=replay,
             actor_params=actor_params,
             critic_params=critic_params,
             target_actor_params=jax.tree.map(jnp.copy, actor_params),
             target_critic_params=jax.tree.map(jnp.copy, critic_params),
-            actor_opt_state=optimizer.init(actor_params),
-            critic_opt_state=optimizer.init(critic_params),
+            actor_opt_state=optimizers.init(self.optimizer, actor_params),
+            critic_opt_state=optimizers.init(self.optimizer, critic_params),
         )
 
     def policy(self, state: TD3State, *, explore: bool) -> Policy:
         """The policy with noise as in training (``explore=True``), or without; in the environment's own units."""
-        act = TD3._explore if explore else TD3._exploit
-        return Policy(Partial(act, self, state.actor_params, state.collector.obs_stats))
+        actor = Actor(self.env, self._network)
+        policy = actor.policy(state.actor_params, state.experience.obs_stats, explore=False)
+        return schedules.at(self, state.iteration)._noise.add_to(policy, self.env) if explore else policy
 
     def step(self, state: TD3State) -> tuple[TD3State, Metrics]:
         """Collect, remember, learn."""
+        now = schedules.at(self, state.iteration)
         key, collect_key, update_key = jax.random.split(state.key, 3)
-        collector, episodes = self._collector.collect(state.collector, self.policy(state, explore=True), collect_key)
-        state = struct.replace(state, key=key, collector=collector)
-        state, metrics = lax.scan(self._update, state, jax.random.split(update_key, self.num_updates))
-        metrics = {
-            **episodes,
-            **jax.tree.map(lambda leaf: leaf.sum(0), metrics),
-            "target_gap": Mean.of(target_gap(state.critic_params, state.target_critic_params)),
-            "learning_rate": Mean.of(self._learning_rate(state.iteration)),
-        }
+        policy = now.policy(state, explore=True)
+        experience, replay, episodes = now._experience.collect_into(
+            self._replay, state.experience, state.replay, policy, collect_key
+        )
+        state = struct.replace(state, key=key, experience=experience, replay=replay)
+        state, metrics = lax.scan(now._update, state, jax.random.split(update_key, self.updates_per_iteration))
+        metrics = (
+            episodes
+            | merge(metrics)
+            | {
+                "target_gap": Mean.of(target_gap(state.critic_params, state.target_critic_params)),
+                "learning_rate": Mean.of(now.learning_rate),
+            }
+        )
         return struct.replace(state, iteration=state.iteration + 1), metrics
 
-    # Network
+    # Pieces
 
     @property
     def _network(self) -> DeterministicActorCritic:
         return self.network.clone(action_space=self.env.action_space)
 
     def _init_params(self, key: Array) -> tuple[PyTree, PyTree]:
-        actor_key, critic_key = jax.random.split(key)
-        obs = blank_view(self.env.observation_space)
-        actor_params = self._network.init(actor_key, obs, method="actor")
-        return actor_params, self._network.init(critic_key, obs, self._blank_action(), method="critic")
+        action = jnp.zeros(self.env.action_space.shape, jnp.float32)
+        return init_actor_critic(self._network, key, zero_input(self.env.observation_space), action)
 
-    def _actor(self, params: PyTree, obs: Array) -> Any:
-        return self._network.apply(params, obs, method="actor")
+    def _actor(self, params: PyTree, obs: Array) -> Array:
+        return jnp.asarray(self._network.apply(params, obs, method="actor"))
 
-    def _critic(self, params: PyTree, obs: Array, action: Array) -> Any:
-        return self._network.apply(params, obs, action, method="critic")
+    def _critic(self, params: PyTree, obs: Array, action: Array) -> Array:
+        """``[num_critics]``."""
+        return jnp.asarray(self._network.apply(params, obs, action, method="critic"))
 
-    # Acting
+    @property
+    def _noise(self) -> Noise:
+        return Noise(self.noise_std)
 
-    def _blank_action(self) -> Array:
-        return jnp.zeros(self.env.action_space.shape, jnp.float32)
-
-    def _exploit(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
-    ) -> tuple[Array, PyTree, dict[str, Array]]:
-        action = self._actor(params, view(self.env.observation_space, obs_stats, obs))
-        return in_units(self.env.action_space, action, carry)
-
-    def _explore(
-        self, params: PyTree, obs_stats: normalize.RunningStatistics | None, key: Array, carry: PyTree, obs: Array
-    ) -> tuple[Array, PyTree, dict[str, Array]]:
-        action = self._actor(params, view(self.env.observation_space, obs_stats, obs))
-        noise = self.noise_std * jax.random.normal(key, action.shape, jnp.float32)
-        return in_units(self.env.action_space, jnp.clip(action + noise, -1.0, 1.0), carry)
-
-    # Remembering
+    @property
+    def _experience(self) -> Experience:
+        return Experience(self.env, self.num_envs, self.rollout_length, self.normalize_observations, self.reward_scale)
 
     @property
     def _replay(self) -> Replay:
         return Replay(self.buffer_size, self.num_envs, self.rollout_length, self.n_step)
 
-    @property
-    def _collector(self) -> Collector:
-        return Collector(self.env, self._replay, self.normalize_observations)
-
     # Learning
-
-    def _learning_rate(self, iteration: Array) -> Array:
-        return self.learning_rate * schedule_factor(self.schedule, iteration, self.steps_per_iteration)
 
     def _update(self, state: TD3State, key: Array) -> tuple[TD3State, Metrics]:
         """One gradient step of the critics on one batch and, every `policy_period` updates, one of the policy."""
         sample_key, noise_key = jax.random.split(key)
-        batch = self._replay.sample(state.collector.replay, sample_key, self.batch_size, self.gamma)
-        space, stats = self.env.observation_space, state.collector.obs_stats
-        batch = struct.replace(batch, obs=view(space, stats, batch.obs), next_obs=view(space, stats, batch.next_obs))
+        batch = self._replay.sample(state.replay, sample_key, self.batch_size, self.gamma)
+        batch = self._experience.preprocess_sample(state.experience, batch)
 
         noise = self.target_noise_std * jax.random.normal(noise_key, batch.action.shape, jnp.float32)
         noise = jnp.clip(noise, -self.target_noise_clip, self.target_noise_clip)
         grads, metrics = jax.grad(self._critic_loss, has_aux=True)(state.critic_params, state, batch, noise)
-        optimizer = optax.adam(self._learning_rate(state.iteration))
-        updates, critic_opt_state = optimizer.update(grads, state.critic_opt_state)
-        critic_params = optax.apply_updates(state.critic_params, updates)
-
+        critic_rate = self.learning_rate if self.critic_learning_rate is None else self.critic_learning_rate
+        critic_params, critic_opt_state = optimizers.update(
+            self.optimizer, critic_rate, grads, state.critic_opt_state, state.critic_params
+        )
         num_updates = state.num_updates + 1
         state = struct.replace(
             state, num_updates=num_updates, critic_params=critic_params, critic_opt_state=critic_opt_state
@@ -241,11 +207,12 @@ class TD3:
         state, actor_loss = lax.cond(num_updates % self.policy_period == 0, self._improve, self._wait, state, batch)
         return state, {**metrics, "actor_loss": actor_loss}
 
-    def _improve(self, state: TD3State, batch: Experience) -> tuple[TD3State, Mean]:
-        """Policy and target networks move."""
+    def _improve(self, state: TD3State, batch: ReplaySample) -> tuple[TD3State, Mean]:
+        """One step of policy and target networks."""
         actor_loss, grads = jax.value_and_grad(self._actor_loss)(state.actor_params, state.critic_params, batch)
-        updates, actor_opt_state = optax.adam(self._learning_rate(state.iteration)).update(grads, state.actor_opt_state)
-        actor_params = optax.apply_updates(state.actor_params, updates)
+        actor_params, actor_opt_state = optimizers.update(
+            self.optimizer, self.learning_rate, grads, state.actor_opt_state, state.actor_params
+        )
         state = struct.replace(
             state,
             actor_params=actor_params,
@@ -255,13 +222,13 @@ class TD3:
         )
         return state, Mean.of(actor_loss)
 
-    def _wait(self, state: TD3State, batch: Experience) -> tuple[TD3State, Mean]:
+    def _wait(self, state: TD3State, batch: ReplaySample) -> tuple[TD3State, Mean]:
         return state, Mean(jnp.float32(0.0), jnp.float32(0.0))
 
-    def _critic_loss(self, params: PyTree, state: TD3State, batch: Experience, noise: Array) -> tuple[Array, Metrics]:
+    def _critic_loss(self, params: PyTree, state: TD3State, batch: ReplaySample, noise: Array) -> tuple[Array, Metrics]:
         """Mean squared TD error of each critic, added up: clipped double Q-learning (equation 10), smoothed (14)."""
 
-        def error(sample: Experience, noise: Array) -> tuple[Array, Array]:
+        def error(sample: ReplaySample, noise: Array) -> tuple[Array, Array]:
             next_action = jnp.clip(self._actor(state.target_actor_params, sample.next_obs) + noise, -1.0, 1.0)
             next_value = jnp.min(self._critic(state.target_critic_params, sample.next_obs, next_action))
             target = sample.reward + sample.discount * next_value
@@ -270,17 +237,13 @@ class TD3:
 
         value, td_error = jax.vmap(error)(batch, noise)
         loss = 0.5 * jnp.mean(jnp.sum(jnp.square(td_error), axis=1))
-        return loss, {
-            "critic_loss": Mean.of(loss),
-            "q_value": Mean.of(value),
-            "td_error": Mean.of(jnp.abs(td_error)),
-        }
+        return loss, critic_metrics(loss, value, td_error)
 
-    def _actor_loss(self, params: PyTree, critic_params: PyTree, batch: Experience) -> Array:
-        """Minus what the first critic thinks of the policy's own actions."""
+    def _actor_loss(self, params: PyTree, critic_params: PyTree, batch: ReplaySample) -> Array:
+        """Minus the first critic's value of the policy's own actions."""
         network, first = self._network.clone(num_critics=1), jax.tree.map(lambda leaf: leaf[:1], critic_params)
 
-        def value(obs: Array) -> Any:
-            return network.apply(first, obs, self._actor(params, obs), method="critic")
+        def value(obs: Array) -> Array:
+            return jnp.asarray(network.apply(first, obs, self._actor(params, obs), method="critic"))
 
         return -jnp.mean(jax.vmap(value)(batch.obs))

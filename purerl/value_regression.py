@@ -1,4 +1,4 @@
-"""Fitting a value to its targets, apart from a policy, and how well it fits them."""
+"""Regression of a value function that learns apart from its policy, and how well it fits."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
+from purerl import optimizers
 from purerl.minibatches import shuffled_indices
+from purerl.optimizers import Optimizer
 from purerl.types import Array, Mean, PyTree
 
 Learner = tuple[PyTree, PyTree]
@@ -17,7 +18,8 @@ Learner = tuple[PyTree, PyTree]
 
 def fit_value(
     value: Callable[[PyTree, Array], Array],
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
+    learning_rate: Array | float,
     learner: Learner,
     obs: Array,
     target: Array,
@@ -29,9 +31,10 @@ def fit_value(
 
     Args:
         value: ``value(params, obs)`` of one observation, a scalar.
-        optimizer: makes steps of gradients.
+        optimizer: rule for updates.
+        learning_rate: its step size.
         learner: parameters, and the state of `optimizer`.
-        obs: ``[n, ...]``, as `value` sees them.
+        obs: network inputs ``[n, ...]``.
         target: ``[n]``.
         key: randomness of the order.
         num_epochs: passes over all samples.
@@ -48,8 +51,7 @@ def fit_value(
     def minibatch(learner: Learner, indices: Array) -> tuple[Learner, Mean]:
         params, opt_state = learner
         value_loss, grads = jax.value_and_grad(loss)(params, obs[indices], target[indices])
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), Mean.of(value_loss)
+        return optimizers.update(optimizer, learning_rate, grads, opt_state, params), Mean.of(value_loss)
 
     def epoch(learner: Learner, key: Array) -> tuple[Learner, Mean]:
         order = shuffled_indices(key, len(target)).reshape(num_minibatches, -1)
@@ -61,5 +63,5 @@ def fit_value(
 
 
 def explained_variance(value: Array, target: Array) -> Array:
-    """The share of the targets' variance that values account for: 1 if they agree, below 0 if worse than a constant."""
+    """Share of the targets' variance that values explain: 1 if they agree, below 0 if worse than a constant."""
     return 1.0 - jnp.var(target - value) / jnp.maximum(jnp.var(target), 1e-8)

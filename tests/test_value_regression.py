@@ -1,4 +1,4 @@
-"""Fitting a value: the minimum that least squares has, and updates counted and taken one by one."""
+"""Regression of a value: the minimum of least squares, and updates counted and taken one by one."""
 
 import chex
 import jax
@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from purerl.value_fitting import explained_variance, fit_value
+from purerl import optimizers
+from purerl.value_regression import explained_variance, fit_value
 
 RNG = np.random.default_rng(0)
 OBS = np.float32(RNG.normal(size=(64, 3)))
@@ -18,30 +19,41 @@ def linear(params, obs):
     return params["w"] @ obs + params["b"]
 
 
-def fit(optimizer, params, num_epochs, num_minibatches):
-    learner, data = (params, optimizer.init(params)), (jnp.asarray(OBS), jnp.asarray(TARGET), jax.random.key(0))
-    return jax.jit(lambda *data: fit_value(linear, optimizer, learner, *data, num_epochs, num_minibatches))(*data)
+class SGD:
+    """Plain gradient descent, an optimiser of the user's own."""
+
+    def transformation(self, learning_rate):
+        return optax.sgd(learning_rate)
+
+
+def fit(optimizer, learning_rate, params, num_epochs, num_minibatches):
+    learner, data = (params, optimizers.init(optimizer, params)), (jnp.asarray(OBS), jnp.asarray(TARGET))
+
+    def fitted(obs, target, key):
+        return fit_value(linear, optimizer, learning_rate, learner, obs, target, key, num_epochs, num_minibatches)
+
+    return jax.jit(fitted)(*data, jax.random.key(0))
 
 
 def test_a_linear_value_is_that_of_least_squares():
-    params, _, _ = fit(optax.sgd(0.3), NOTHING, 300, 1)
+    params, _, _ = fit(SGD(), 0.3, NOTHING, 300, 1)
     features = np.column_stack([OBS, np.ones(64)])
     expected, *_ = np.linalg.lstsq(features, TARGET, rcond=None)
     np.testing.assert_allclose([*params["w"], params["b"]], expected, rtol=1e-4, atol=1e-5)
-    _, _, loss = fit(optax.sgd(0.3), params, 1, 1)
+    _, _, loss = fit(SGD(), 0.3, params, 1, 1)
     np.testing.assert_allclose(loss.value, 0.5 * np.mean((features @ expected - TARGET) ** 2), rtol=1e-4)
 
 
 def test_every_epoch_takes_every_sample_once():
     """Nothing moves, so that the minibatches of an epoch together have the loss of all samples."""
-    params, opt_state, loss = fit(optax.adam(0.0), NOTHING, 3, 8)
+    params, opt_state, loss = fit(optimizers.Adam(), 0.0, NOTHING, 3, 8)
     chex.assert_trees_all_equal(params, NOTHING)
     assert float(loss.count) == int(opt_state[0].count) == 3 * 8
     np.testing.assert_allclose(loss.value, 0.5 * np.mean(TARGET**2), rtol=1e-5)
 
 
 def test_one_epoch_of_one_minibatch_is_one_step_of_gradient_descent():
-    params, _, _ = fit(optax.sgd(0.1), NOTHING, 1, 1)
+    params, _, _ = fit(SGD(), 0.1, NOTHING, 1, 1)
     np.testing.assert_allclose(params["w"], 0.1 * (TARGET[:, None] * OBS).mean(axis=0), rtol=1e-4)
     np.testing.assert_allclose(params["b"], 0.1 * TARGET.mean(), rtol=1e-4)
 
