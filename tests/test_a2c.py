@@ -10,8 +10,19 @@ from probes import action_times_obs, obs_reward
 from test_contract import NETWORK, begin, bits, last
 
 import purerl
-from purerl import A2C, GRU, IMPALA, PPO, ActorCritic, InputError, LinearDecay, iterate
-from purerl.algorithms.a2c import Batch
+from purerl import (
+    A2C,
+    GRU,
+    IMPALA,
+    PPO,
+    ActorCritic,
+    Adam,
+    InputError,
+    LinearSchedule,
+    RMSProp,
+    iterate,
+)
+from purerl.sequences import SequenceBatch
 
 ONE_UPDATE = {"num_epochs": 1, "num_minibatches": 1, "clip_eps": 1e6, "value_clip_eps": None}
 
@@ -39,7 +50,10 @@ def both(env, iterations, **changes):
         "network": NETWORK,
         **changes,
     }
-    algorithms = A2C(env=purerl.make(env), adam=True, **options), PPO(env=purerl.make(env), **ONE_UPDATE, **options)
+    algorithms = (
+        A2C(env=purerl.make(env), optimizer=Adam(eps=1e-5, max_grad_norm=0.5), **options),
+        PPO(env=purerl.make(env), **ONE_UPDATE, **options),
+    )
     states = [run(algorithm, iterations) for algorithm in algorithms]
     return [bits((state.params, state.opt_state, state.experience.obs_stats)) for state in states]
 
@@ -89,7 +103,7 @@ def reference_step(algorithm, state):
 
     grads = jax.grad(loss)(state.params)
     norm = float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grads))))
-    shrink = min(1.0, algorithm.max_grad_norm / norm)
+    shrink = min(1.0, algorithm.optimizer.max_grad_norm / norm)
 
     def rmsprop(param, grad):
         grad = np.asarray(grad, np.float64) * shrink
@@ -101,7 +115,11 @@ def reference_step(algorithm, state):
 @pytest.mark.parametrize("max_grad_norm", [0.05, 100.0])
 def test_one_step_against_a_slow_reference(max_grad_norm):
     algorithm = a2c(
-        purerl.make("CartPole-v1"), num_envs=3, entropy_coef=0.1, value_coef=0.7, max_grad_norm=max_grad_norm
+        purerl.make("CartPole-v1"),
+        num_envs=3,
+        entropy_coef=0.1,
+        value_coef=0.7,
+        optimizer=RMSProp(max_grad_norm=max_grad_norm),
     )
     state = begin(algorithm, jax.random.key(0))
     # Poles that have begun to fall end episodes within the rollout.
@@ -113,7 +131,7 @@ def test_one_step_against_a_slow_reference(max_grad_norm):
     )
     timestep = purerl.struct.replace(flight.timestep, state=env_state, obs=jnp.asarray(falling))
     flight = purerl.struct.replace(flight, timestep=timestep)
-    state = purerl.struct.replace(state, sampler=purerl.struct.replace(state.sampler, rollout=flight))
+    state = purerl.struct.replace(state, experience=purerl.struct.replace(state.experience, rollout=flight))
     expected, norm, ended = reference_step(algorithm, state)
     assert ended
     progress = last(iterate(algorithm, state, 1))
@@ -133,13 +151,15 @@ def test_the_gradient_is_that_of_the_expected_reward():
     reward = obs[:, 0] * (2 * action - 1)
     baseline = np.where(obs[:, 0] > 0, 5.0, -2.0)  # any function of the observation leaves the expectation as it is
     one = np.zeros((8, 1), bool)
-    batch = Batch(
-        network.initial_carry(),
-        obs[:, None],
-        one,
-        action[:, None],
-        np.float32(reward - baseline)[:, None],
-        np.float32(one),
+    batch = SequenceBatch(
+        carry=network.initial_carry(),
+        obs=obs[:, None],
+        done=one,
+        raw_action=action[:, None],
+        log_prob=np.float32(one),
+        value=np.float32(one),
+        advantage=np.float32(reward - baseline)[:, None],
+        target=np.float32(one),
     )
 
     def expected_reward(params):
@@ -154,8 +174,9 @@ def test_the_gradient_is_that_of_the_expected_reward():
 
 @pytest.mark.parametrize("algorithm", [A2C, IMPALA])
 def test_rmsprop_is_that_of_tensorflow(algorithm):
-    """``ms <- 0.99 ms + 0.01 g^2`` from ``ms = 1``, and a step of ``rate g / sqrt(ms + eps)``, beside `adam`."""
-    optimizer = algorithm(env=obs_reward(), max_grad_norm=100.0)._optimizer(jnp.float32(0.1))
+    """``ms <- 0.99 ms + 0.01 g^2`` from ``ms = 1``, and a step of ``rate g / sqrt(ms + eps)``."""
+    rule = purerl.struct.replace(algorithm(env=obs_reward()).optimizer, max_grad_norm=100.0)
+    optimizer = rule.transformation(jnp.float32(0.1))
     params, squares = np.float32([1.0, -2.0]), np.ones(2)
     opt_state = optimizer.init(params)
     for grad in np.float32([[0.5, -30.0], [0.0, 2.0], [-4.0, 1e-3]]):
@@ -165,14 +186,16 @@ def test_rmsprop_is_that_of_tensorflow(algorithm):
 
 
 def test_rmsprop_and_adam_keep_different_statistics():
-    rmsprop, adam = (jax.eval_shape(a2c(obs_reward(), adam=adam).init, jax.random.key(0)) for adam in (False, True))
+    rmsprop, adam = (
+        jax.eval_shape(a2c(obs_reward(), optimizer=rule).init, jax.random.key(0)) for rule in (RMSProp(), Adam())
+    )
     count = len(jax.tree.leaves(rmsprop.params))
     assert len(jax.tree.leaves(rmsprop.opt_state)) == count  # squares
     assert len(jax.tree.leaves(adam.opt_state)) == 2 * count + 1  # means, squares, and how many
 
 
 def test_learning_rate_is_annealed():
-    algorithm = a2c(purerl.make("CartPole-v1"), learning_rate=1.0, schedule=LinearDecay(steps=4 * 32.0))
+    algorithm = a2c(purerl.make("CartPole-v1"), learning_rate=LinearSchedule(1.0, 0.0, 4 * 32.0))
     progresses = iterate(algorithm, begin(algorithm, jax.random.key(0)), 4)
     rates = [float(progress.metrics["learning_rate"].value) for progress in progresses]
     np.testing.assert_allclose(rates, [1.0, 0.75, 0.5, 0.25])
@@ -184,7 +207,7 @@ def test_learning_rate_is_annealed():
         ({"num_envs": 0}, "num_envs"),
         ({"gae_lambda": 1.1}, r"\[0, 1\]"),
         ({"learning_rate": float("nan")}, "learning_rate"),
-        ({"adam": 1}, "true or false"),
+        ({"normalize_rewards": 1}, "true or false"),
         ({"network": ActorCritic(trunk=purerl.CNN())}, "CNN"),
         ({"num_envs": 1, "rollout_length": 1, "normalize_advantage": True}, "at least 2"),
     ],

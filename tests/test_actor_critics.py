@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from probes import Fork
 from test_contract import ALGORITHMS, bits, network_of
-from test_dqn import BATCH_SIZE, draw, for_a_thousand_steps, shake, view
+from test_dqn import BATCH_SIZE, draw, shake, until_a_thousand_steps, view
 from test_experience import written
 
-from purerl import CNN, MLP, InputError, struct
-from purerl.q_networks import LEAST_TEMPERATURE, MOST_TEMPERATURE
-from purerl.replay import Experience
+from purerl import CNN, MLP, InputError, schedules, struct
+from purerl.replay import ReplaySample
 from purerl.spaces import Box
+from purerl.temperature import LEAST_TEMPERATURE, MOST_TEMPERATURE
 
 DETERMINISTIC, SOFT = ("ddpg", "td3"), ("sac", "discrete_sac")
 every = pytest.mark.parametrize("name", [*DETERMINISTIC, *SOFT])
@@ -29,12 +29,12 @@ continuous = pytest.mark.parametrize("name", ["ddpg", "td3", "sac"])
 
 init = jax.jit(lambda algorithm, key: algorithm.init(key))
 step = jax.jit(lambda algorithm, state: algorithm.step(state))
-update = jax.jit(lambda algorithm, state, key: algorithm._update(state, key))
+update = jax.jit(lambda algorithm, state, key: schedules.at(algorithm, state.iteration)._update(state, key))
 
 
 def make(name, **changes):
     """4 environments x 8 steps and 2 updates per iteration, 64 random steps; leaves share a program."""
-    shape = {"batch_size": BATCH_SIZE, "gamma": 0.9, "schedule": for_a_thousand_steps}
+    shape = {"batch_size": BATCH_SIZE, "gamma": 0.9}
     algorithm = ALGORITHMS[name].make(Fork(not ALGORITHMS[name].discrete), **(shape | changes))
     return struct.replace(algorithm, network=algorithm.network.clone(num_critics=2))
 
@@ -64,7 +64,7 @@ def act(policy, keys, obs):
 
 
 def lived(algorithm, state, key):
-    """The samples that `key` draws, by the rules of the environment, as `Experience` in NumPy.
+    """The samples that `key` draws, by the rules of the environment, as a `ReplaySample` in NumPy.
 
     Of what was stored only observations and actions count; `discount` is without gamma, and observations are as
     networks see them.
@@ -202,7 +202,7 @@ def test_entropy_counts_at_every_step_of_a_window_but_the_first(name):
     algorithm, state, key = make(name, n_step=3), begin(name), jax.random.key(0)
     network, rng, shape = network_of(algorithm), np.random.default_rng(0), algorithm.env.observation_space.shape
     discrete = ALGORITHMS[name].discrete
-    batch = Experience(
+    batch = ReplaySample(
         obs=np.float32(rng.normal(size=(BATCH_SIZE, *shape))),
         action=rng.integers(0, 3, BATCH_SIZE) if discrete else np.float32(rng.uniform(-1.0, 1.0, (BATCH_SIZE, 2))),
         reward=np.float32(rng.normal(size=BATCH_SIZE)),
@@ -243,7 +243,7 @@ def test_the_policys_gradient_is_the_chain_rule(name):
     shapes = jax.eval_shape(algorithm._init_params, jax.random.key(0))
     actor, critics = shake(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes), 0)
     obs = np.random.default_rng(1).normal(size=(BATCH_SIZE, 3)).astype(np.float32)
-    grads = jax.jit(jax.grad(algorithm._actor_loss))(actor, critics, Experience(jnp.asarray(obs), *[None] * 8))
+    grads = jax.jit(jax.grad(algorithm._actor_loss))(actor, critics, ReplaySample(jnp.asarray(obs), *[None] * 8))
     layer = actor["params"]["actor_head"]
     action = np.tanh(obs @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"]))
     slopes = np.asarray(critics["params"]["critics"]["Dense_0"]["kernel"])[:, 3:, 0]
@@ -262,7 +262,7 @@ def test_td3s_policy_costs_one_critic_however_many_there_are():
         params = jax.eval_shape(algorithm._init_params, jax.random.key(0))
         obs = jax.ShapeDtypeStruct((BATCH_SIZE, 3), jnp.float32)
         gradient = jax.jit(jax.grad(algorithm._actor_loss))
-        return gradient.lower(*params, Experience(obs, *[None] * 8)).cost_analysis()["flops"]
+        return gradient.lower(*params, ReplaySample(obs, *[None] * 8)).cost_analysis()["flops"]
 
     assert flops(8) < 1.1 * flops(1)
 
@@ -270,7 +270,7 @@ def test_td3s_policy_costs_one_critic_however_many_there_are():
 @soft
 def test_the_policys_gradient_is_that_of_finite_differences(name):
     algorithm, state = make(name), begin(name)
-    batch = Experience(jnp.asarray(lived(algorithm, state, jax.random.key(0)).obs), *[None] * 8)
+    batch = ReplaySample(jnp.asarray(lived(algorithm, state, jax.random.key(0)).obs), *[None] * 8)
     noise = (jax.random.key(1),) if name == "sac" else ()
 
     @jax.jit
@@ -471,10 +471,13 @@ def test_the_temperature_rises_if_and_only_if_there_is_too_little_entropy(name):
 
 
 @soft
-def test_the_schedule_reaches_a_step_size_of_the_temperatures_own(name):
+def test_a_step_size_of_the_temperatures_own_may_be_a_schedule(name):
     before = struct.replace(begin(name), iteration=jnp.int32(32))
-    after, _ = update(updater(name), before, jax.random.key(0))
+    scheduled = updater(name, temperature_learning_rate=until_a_thousand_steps(0.01))
+    after, _ = update(scheduled, before, jax.random.key(0))
     assert float(after.log_temperature) == float(before.log_temperature)
+    after, _ = update(scheduled, struct.replace(before, iteration=jnp.int32(31)), jax.random.key(0))
+    assert float(after.log_temperature) != float(before.log_temperature)
 
 
 @soft
@@ -519,7 +522,7 @@ def test_a_high_temperature_makes_discrete_sac_uniform_and_a_low_one_does_not():
 @every
 def test_a_schedule_may_be_a_plain_function_and_reaches_all_that_is_learned(name):
     # The temperature has no step size of its own here: it follows that of the networks.
-    algorithm, state = make(name, learning_rate=0.01), begin(name)
+    algorithm, state = make(name, learning_rate=until_a_thousand_steps(0.01)), begin(name)
     learned = ["actor_params", "critic_params"] + (["log_temperature"] if name in SOFT else [])
     for iteration, rate in ((31, 0.01), (32, 0.0)):
         before = struct.replace(state, iteration=jnp.int32(iteration))

@@ -12,22 +12,32 @@ from probes import Fork
 from test_contract import ALGORITHMS, bits, network_of
 
 import purerl
-from purerl import CNN, DQN, ExpectedValue, InputError, LinearDecay, QNetwork, struct
+from purerl import CNN, DQN, Adam, ExpectedValue, InputError, LinearSchedule, QNetwork, optimizers, schedules, struct
 
 BATCH_SIZE = 128
 init = jax.jit(DQN.init)
 step = jax.jit(DQN.step)
-update = jax.jit(DQN._update)
-loss_of = jax.jit(DQN._loss)
 
 
-def for_a_thousand_steps(env_steps):
-    return jnp.where(env_steps < 1000.0, 1.0, 0.0)
+@jax.jit
+def update(algorithm, state, key):
+    return schedules.at(algorithm, state.iteration)._update(state, key)
+
+
+@jax.jit
+def loss_of(algorithm, params, state, batch, key):
+    """Of a batch as it comes from the replay."""
+    return algorithm._loss(params, state, algorithm._experience.preprocess_sample(state.experience, batch), key)
+
+
+def until_a_thousand_steps(rate):
+    """A schedule that is a plain function."""
+    return lambda env_steps: jnp.where(env_steps < 1000.0, rate, 0.0)
 
 
 def dqn(name="dqn", **changes):
     """4 environments x 8 steps and 64 updates per iteration, 64 random steps. All leaves, so all share a program."""
-    shape = {"updates_per_iteration": 64, "batch_size": BATCH_SIZE, "gamma": 0.9, "schedule": for_a_thousand_steps}
+    shape = {"updates_per_iteration": 64, "batch_size": BATCH_SIZE, "gamma": 0.9}
     return ALGORITHMS[name].make(Fork(), **(shape | changes))
 
 
@@ -50,7 +60,7 @@ def draw(replay, state, key):
 
 def sample(algorithm, state, key):
     """The batch that `key` draws."""
-    return draw(algorithm._replay(state.iteration), state.replay, key)
+    return draw(schedules.at(algorithm, state.iteration)._replay, state.replay, key)
 
 
 @jax.jit
@@ -175,7 +185,7 @@ def test_the_target_network_moves_a_little_at_every_update():
 
 
 def test_epsilon_falls_linearly_and_the_warm_up_counts():
-    algorithm = dqn(initial_epsilon=0.9, final_epsilon=0.1, epsilon_steps=224.0)
+    algorithm = dqn(epsilon=LinearSchedule(0.9, 0.1, 224.0))
     state = init(algorithm, jax.random.key(0))
     shares = []
     for _ in range(7):
@@ -188,7 +198,7 @@ def test_epsilon_falls_linearly_and_the_warm_up_counts():
 
 @pytest.mark.parametrize(("env_steps", "epsilon"), [(64, 0.8), (160, 0.5), (3200, 0.2)])
 def test_so_many_actions_are_random(env_steps, epsilon):
-    algorithm = dqn(initial_epsilon=1.0, final_epsilon=0.2, epsilon_steps=256.0)
+    algorithm = dqn(epsilon=LinearSchedule(1.0, 0.2, 256.0))
     state = struct.replace(begin(algorithm), iteration=jnp.int32(env_steps // 32))
     obs, keys = jnp.float32([2.0, 1.0]), jax.random.split(jax.random.key(1), 8000)
     best = int(q_values(algorithm, state.params, state, obs[None])[0].argmax())
@@ -201,7 +211,7 @@ def test_so_many_actions_are_random(env_steps, epsilon):
 
 @pytest.mark.parametrize("epsilon", [0.0, 1.0])
 def test_training_acts_by_its_policy(epsilon):
-    algorithm = dqn(initial_epsilon=epsilon, final_epsilon=epsilon)
+    algorithm = dqn(epsilon=LinearSchedule(epsilon, epsilon, 1.0))
     before = begin(algorithm)
     after, _ = step(algorithm, before)
     rows = slice(int(before.replay.position), int(after.replay.position))
@@ -216,7 +226,7 @@ def test_training_acts_by_its_policy(epsilon):
 
 def noisy():
     """Rainbow without epsilon, and a state whose parameters are not small."""
-    algorithm = dqn("rainbow", initial_epsilon=0.0, final_epsilon=0.0)
+    algorithm = dqn("rainbow", epsilon=LinearSchedule(0.0, 0.0, 1.0))
     shapes = jax.eval_shape(algorithm.init, jax.random.key(0)).params
     params = shake(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), 0)
     return algorithm, struct.replace(begin(dqn()), params=params, target_params=params)
@@ -245,7 +255,7 @@ def test_the_size_of_the_noise_is_learned():
 # Priorities
 
 
-PRIORITIZED = {"priority_exponent": 0.7, "priority_correction": 0.25, "priority_correction_steps": 320.0}
+PRIORITIZED = {"priority_exponent": 0.7, "priority_correction": LinearSchedule(0.25, 1.0, 320.0)}
 
 
 def leaves_of(state):
@@ -278,8 +288,11 @@ def test_what_is_new_has_the_largest_priority():
     state, _ = update(algorithm, begin(algorithm), jax.random.key(0))
     largest = float(state.replay.max_priority)
     assert largest == leaves_of(state).max() > 1.5
-    collect = jax.jit(lambda state, policy: algorithm._collector.collect(state.collector, policy, state.key)[0])
-    after = struct.replace(state, collector=collect(state, algorithm.policy(state, explore=True)))
+    now = schedules.at(algorithm, state.iteration)
+    policy = algorithm.policy(state, explore=True)
+    collect = jax.jit(lambda state: now._experience.collect_into(now._replay, *state, policy, jax.random.key(0)))
+    experience, replay, _ = collect((state.experience, state.replay))
+    after = struct.replace(state, experience=experience, replay=replay)
     new = slice(4 * int(state.replay.ring.position), 4 * int(after.replay.ring.position))
     np.testing.assert_array_equal(leaves_of(after)[new], np.full(32, largest, np.float32))
     assert (leaves_of(after) == largest).sum() == 32 + (leaves_of(state) == largest).sum()
@@ -321,7 +334,8 @@ def test_a_thousand_environments_and_two_updates():
 
 
 def test_a_schedule_may_be_a_plain_function():
-    algorithm, state = dqn(learning_rate=0.01), begin(dqn())
+    algorithm = dqn(learning_rate=until_a_thousand_steps(0.01))
+    state = begin(dqn())
     for iteration, rate in ((31, 0.01), (32, 0.0)):
         before = struct.replace(state, iteration=jnp.int32(iteration))
         after, metrics = step(algorithm, before)
@@ -331,13 +345,13 @@ def test_a_schedule_may_be_a_plain_function():
 
 
 def test_the_gradient_is_clipped_and_the_learning_rate_decays():
-    # With so large an epsilon, Adam's first step is the gradient times learning_rate / adam_eps.
-    descend = {"schedule": LinearDecay(640.0), "learning_rate": 1e4, "adam_eps": 1e4}
+    # With so large an epsilon, Adam's first step is the gradient times learning_rate / eps.
+    rate = LinearSchedule(1e4, 0.0, 640.0)
     state = struct.replace(begin(dqn()), iteration=jnp.int32(5))
     norm = {}
     for bound in (1e6, 0.1):
-        algorithm = dqn(**descend, max_grad_norm=bound)
-        state = struct.replace(state, opt_state=algorithm._optimizer(jnp.float32(0.0)).init(state.params))
+        algorithm = dqn(learning_rate=rate, optimizer=Adam(eps=1e4, max_grad_norm=bound))
+        state = struct.replace(state, opt_state=optimizers.init(algorithm.optimizer, state.params))
         after, metrics = update(algorithm, state, jax.random.key(0))
         moved = jax.tree.map(jnp.subtract, after.params, state.params)
         norm[bound] = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(moved)))
@@ -362,14 +376,12 @@ def test_the_gradient_is_clipped_and_the_learning_rate_decays():
         ({"gamma": 1.5}, r"gamma must lie in \[0, 1\]"),
         ({"target_period": 0}, "target_period"),
         ({"tau": 0.0}, r"tau must lie in \(0, 1\]"),
-        ({"initial_epsilon": -0.1}, "initial_epsilon"),
-        ({"final_epsilon": 1.1}, "final_epsilon"),
-        ({"epsilon_steps": 0.0}, "epsilon_steps"),
+        ({"epsilon": -0.1}, r"epsilon must lie in \[0, 1\]"),
+        ({"epsilon": LinearSchedule(1.0, 1.1, 10.0)}, "epsilon, scheduled, must lie"),
         ({"priority_exponent": -1.0}, "priority_exponent"),
         ({"priority_correction": 2.0}, "priority_correction"),
         ({"double": 1}, "double must be true or false"),
         ({"learning_rate": float("nan")}, "learning_rate"),
-        ({"max_grad_norm": 0.0}, "max_grad_norm"),
         ({"network": QNetwork(CNN())}, "CNN needs observations .*: use MLP"),
     ],
 )

@@ -127,10 +127,10 @@ def gradient_at_the_start(algorithm, state):
     """Its gradient with respect to where the environments are."""
 
     def loss(flight):
-        moved = struct.replace(state, rollout=flight)
+        moved = struct.replace(state, experience=struct.replace(state.experience, rollout=flight))
         return algorithm._loss(state.params, jnp.zeros(3), moved, jax.random.key(0))[0]
 
-    return jax.jit(jax.grad(loss, allow_int=True))(state.rollout)
+    return jax.jit(jax.grad(loss, allow_int=True))(state.experience.rollout)
 
 
 def test_no_gradient_passes_a_reset():
@@ -151,7 +151,7 @@ def test_a_gradient_stays_within_its_window():
     state = struct.replace(state, params=jax.tree.map(jnp.zeros_like, state.params))
     for _ in range(3):
         state, metrics = jax.jit(algorithm.step)(state)
-    x = float(state.rollout.timestep.state[0][0])
+    x = float(state.experience.rollout.timestep.state[0][0])
     np.testing.assert_allclose(x, 1.3, rtol=1e-6)
     # Of (1.2 + a + 0.1)^2 with a = tanh(w 1.2 + b): 2 * 1.3 * (1.2, 1).
     np.testing.assert_allclose(metrics["grad_norm"].value, 2.0 * 1.3 * np.hypot(1.2, 1.0), rtol=1e-5)
@@ -167,7 +167,9 @@ def test_a_terminal_value_counts_where_a_window_or_a_time_limit_cuts():
         def loss(algorithm, state=state):
             return algorithm._loss(state.params, jnp.zeros(3), state, jax.random.key(0))
 
-        total, (_, transitions, _) = jax.jit(loss)(algorithm)
+        total, _ = jax.jit(loss)(algorithm)
+        flights = state.experience.rollout
+        _, transitions, _ = rollout.collect(env, algorithm.policy(state, explore=True), flights, jax.random.key(0), 3)
         without, _ = jax.jit(loss)(dataclasses.replace(algorithm, terminal_value=None))
         first_cut, second_cut = np.asarray(transitions.next_obs[0, [1, 2], 0])
         worth = 0.9 * 3.0 * second_cut + (0.9**2 * 3.0 * first_cut if limit else 0.0)
@@ -210,10 +212,11 @@ def test_the_value_at_the_end_of_a_window_pulls_at_its_last_state():
     target = {"params": state.target_params["params"] | {"critic_head": head}}
 
     def loss(flight):
-        moved = struct.replace(state, rollout=flight, target_params=target)
+        experience = struct.replace(state.experience, rollout=flight)
+        moved = struct.replace(state, experience=experience, target_params=target)
         return algorithm._actor_loss(state.actor_params, jnp.zeros(3), moved, jax.random.key(0))[0]
 
-    nudges = jax.jit(jax.grad(loss, allow_int=True))(state.rollout).timestep.state[0]
+    nudges = jax.jit(jax.grad(loss, allow_int=True))(state.experience.rollout).timestep.state[0]
     expected = -(gamma**length) * weights / (num_envs * length)
     np.testing.assert_allclose(nudges, np.tile(expected, (num_envs, 1)), rtol=1e-5)
 
@@ -245,7 +248,9 @@ def test_losses_and_targets_against_a_slow_reference():
     key = jax.random.key(5)
     loss, (_, window, _) = jax.jit(algorithm._actor_loss)(state.actor_params, jnp.zeros(3), state, key)
     _, seen, _ = jax.jit(
-        lambda state: rollout.collect(algorithm.env, algorithm.policy(state, explore=True), state.rollout, key, 9)
+        lambda state: rollout.collect(
+            algorithm.env, algorithm.policy(state, explore=True), state.experience.rollout, key, 9
+        )
     )(state)
     value = np.asarray(jax.vmap(jax.vmap(lambda obs: algorithm._critic(state.target_params, obs)))(seen.next_obs))
     reward = 2.0 * np.asarray(seen.reward) - 0.1 * np.asarray(seen.extras["log_prob"])

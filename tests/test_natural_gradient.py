@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import Target, action_times_obs, obs_reward
-from test_contract import NETWORK, begin
+from test_contract import NETWORK, begin, network_of
 
 import purerl
 from purerl import MLP, TRPO, ActorCritic, InputError, floats, normalize, rollout
-from purerl.algorithms import trpo
 from purerl.natural_gradient import (
     conjugate_gradient,
     fisher_vector_product,
     natural_step,
     surrogate_and_divergence,
 )
+from purerl.sequences import PolicyBatch
 from purerl.spaces import Box, Discrete
 
 
@@ -152,10 +152,10 @@ def tiny(env, **changes):
 def batch_of(algorithm, params, obs, advantage):
     """A batch with actions drawn from the policy."""
     obs = jnp.float32(obs)
-    distribution = jax.vmap(lambda obs: algorithm._actor(params, obs))(obs)
+    distribution = jax.vmap(lambda obs: network_of(algorithm).apply(params, obs, method="actor"))(obs)
     raw, log_prob = distribution.sample_and_log_prob(jax.random.key(5))
     nothing = jnp.zeros(len(obs))
-    return trpo.Batch(obs, raw, log_prob, value=nothing, advantage=jnp.float32(advantage), target=nothing)
+    return PolicyBatch(obs, raw, log_prob, value=nothing, advantage=jnp.float32(advantage), target=nothing)
 
 
 def test_the_step_of_a_linear_gaussian_policy_is_the_closed_form():
@@ -194,7 +194,10 @@ def divergence(algorithm, obs_stats, obs, old_params, new_params):
     obs = obs.reshape(-1, obs.shape[-1])
     seen = obs if obs_stats is None else normalize.standardize(obs_stats, obs)
     old, new = (
-        jax.tree.map(np.float64, jax.vmap(lambda obs, params=params: algorithm._actor(params, obs))(seen))
+        jax.tree.map(
+            np.float64,
+            jax.vmap(lambda obs, params=params: network_of(algorithm).apply(params, obs, method="actor"))(seen),
+        )
         for params in (old_params, new_params)
     )
     if isinstance(algorithm.env.action_space, Discrete):
@@ -269,7 +272,7 @@ def test_the_line_search_takes_the_first_length_that_will_do():
 
     @jax.jit
     def surrogate(params, batch):
-        distribution = jax.vmap(lambda obs: algorithm._actor(params, obs))(batch.obs)
+        distribution = jax.vmap(lambda obs: network_of(algorithm).apply(params, obs, method="actor"))(batch.obs)
         return jnp.mean(jnp.exp(distribution.log_prob(batch.raw_action) - batch.log_prob) * batch.advantage)
 
     lengths = []

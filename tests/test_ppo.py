@@ -12,8 +12,9 @@ from probes import Target, obs_reward
 from test_contract import NETWORK, begin, bits, last, ppo
 
 import purerl
-from purerl import PPO, ActorCritic, InputError, LinearDecay, iterate
-from purerl.algorithms.ppo import LEAST_KL_COEF, MOST_KL_COEF, Batch
+from purerl import PPO, ActorCritic, InputError, LinearSchedule, iterate
+from purerl.algorithms.ppo import LEAST_KL_COEF, MOST_KL_COEF
+from purerl.sequences import SequenceBatch
 
 
 def run(algorithm, iterations, seed=0):
@@ -71,7 +72,7 @@ def reference_loss(algorithm, batch, logits, value):
 
 def random_batch():
     rng = np.random.default_rng(0)
-    return Batch(
+    return SequenceBatch(
         carry=(),
         obs=rng.normal(size=(32, 1)),
         done=rng.random(32) < 0.2,
@@ -105,7 +106,7 @@ def test_advantages_are_standardised_within_minibatches(normalize_advantage):
     algorithm = ppo(obs_reward(), normalize_advantage=normalize_advantage, num_envs=8, rollout_length=4)
     state, batch = begin(algorithm, jax.random.key(0)), as_steps(algorithm, random_batch())
     other = dataclasses.replace(batch, advantage=7.0 * batch.advantage + 3.0)
-    update = jax.jit(lambda batch: algorithm._update(state, batch, jnp.float32(0.01), jax.random.key(1))[0])
+    update = jax.jit(lambda batch: algorithm._update(state, batch, jax.random.key(1))[0])
     before, one, two = (
         np.concatenate([x.ravel() for x in jax.tree.leaves(bits(params))])
         for params in (state.params, update(batch), update(other))
@@ -160,13 +161,13 @@ def test_kl_penalty_keeps_the_divergence_near_its_target():
 
 def test_learning_rate_is_annealed_and_any_optax_schedule_works():
     env = purerl.make("CartPole-v1")
-    linear = ppo(env, learning_rate=1.0, schedule=LinearDecay(steps=8 * 32.0))
+    linear = ppo(env, learning_rate=LinearSchedule(1.0, 0.0, 8 * 32.0))
     rates = [float(p.metrics["learning_rate"].value) for p in iterate(linear, begin(linear, jax.random.key(0)), 8)]
     np.testing.assert_allclose(rates, 1.0 - np.arange(8) / 8, rtol=1e-6)
-    cosine = optax.cosine_decay_schedule(1.0, 8 * 32)
-    curved = ppo(env, learning_rate=0.5, schedule=cosine)
+    cosine = optax.cosine_decay_schedule(0.5, 8 * 32)
+    curved = ppo(env, learning_rate=cosine)
     rates = [float(p.metrics["learning_rate"].value) for p in iterate(curved, begin(curved, jax.random.key(0)), 8)]
-    np.testing.assert_allclose(rates, [0.5 * cosine(32 * i) for i in range(8)], rtol=1e-5)
+    np.testing.assert_allclose(rates, [cosine(32 * i) for i in range(8)], rtol=1e-5)
 
 
 def test_observation_statistics_are_those_of_everything_seen():

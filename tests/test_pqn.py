@@ -12,8 +12,20 @@ from probes import endless, obs_reward
 from test_contract import ALGORITHMS, begin, bits, last, network_of, pqn, trained
 
 import purerl
-from purerl import C51, CNN, MLP, PQN, ExpectedValue, InputError, LinearDecay, QNetwork, QuantileRegression, iterate
-from purerl.algorithms.pqn import Batch
+from purerl import (
+    C51,
+    CNN,
+    MLP,
+    PQN,
+    ExpectedValue,
+    InputError,
+    LinearSchedule,
+    QNetwork,
+    QuantileRegression,
+    RAdam,
+    iterate,
+)
+from purerl.algorithms.pqn import TargetBatch
 from purerl.types import Transition
 
 NETWORK = QNetwork(MLP((16,), layer_norm=True))
@@ -80,7 +92,7 @@ def a_batch(algorithm):
     """As many steps as one iteration collects."""
     rng = np.random.default_rng(1)
     size = algorithm.steps_per_iteration
-    return Batch(
+    return TargetBatch(
         obs=jnp.asarray(rng.normal(size=(size, 1)), jnp.float32),
         action=jnp.asarray(rng.integers(0, 2, size=size)),
         target=jnp.asarray(rng.normal(size=size), jnp.float32),
@@ -98,9 +110,11 @@ def test_loss_is_half_the_squared_error_of_the_actions_taken():
 
 def test_the_first_step_of_rectified_adam_is_along_the_gradient():
     """As long as it knows too little of the gradient's variance it does not divide by it; plain Adam would at once."""
-    algorithm = pqn(obs_reward(), num_epochs=1, num_minibatches=1, max_grad_norm=0.1)
+    algorithm = pqn(
+        obs_reward(), learning_rate=0.5, num_epochs=1, num_minibatches=1, optimizer=RAdam(max_grad_norm=0.1)
+    )
     state, batch = begin(algorithm, jax.random.key(0)), a_batch(algorithm)
-    params, _, metrics = algorithm._update(state, batch, jnp.float32(0.5), jax.random.key(1))
+    params, _, metrics = algorithm._update(state, batch, jax.random.key(1))
     grads, _ = jax.grad(algorithm._loss, has_aux=True)(state.params, batch, jax.random.key(0))
     norm = optax.tree.norm(grads)
     assert norm > 0.1
@@ -124,11 +138,8 @@ def test_zero_learning_rate_leaves_parameters_unchanged():
 def test_learning_rate_and_epsilon_fall_linearly():
     algorithm = pqn(
         purerl.make("CartPole-v1"),
-        learning_rate=1.0,
-        schedule=LinearDecay(steps=8 * 32.0),
-        initial_epsilon=0.9,
-        final_epsilon=0.1,
-        epsilon_steps=4 * 32.0,
+        learning_rate=LinearSchedule(1.0, 0.0, 8 * 32.0),
+        epsilon=LinearSchedule(0.9, 0.1, 4 * 32.0),
     )
     metrics = [p.metrics for p in iterate(algorithm, begin(algorithm, jax.random.key(0)), 8)]
     np.testing.assert_allclose([m["learning_rate"].value for m in metrics], 1.0 - np.arange(8) / 8, rtol=1e-6)
@@ -137,7 +148,7 @@ def test_learning_rate_and_epsilon_fall_linearly():
 
 
 def test_epsilon_is_the_share_of_random_actions():
-    algorithm = pqn(obs_reward(), initial_epsilon=0.4, epsilon_steps=1e9)
+    algorithm = pqn(obs_reward(), epsilon=0.4)
     state, obs = begin(algorithm, jax.random.key(0)), jnp.zeros(1)
     greedy = algorithm.policy(state, explore=False)
     explore = algorithm.policy(state, explore=True)
@@ -167,7 +178,7 @@ def test_learns_with_every_kind_of_network(network):
 
 
 def test_noisy_layers_explore():
-    algorithm = pqn(obs_reward(), network=QNetwork(MLP((16,)), noisy=True), initial_epsilon=0.0, final_epsilon=0.0)
+    algorithm = pqn(obs_reward(), network=QNetwork(MLP((16,)), noisy=True), epsilon=0.0)
     state = begin(algorithm, jax.random.key(0))
     explore, greedy = (algorithm.policy(state, explore=e) for e in (True, False))
     keys = jax.random.split(jax.random.key(1), 100)
@@ -188,9 +199,7 @@ def test_the_default_network_is_normalised():
         ({"num_envs": 0}, "num_envs"),
         ({"td_lambda": 1.1}, "td_lambda"),
         ({"gamma": -0.1}, "gamma"),
-        ({"initial_epsilon": 2.0}, "initial_epsilon"),
-        ({"epsilon_steps": 0.0}, "epsilon_steps"),
-        ({"max_grad_norm": 0.0}, "max_grad_norm"),
+        ({"epsilon": 2.0}, r"epsilon must lie in \[0, 1\]"),
         ({"reward_scale": -1.0}, "reward_scale"),
         ({"env": "CartPole-v1"}, "env must be an Environment"),
         ({"env": purerl.make("Pendulum-v1")}, "pqn needs discrete actions, got .*: use sac, td3, ddpg or ppo"),

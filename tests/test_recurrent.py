@@ -12,8 +12,9 @@ from test_contract import learn, tiny
 import purerl
 from purerl import GRU, LSTM, MLP, PPO, ActorCritic
 from purerl.recurrent import NoMemory
-from purerl.sequences import apply_over_time, apply_to_transitions
+from purerl.sequences import SequenceBatch, apply_over_time, apply_to_transitions
 from purerl.spaces import Discrete
+from purerl.types import Transition
 
 
 def recurrent(memory, **changes):
@@ -68,13 +69,26 @@ def test_true_successors_are_valued_by_what_is_remembered_when_they_are_seen(mem
         np.testing.assert_allclose(next_value[i, t], there, atol=1e-6)
 
 
-def test_sequences_are_rollouts_where_there_is_memory_and_else_single_steps():
-    steps = {"obs": jnp.arange(24.0).reshape(2, 3, 4), "done": jnp.arange(6).reshape(2, 3) == 5}
-    whole = sequences(jnp.zeros((2, 7)), steps)
-    assert whole is steps
-    single = sequences(((), ()), steps)
-    np.testing.assert_array_equal(single["obs"], np.arange(24.0).reshape(6, 1, 4))
-    np.testing.assert_array_equal(single["done"], [[False]] * 5 + [[True]])
+def test_batches_are_of_rollouts_where_there_is_memory_and_else_of_single_steps():
+    obs, scalar = jnp.arange(24.0).reshape(2, 3, 4), jnp.arange(6.0).reshape(2, 3)
+    no = jnp.zeros((2, 3), bool)
+    transitions = Transition(
+        obs=obs,
+        action=scalar,
+        reward=scalar,
+        terminated=scalar == 5,
+        truncated=no,
+        next_obs=obs,
+        extras={"raw_action": scalar + 1.0, "log_prob": scalar + 2.0},
+    )
+    carry = jnp.zeros((2, 7))
+    whole = SequenceBatch.of(carry, transitions, obs, scalar + 3.0, scalar + 4.0, scalar + 5.0)
+    assert whole.carry is carry
+    for i, name in enumerate(("raw_action", "log_prob", "value", "advantage", "target")):
+        np.testing.assert_array_equal(getattr(whole, name), np.arange(6.0).reshape(2, 3) + i + 1)
+    single = SequenceBatch.of(((), ()), transitions, obs, scalar, scalar, scalar)
+    np.testing.assert_array_equal(single.obs, np.arange(24.0).reshape(6, 1, 4))
+    np.testing.assert_array_equal(single.done, [[False]] * 5 + [[True]])
 
 
 @pytest.mark.parametrize("memory", [GRU(5), LSTM(4)])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import Probe, _timestep, action_times_obs, endless
-from test_contract import NETWORK, begin, learn
+from test_contract import NETWORK, begin, learn, network_of
 
 import purerl
 from purerl import MLP, REINFORCE, ActorCritic, Baseline, InputError, rollout, struct
@@ -58,7 +58,7 @@ def gradient(algorithm, state, transitions):
 
 def probability(algorithm, state, obs):
     """Of the second action."""
-    logits = algorithm._actor(state.actor_params, jnp.full((1,), obs)).logits
+    logits = network_of(algorithm).apply(state.actor_params, jnp.full((1,), obs), method="actor").logits
     return np.exp(logits[1]) / np.exp(logits).sum()
 
 

@@ -16,7 +16,6 @@ from purerl import (
     InputError,
     LinearSchedule,
     Population,
-    RMSProp,
     schedules,
 )
 
@@ -60,14 +59,14 @@ def metrics(agent, iterations):
 
 def test_training_uses_the_present_value():
     rates = metrics(a2c(learning_rate=LinearSchedule(1e-3, 2e-4, 96.0)), 5)["learning_rate"].value
-    np.testing.assert_allclose(rates, np.linspace(1e-3, 2e-4, 4).tolist() + [2e-4], rtol=1e-5)
+    np.testing.assert_allclose(rates, [*np.linspace(1e-3, 2e-4, 4), 2e-4], rtol=1e-5)
     # A constant schedule trains as the number does; another value trains otherwise.
     number, constant, other = (
-        metrics(a2c(optimizer=RMSProp(max_grad_norm=0.5), entropy_coef=value), 3)["policy_loss"].total
-        for value in (0.1, LinearSchedule(0.1, 0.1, 1.0), LinearSchedule(0.1, 1.0, 1.0))
+        metrics(a2c(optimizer=Adam(), learning_rate=0.01, entropy_coef=value), 4)["entropy"].total
+        for value in (0.1, LinearSchedule(0.1, 0.1, 1.0), LinearSchedule(0.1, 10.0, 1.0))
     )
     np.testing.assert_allclose(number, constant, rtol=1e-5)
-    assert abs(number[-1] - other[-1]) > 1e-5
+    assert abs(number[-1] - other[-1]) > 1e-4
 
 
 def test_fields_of_schedules_vary_in_a_population_and_compile_once():

@@ -163,7 +163,7 @@ def test_the_loss_is_that_of_the_windows_one_by_one():
     jax.tree.map(np.testing.assert_array_equal, flights, plain_flights)
     np.testing.assert_allclose(window.target, plain_window.target, rtol=1e-5)
 
-    _, seen, _ = rollout.collect(plain.env, plain.policy(state, explore=True), state.rollout, key, 12)
+    _, seen, _ = rollout.collect(plain.env, plain.policy(state, explore=True), state.experience.rollout, key, 12)
     value = np.asarray(jax.vmap(jax.vmap(lambda obs: algorithm._critic(state.target_params, obs)))(seen.next_obs))
     total = 0.0
     for env in range(4):
