@@ -59,7 +59,7 @@ def apply(network, method, params, *inputs):
 
 @jax.jit
 def act(policy, keys, obs):
-    """Actions and raw actions ``[num_keys]`` at one observation."""
+    """Actions and `extras` ``[num_keys]`` at one observation."""
     return jax.vmap(lambda key: policy.act(key, policy.carry, obs)[::2])(keys)
 
 
@@ -136,7 +136,7 @@ def sac_losses(algorithm, before, after, key):
     losses = []
     for i in range(BATCH_SIZE):
         soft_value = next_values[i].min() - temperature * next_log_prob[i]
-        target = algorithm.reward_scale * batch.reward[i] + algorithm.gamma * batch.discount[i] * soft_value
+        target = batch.reward[i] + algorithm.gamma * batch.discount[i] * soft_value
         losses.append(sum(0.5 * (target - value) ** 2 for value in values[i]))
     action, log_prob = squashed_samples(
         apply(network, "actor", before.actor_params, batch.obs), jax.random.split(actor_key, BATCH_SIZE)
@@ -167,7 +167,7 @@ def discrete_sac_losses(algorithm, before, after, key):
     losses, q_values, actor_losses, entropies = [], [], [], []
     for i in range(BATCH_SIZE):
         soft_value = sum(q * (next_values[i, :, a].min() - temperature * math.log(q)) for a, q in enumerate(p_next[i]))
-        target = algorithm.reward_scale * batch.reward[i] + algorithm.gamma * batch.discount[i] * soft_value
+        target = batch.reward[i] + algorithm.gamma * batch.discount[i] * soft_value
         chosen = values[i, :, batch.action[i]]
         q_values.append(chosen.mean())
         losses.append(sum(0.5 * (target - value) ** 2 for value in chosen))
@@ -186,8 +186,8 @@ def discrete_sac_losses(algorithm, before, after, key):
     [
         ("ddpg", ddpg_losses, {}),
         ("td3", td3_losses, {"policy_period": 1, "target_noise_std": 0.8, "target_noise_clip": 0.6}),
-        ("sac", sac_losses, {"reward_scale": 2.0}),
-        ("discrete_sac", discrete_sac_losses, {"reward_scale": 2.0}),
+        ("sac", sac_losses, {}),
+        ("discrete_sac", discrete_sac_losses, {}),
     ],
 )
 def test_losses_against_slow_references(name, losses, changes):
@@ -195,6 +195,13 @@ def test_losses_against_slow_references(name, losses, changes):
     after, metrics = update(algorithm, before, key)
     for metric, expected in losses(algorithm, before, after, key).items():
         np.testing.assert_allclose(metrics[metric].value, expected, rtol=2e-4, err_msg=metric)
+
+
+@every
+def test_rewards_are_scaled_where_they_are_stored(name):
+    one, two = (init(make(name, reward_scale=scale), jax.random.key(0)).replay.outcome for scale in (1.0, 2.0))
+    assert np.abs(one[..., 0]).max() > 1.0
+    np.testing.assert_array_equal(two[..., 0], 2.0 * one[..., 0])
 
 
 @soft
@@ -367,19 +374,19 @@ def test_without_noise_exploring_is_exploiting(name):
     best, _ = act(make(name, noise_std=0.5).policy(state, explore=False), keys, obs)
     loud, _ = act(make(name, noise_std=0.5).policy(state, explore=True), keys, obs)
     expected = np.asarray(apply(network_of(make(name)), "actor", state.actor_params, view(state, obs[None])))
-    np.testing.assert_allclose(raw["raw_action"], np.repeat(expected, 10, axis=0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(raw["unit_action"], np.repeat(expected, 10, axis=0), rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(quiet, best)
-    np.testing.assert_allclose(best, Fork().scale(np.asarray(raw["raw_action"])), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(best, Fork().scale(np.asarray(raw["unit_action"])), rtol=1e-5, atol=1e-5)
     assert (np.asarray(loud) != np.asarray(best)).all()
 
 
 @jax.jit
 def roll(policy, keys, obs):
-    """Noise and raw action of ``keys [num, time]``, at one observation for ever."""
+    """Noise and action between -1 and 1 of ``keys [num, time]``, at one observation for ever."""
 
     def one(noise, key):
         _, noise, extras = policy.act(key, noise, obs)
-        return noise, (noise, extras["raw_action"])
+        return noise, (noise[1], extras["unit_action"])
 
     return jax.vmap(lambda keys: jax.lax.scan(one, policy.carry, keys)[1])(keys)
 
@@ -412,7 +419,8 @@ def test_ddpgs_noise_begins_anew_with_each_episode():
     lengths = set()
     for _ in range(3):
         state, _ = step(algorithm, state)
-        length, noise = np.asarray(state.experience.rollout.episode_length), np.asarray(state.experience.rollout.carry)
+        rollouts = state.experience.rollout
+        length, noise = np.asarray(rollouts.episode_length), np.asarray(rollouts.carry[1])
         np.testing.assert_array_equal((noise == 0.0).all(axis=1), length == 0)
         lengths |= set(length.tolist())
     assert lengths == {4, 2, 0}
@@ -423,10 +431,10 @@ def test_td3s_noise_is_white_and_ends_at_the_bounds():
     policy = make("td3", noise_std=0.4).policy(state, explore=True)
     _, raw = act(policy, jax.random.split(jax.random.key(0), 20_000), obs)
     best = np.asarray(apply(network_of(make("td3")), "actor", state.actor_params, view(state, obs[None])))
-    below = (np.asarray(raw["raw_action"]) <= np.linspace(-1.0, 0.95, 14)[:, None, None]).mean(axis=1)
+    below = (np.asarray(raw["unit_action"]) <= np.linspace(-1.0, 0.95, 14)[:, None, None]).mean(axis=1)
     z = (np.linspace(-1.0, 0.95, 14)[:, None] - best) / 0.4
     np.testing.assert_allclose(below, 0.5 * (1.0 + np.vectorize(math.erf)(z / math.sqrt(2.0))), atol=0.015)
-    assert np.abs(raw["raw_action"]).max() == 1.0
+    assert np.abs(raw["unit_action"]).max() == 1.0
 
 
 def test_sac_samples_its_distribution_and_otherwise_takes_the_median():
@@ -435,10 +443,10 @@ def test_sac_samples_its_distribution_and_otherwise_takes_the_median():
     mean, std = np.asarray(distribution.mean)[0], np.exp(distribution.log_std)[0]
     keys = jax.random.split(jax.random.key(0), 20_000)
     action, raw = act(algorithm.policy(state, explore=True), keys, obs)
-    np.testing.assert_allclose(action, Fork().scale(np.asarray(raw["raw_action"])), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(action, Fork().scale(np.asarray(raw["unit_action"])), rtol=1e-5, atol=1e-5)
     for share in (0.1, 0.5, 0.8):
         quantile = np.tanh(mean + std * {0.1: -1.2816, 0.5: 0.0, 0.8: 0.8416}[share])
-        np.testing.assert_allclose((np.asarray(raw["raw_action"]) <= quantile).mean(axis=0), share, atol=0.015)
+        np.testing.assert_allclose((np.asarray(raw["unit_action"]) <= quantile).mean(axis=0), share, atol=0.015)
     action, _ = act(algorithm.policy(state, explore=False), keys[:2], obs)
     np.testing.assert_allclose(action, np.stack([Fork().scale(np.tanh(mean))] * 2), rtol=1e-4)
 

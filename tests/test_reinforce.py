@@ -45,7 +45,7 @@ def transitions_of(obs, action, reward, terminated, truncated, next_obs):
         terminated=jnp.bool_(terminated),
         truncated=jnp.bool_(truncated),
         next_obs=jnp.float32(next_obs)[..., None],
-        extras={"raw_action": jnp.int32(action)},
+        extras={"raw_action": jnp.int32(action), "log_prob": jnp.zeros(np.shape(action))},
     )
 
 

@@ -81,7 +81,9 @@ class SAC:
     initial_temperature: Scalar = hyperparameters.initial_temperature(LEAST_TEMPERATURE, MOST_TEMPERATURE)
     temperature_learning_rate: Scalar | None = hyperparameters.temperature_learning_rate()
     target_entropy: Scalar = struct.field(
-        default=-1.0, help="target entropy in nats per action dimension, on actions between -1 and 1"
+        default=-1.0,
+        help="target entropy in nats per action dimension, on actions between -1 and 1",
+        within="(-inf, inf)",
     )
     reward_scale: Scalar = hyperparameters.reward_scale()
     normalize_observations: bool = hyperparameters.normalize_observations()
