@@ -193,7 +193,6 @@ def divergence(algorithm, obs_stats, obs, old_params, new_params):
     """Mean KL from old to new over raw observations ``[..., n]``, in NumPy and from its definition."""
     obs = obs.reshape(-1, obs.shape[-1])
     seen = obs if obs_stats is None else normalize.standardize(obs_stats, obs)
-    network = network_of(algorithm)
     old, new = (
         jax.tree.map(
             np.float64,
