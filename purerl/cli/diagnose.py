@@ -141,8 +141,8 @@ def _show(diagnosis: Diagnosis) -> None:
     print(
         "gradient: norm of the mean gradient; deviation: standard deviation of a single gradient / norm of the mean;\n"
         "roughness: size of the gradients / size that the variation of the returns suggests, largest over starts;\n"
-        "cosine: between the mean gradient and the estimate from returns; bias: difference of the two at the start with\n"
-        "the strongest evidence, with its interval; growth: growth exponent per step of a change of the state"
+        "cosine: between the mean gradient and the estimate from returns; bias: difference of the two at the start\n"
+        "with the strongest evidence, with its interval; growth: exponent per step of a change of the state"
     )
 
 
