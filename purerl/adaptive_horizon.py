@@ -1,19 +1,19 @@
-"""How long a window of analytic gradients should be, where some steps are too stiff to differentiate through.
+"""Adaptive horizon of first-order policy gradients: windows that are short where the dynamics are stiff.
 
 After Georgiev et al. 2024, "Adaptive horizon actor-critic for policy learning in contact-rich differentiable
-simulation", arXiv:2405.17784. There the norm of the dynamics' derivative is to stay below a threshold at every step of
-a window, each with a Lagrange multiplier, and the multipliers move the horizon. Four things differ here:
+simulation", arXiv:2405.17784. The paper keeps the norm of the dynamics' derivative below a threshold at every step of
+a window. Each step has a Lagrange multiplier, and the multipliers move the horizon. Four things differ here:
 
-* How stiff a step is, the actions before it tell: how much the derivative of the observation by all earlier actions of
-  the window grows within the step, in the Frobenius norm. That is what a gradient is made of, and it does not depend on
-  how a state is stored: numbers that no action moves, or that repeat others, do not enter it. The norm of the step's
-  derivative by the state would count them all, as a simulator keeps many. A few random changes of all actions,
-  carried along the rollout as tangents, estimate it.
-* Where on the way a stiff step comes is chance, as one window begins where another ended. So there is a single
-  constraint, on how many windows hold one, and no multiplier but the horizon itself (`adapt_horizon`).
-* The constraint moves the horizon only, not the policy too: that would need second derivatives of the dynamics.
-* An array has a fixed length. The rollout always has the longest horizon, and is cut into windows of the present one
-  (`begin_windows`): no step is lost, and all horizons are one compiled program.
+* The measure of stiffness. A step is stiff if the derivative of the observation with respect to all earlier actions of
+  the window grows much within the step, in the Frobenius norm. The policy gradient consists of these derivatives, and
+  they do not depend on how a state is stored: numbers that no action moves, or copies of others, do not count. They
+  would count in the norm of the derivative with respect to the state, and a simulator's state has many of them. The
+  estimate uses a few random changes of all actions, which the rollout carries along as tangents.
+* The constraint. One window begins where another ended, so the place of a stiff step within a window is random. There
+  is a single constraint, on the number of stiff steps per window, and no multiplier but the horizon (`adapt_horizon`).
+* The constraint moves only the horizon, not the policy: that would need second derivatives of the dynamics.
+* Fixed array sizes. The rollout always has the longest horizon and is cut into windows of the current horizon
+  (`begin_windows`). No step is lost, and one compiled program serves all horizons.
 """
 
 from __future__ import annotations
@@ -31,42 +31,42 @@ from purerl.spaces import Space
 from purerl.types import Array, Environment, Policy, PyTree, TimeStep
 
 RATE = 0.1
-"""How far the inverse of the horizon moves per iteration towards where it belongs."""
+"""Step size per iteration of the inverse horizon towards its target."""
 
 STIFF_WINDOWS = 0.1
-"""Stiff steps per window, in the mean, that the horizon allows."""
+"""Target number of stiff steps per window, on average."""
 
 SHORTEST = 8
-"""Steps of the shortest horizon, as in the paper, unless the rollout is shorter."""
+"""Shortest horizon in steps, as in the paper, unless the rollout is shorter."""
 
 _NUM_TANGENTS = 4
 
 
 def adapt_horizon(horizon: Array, stiff_share: Array, longest: int) -> Array:
-    """Move the horizon h to where its windows hold ``c = STIFF_WINDOWS`` stiff steps in the mean.
+    """Horizon h after one update towards ``c = STIFF_WINDOWS`` stiff steps per window on average.
 
     ::
 
         1 / h <- clip((1 - rate) / h + rate p / c, 1 / longest, 1 / shortest)
 
-    At rest ``h p = c``, or h is at a bound. It is the inverse that moves, being linear in p: so it settles at the mean
-    of p, however noisy.
+    At the fixed point ``h p = c``, or h is at a bound. The update is of the inverse because that is linear in p: it
+    converges to the value for the mean of p, however noisy p is.
 
     Args:
         horizon: float32 scalar, h.
-        stiff_share: p, the share of stiff steps.
-        longest: the horizon's upper bound; the lower one is `SHORTEST`, or `longest` if that is less.
+        stiff_share: p, the fraction of steps that were stiff.
+        longest: upper bound of the horizon; the lower bound is `SHORTEST`, or `longest` if that is less.
     """
     inverse = (1.0 - RATE) / horizon + RATE * stiff_share / STIFF_WINDOWS
     return 1.0 / jnp.clip(inverse, 1.0 / longest, 1.0 / min(SHORTEST, longest))
 
 
 def begin_windows(policy: Policy, horizon: Array) -> Policy:
-    """`policy`, which has no memory, for `GradientWindows`: it says at which steps a window begins.
+    """Policy that marks the first step of each window, for `GradientWindows`. `policy` must have no memory.
 
-    That is at the start of a rollout or an episode, and `horizon` (rounded) steps after a window began. There no
-    gradient passes into the observation. The action becomes ``(action, begins)``, and `begins` is in the extras.
-    The memory, int32, is the age of the window in steps; begin with 0.
+    A window begins at the start of a rollout or an episode, and `horizon` (rounded) steps after the previous window
+    began. At its first step no gradient passes into the observation. The action becomes ``(action, begins)``, and
+    `begins` is in the extras. The memory, int32, is the age of the window in steps, initially 0.
     """
     return Policy(Partial(_act, policy, jnp.round(horizon).astype(jnp.int32)), jnp.int32(0))
 
@@ -81,14 +81,15 @@ def _act(
 
 @struct.dataclass
 class Watched:
-    """A state, and how it changes with the actions of its window; as a whole in any unit that keeps the numbers small.
+    """Environment state and its derivatives with respect to the actions of the window, up to a common scale.
 
     Attributes:
-        state: of the environment.
-        tangents: ``[_NUM_TANGENTS, ...]`` each, changes of its floating-point leaves by random changes of all actions
-            since the window began.
+        state: the environment's state.
+        tangents: ``[_NUM_TANGENTS, ...]`` each, changes of the state's floating-point leaves under random changes of
+            all actions since the window began.
         seen: float32 scalar, Frobenius norm of the changes of the observation.
-        unit: float32 scalar, standard deviation of the changes of an action.
+        unit: float32 scalar, standard deviation of the random change of an action. All of these are rescaled together
+            to keep the numbers small.
     """
 
     state: PyTree
@@ -99,16 +100,16 @@ class Watched:
 
 @struct.dataclass
 class GradientWindows:
-    """The same environment forwards; backwards no gradient passes from one window to the one before.
+    """Environment whose gradients stop at the beginning of a window; values are unchanged.
 
-    States are `Watched`, actions those of `begin_windows`. The "gradient" with respect to `tally`, which has no
-    influence on any value, is the number of stiff steps: within one, what earlier actions of the window have changed in
-    the observation grows to more than `max_growth` times its size, or is no longer finite.
+    States are `Watched`, actions are those of `begin_windows`. `tally` has no influence on any value; the "gradient"
+    with respect to it is the number of stiff steps. In a stiff step the change of the observation due to earlier
+    actions of the window grows to more than `max_growth` times its size, or is no longer finite.
 
     Attributes:
         env: the environment.
         tally: float32 scalar, 0.
-        max_growth: of a change of the observation, in a step that is not stiff.
+        max_growth: largest growth factor of a change of the observation in a step that is not stiff.
     """
 
     env: Environment
@@ -117,16 +118,16 @@ class GradientWindows:
 
     @property
     def observation_space(self) -> Space:
-        """That of `env`."""
+        """Observation space of `env`."""
         return self.env.observation_space
 
     @property
     def action_space(self) -> Space:
-        """That of `env`."""
+        """Action space of `env`."""
         return self.env.action_space
 
     def watch(self, timestep: TimeStep) -> TimeStep:
-        """A time step of `env`, at which a window begins."""
+        """Time step with a `Watched` state at the beginning of a window, from a time step of `env`."""
         leaves, _ = floats.split(timestep.state)
         tangents = [jnp.zeros((_NUM_TANGENTS, *leaf.shape), leaf.dtype) for leaf in leaves]
         return struct.replace(timestep, state=Watched(timestep.state, tangents, jnp.float32(0.0), jnp.float32(1.0)))
@@ -146,7 +147,7 @@ class GradientWindows:
         return self.watch(self.env.reset(key))
 
     def step(self, key: Array, state: Watched, action: Any) -> TimeStep:
-        """Advance `state` by one action ``(action, begins)``, in a new window or in the same."""
+        """Advance `state` by one action ``(action, begins)``; with `begins` a new window begins."""
         action, begins = action
         env_key, change_key = jax.random.split(key)
         timestep = self.env.step(env_key, _cut(begins, state.state), action)
@@ -160,7 +161,7 @@ class GradientWindows:
         )
 
     def _change(self, change_key: Array, env_key: Array, before: Watched, action: Array) -> tuple[Watched, Array]:
-        """Watched quantities after a step, but for the state; and whether the step is stiff."""
+        """Tangents and norms after a step (without the state), and whether the step is stiff."""
         leaves, rebuild = floats.split(before.state)
 
         def advance(leaves: list[Array], action: Array) -> tuple[list[Array], list[Array]]:
@@ -174,11 +175,11 @@ class GradientWindows:
         drawn = before.unit * jax.random.normal(change_key, (_NUM_TANGENTS, *action.shape), action.dtype)
         moved, moved_obs = jax.vmap(lambda tangent: push(tangent, jnp.zeros_like(action)))(before.tangents)
         added, added_obs = jax.vmap(lambda change: push(none, change))(drawn)
-        # What was not seen before has appeared, not grown.
+        # A change that was 0 before has no growth factor.
         stiff = ~(_norm(moved_obs) <= jnp.where(before.seen > 0.0, self.max_growth * before.seen, jnp.inf))
         tangents, seen = jax.tree.map(jnp.add, (moved, moved_obs), (added, added_obs))
         size, seen_size = _norm(tangents), _norm(seen)
-        # Derivatives that are not finite are forgotten, as `GradientGate` cuts them out of the gradient.
+        # Derivatives that are not finite are dropped, as `GradientGate` cuts them out of the gradient.
         fine = jnp.isfinite(size) & jnp.isfinite(seen_size)
         scale = 1.0 / jnp.where(size > 0.0, size, 1.0)
         tangents = [jnp.where(fine, scale * tangent, 0.0) for tangent in tangents]

@@ -1,7 +1,7 @@
-"""Saving and restoring a whole state with orbax. Knows pytrees, not algorithms.
+"""Checkpoints of a whole state with orbax: any pytree, independent of the algorithm.
 
-A checkpoint is a flat mapping from the path of each leaf to its array: a state that no longer fits is told apart
-leaf by leaf. A save is complete or absent: a process killed half-way leaves the previous checkpoint as the latest.
+A checkpoint is a flat mapping from the path of each leaf to its array, so an error can name the leaves that do not fit.
+A save is complete or absent: if the process is killed during a save, the previous checkpoint is the latest.
 """
 
 from __future__ import annotations
@@ -21,70 +21,70 @@ from purerl.errors import InputError
 from purerl.types import PyTree
 
 KEEP = 2
-"""How many of the newest checkpoints stay on disk."""
+"""Number of newest checkpoints that stay on disk."""
 
 PIECE_BYTES = 2 * 2**20
-"""Large arrays are compressed in pieces of at least this size: in parallel, and without a copy of the whole."""
+"""Smallest chunk of a large array in bytes. Chunks are compressed in parallel, without a copy of the whole array."""
 
 
 def save(directory: str | Path, iteration: int, state: PyTree) -> None:
-    """Write `state` as the checkpoint of `iteration` and drop all but the `KEEP` newest.
+    """Write `state` as the checkpoint of `iteration` and delete all but the `KEEP` newest.
 
     Returns when the files are complete; `state` may be donated afterwards.
 
     Raises:
-        InputError: if it cannot be written, be it that the disk is full or that this checkpoint exists already.
+        InputError: if it cannot be written, for example because the disk is full or the checkpoint exists already.
     """
     _write(directory, iteration, jax.device_get(_arrays(state)))
 
 
 class Checkpointer:
-    """Saves while training goes on.
+    """Asynchronous saving: training goes on while a thread writes the checkpoint.
 
-    `save` returns once it has copied the state, and a thread writes the copy::
+    `save` returns as soon as it has copied the state; a thread writes the copy::
 
         with Checkpointer(directory) as checkpointer:
             for progress in iterate(algorithm, state, num_iterations, every):
                 checkpointer.save(progress.iteration, progress.state)
 
-    Leaving the block waits until the files are complete. One save is under way at a time, so host memory holds one copy
-    of the state, besides the state itself where the CPU is the device. The copy stays until the end.
+    Leaving the block waits until the files are complete. Only one save is in progress at a time, so host memory holds
+    one copy of the state (in addition to the state itself on CPU). The copy's memory is kept until the end.
 
-    A save that fails is told by whichever call comes next; earlier checkpoints stay as they are.
+    If a save fails, the next call raises the error; earlier checkpoints stay as they are.
     """
 
     def __init__(self, directory: str | Path) -> None:
         self._directory = directory
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._saving: Future[None] | None = None
-        # Kept from save to save: the system takes longer to find memory than it takes to fill it.
+        # Kept from save to save: allocating this memory takes longer than filling it.
         self._buffers: dict[str, np.ndarray] = {}
 
     def save(self, iteration: int, state: PyTree, then: Callable[[], None] = lambda: None) -> None:
-        """Begin to write `state` as the checkpoint of `iteration`, after the save before is complete.
+        """Start to write `state` as the checkpoint of `iteration`, after the previous save is complete.
 
         `state` may be donated as soon as this returns.
 
         Args:
-            iteration: which checkpoint this is.
-            state: what to save.
+            iteration: number of the checkpoint.
+            state: pytree to save.
             then: called by the thread when the files are complete.
 
         Raises:
-            InputError: if the save before failed.
+            InputError: if the previous save failed.
         """
         self.wait()
         self._saving = self._thread.submit(_write, self._directory, iteration, self._copy(state), then)
 
     def wait(self) -> None:
-        """Return when the files of the last save are complete.
+        """Wait until the files of the last save are complete.
 
         Raises:
-            InputError: if it failed.
+            InputError: if the save failed.
         """
         if self._saving is None:
             return
-        wait([self._saving])  # Ctrl-C may interrupt this; whoever calls next goes on waiting
+        wait([self._saving])  # Ctrl-C may interrupt this; then the next call waits
         saving, self._saving = self._saving, None
         saving.result()
 
@@ -101,7 +101,7 @@ class Checkpointer:
 
     def _copy(self, state: PyTree) -> dict[str, np.ndarray]:
         arrays = _arrays(state)
-        # All transfers from an accelerator start at once. On the CPU there is none: NumPy looks at the device's memory.
+        # All transfers from an accelerator start at once. On CPU nothing is copied: NumPy reads the device's memory.
         host = jax.device_get(arrays)
         for name in [name for name, leaf in arrays.items() if _in_host_memory(leaf)]:
             buffer = self._buffers.get(name)
@@ -119,7 +119,7 @@ class Checkpointer:
 
 
 def latest(directory: str | Path) -> int | None:
-    """The newest complete checkpoint's iteration, or None if there is none."""
+    """Iteration of the newest complete checkpoint, or None if there is none."""
     if not Path(directory).is_dir():
         return None
     with _manager(directory) as manager:
@@ -127,15 +127,15 @@ def latest(directory: str | Path) -> int | None:
 
 
 def restore(directory: str | Path, iteration: int, template: PyTree) -> PyTree:
-    """Read back the state saved at `iteration`.
+    """State that was saved at `iteration`.
 
     Args:
-        directory: where checkpoints are.
-        iteration: which one.
+        directory: directory of the checkpoints.
+        iteration: number of the checkpoint.
         template: a state of the same structure, or its shapes from `jax.eval_shape`.
 
     Raises:
-        InputError: if the checkpoint does not exist or its leaves are not those of `template`.
+        InputError: if the checkpoint does not exist or its leaves differ from those of `template`.
     """
     named = _named_leaves(template)
     shapes = {name: jax.eval_shape(_data, leaf) for name, leaf in named if leaf.size}
@@ -148,7 +148,7 @@ def restore(directory: str | Path, iteration: int, template: PyTree) -> PyTree:
         _check_fit(directory, {name: (tuple(meta.shape), meta.dtype) for name, meta in saved.items()}, shapes)
         kinds = dict.fromkeys(shapes, ocp.RestoreArgs(restore_type=np.ndarray))
         arrays = manager.restore(iteration, args=ocp.args.PyTreeRestore(shapes, restore_args=kinds))
-    # Each array is let go as soon as it is on the device.
+    # Each host array is freed as soon as it is on the device.
     leaves = [_like(leaf, arrays.pop(name)) if leaf.size else jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in named]
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
@@ -164,19 +164,19 @@ def _write(
             manager.save(iteration, args=ocp.args.PyTreeSave(arrays, save_args=pieces), force=True)
             manager.wait_until_finished()
     except Exception as error:
-        # A full disk and the like surface from deep inside the storage library, as all kinds of exceptions, with all
-        # that was going on before the cause.
+        # The storage library reports a full disk and similar problems as many kinds of exceptions, with a long context
+        # before the cause. The last two parts of the text name the cause.
         reason = ": ".join(" ".join(str(error).split()).split(": ")[-2:])
         raise InputError(f"cannot write the checkpoint of iteration {iteration} to {directory}: {reason}") from error
     then()
 
 
 def _piece_bytes(array: np.ndarray) -> int:
-    """How large pieces to ask orbax for.
+    """Chunk size in bytes to request from orbax.
 
-    It takes the next smaller divisor of whichever axis is the longest, until pieces are as small as asked for. Where a
-    length is prime it would end at single rows, a million of them. So ask for what the longest axis alone can give; an
-    array whose longest axis does not divide is stored whole.
+    Orbax divides the currently longest axis by its next divisor until chunks are as small as requested. With an axis of
+    prime length it would end at single rows, a million of them. So the request is a size that the longest axis alone
+    can give; an array whose longest axis has no suitable divisor is stored whole.
     """
     *_, second, length = sorted((1, 1, *array.shape))
     row_bytes = array.nbytes // length
@@ -207,7 +207,7 @@ def _check_fit(directory: str | Path, saved: dict, wanted: dict) -> None:
 
 
 def _named_leaves(tree: PyTree) -> list[tuple[str, jax.Array]]:
-    # Orbax keeps leaves in a store where a slash would mean a folder.
+    # In orbax's store a slash in a name would mean a folder.
     return [
         (jax.tree_util.keystr(path, simple=True, separator=".") + _stream(leaf), leaf)
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -215,9 +215,9 @@ def _named_leaves(tree: PyTree) -> list[tuple[str, jax.Array]]:
 
 
 def _stream(leaf: jax.Array) -> str:
-    """Suffix of the name of a leaf that is a random key of another kind than JAX's usual one.
+    """Suffix of a leaf's name if it is a random key of another kind than JAX's default.
 
-    The numbers behind two kinds of keys may have one shape, and yet begin other streams.
+    Keys of two kinds may have data of the same shape, but they start different random streams.
     """
     kind = _key_kind(leaf) if _is_key(leaf) else "threefry2x32"
     return "" if kind == "threefry2x32" else f".{kind}"
@@ -228,12 +228,12 @@ def _is_key(leaf: jax.Array) -> bool:
 
 
 def _key_kind(leaf: jax.Array) -> Any:
-    # Of an array, because a template may be made of shapes, which JAX does not ask.
+    # `key_impl` needs an array; a template may consist of shapes only.
     return jax.random.key_impl(jnp.zeros((), leaf.dtype))
 
 
 def _data(leaf: jax.Array) -> jax.Array:
-    """The numbers behind a leaf; a random key is an opaque type that other tools cannot read."""
+    """Plain array of a leaf; a random key is an opaque type that other tools cannot read."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
@@ -245,11 +245,11 @@ def _like(leaf: jax.Array, array: np.ndarray) -> jax.Array:
 def _manager(directory: str | Path, create: bool = False):
     import orbax.checkpoint as ocp
 
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax narrates every file, and each error twice
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs every file, and each error twice
     options = ocp.CheckpointManagerOptions(
         max_to_keep=KEEP, create=create, cleanup_tmp_directories=create, enable_async_checkpointing=False
     )
-    # Orbax would copy all arrays once more, lest they change during the save.
+    # Orbax would copy all arrays once more, in case they change during the save.
     numpy = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
     registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, numpy))
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)

@@ -1,4 +1,4 @@
-"""Modules that another package imports, but that few who use it need."""
+"""Deferred import of modules that another package imports but most programs do not need."""
 
 import contextlib
 import importlib
@@ -9,24 +9,24 @@ from types import ModuleType
 
 @contextlib.contextmanager
 def deferred(*names: str) -> Iterator[None]:
-    """Within, importing one of these modules gives a promise of it, kept when one of its names is first looked up.
+    """Context in which an import of one of these modules gives a placeholder, which loads the module at first use.
 
     The standard library's `importlib.util.LazyLoader` would load it at the next ``import`` of the same module.
 
     Args:
-        names: in full. Modules that are already loaded are left as they are.
+        names: full names of the modules. Modules that are already loaded stay as they are.
     """
-    promises = {name: _promise(name) for name in names if name not in sys.modules}
-    sys.modules.update(promises)
+    placeholders = {name: _placeholder(name) for name in names if name not in sys.modules}
+    sys.modules.update(placeholders)
     try:
         yield
     finally:
-        for name, promise in promises.items():
-            if sys.modules.get(name) is promise:
+        for name, placeholder in placeholders.items():
+            if sys.modules.get(name) is placeholder:
                 del sys.modules[name]
 
 
-def _promise(name: str) -> ModuleType:
+def _placeholder(name: str) -> ModuleType:
     module = ModuleType(name)
     module.__getattr__ = lambda attribute: getattr(importlib.import_module(name), attribute)  # type: ignore[method-assign]
     return module

@@ -1,11 +1,11 @@
-"""The distributions that policies put over actions.
+"""Probability distributions over actions: categorical, Gaussian, and Gaussian squashed by tanh.
 
 An event is the last axis (for `Categorical`, the axis of the logits); every method works for one event and for any
 leading axes that all arrays share.
 
-What a distribution samples is called *raw*, and log-probabilities are exact for it. `TanhGaussian` samples before
-squashing: a probability ratio taken at a stored raw sample never needs ``atanh``, which is infinite where ``tanh`` has
-rounded to one. `action` maps raw to what is sent on.
+A sample of a distribution is called *raw*; log-probabilities are those of raw samples, exactly. `TanhGaussian` samples
+before squashing: a probability ratio at a stored raw sample never needs ``atanh``, which is infinite where ``tanh`` has
+rounded to one. `action` maps a raw sample to the action.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Array = jax.Array
 
 @struct.dataclass
 class Categorical:
-    """The integers ``0 .. n - 1`` with probabilities ``softmax(logits)``.
+    """Categorical distribution over ``0 .. n - 1`` with probabilities ``softmax(logits)``.
 
     Attributes:
-        logits: ``[..., n]`` unnormalised log-probabilities; ``-inf`` rules a choice out, but not all of them.
+        logits: ``[..., n]`` unnormalised log-probabilities; ``-inf`` excludes a choice, at least one must be finite.
     """
 
     logits: Array
 
     def sample(self, key: Array) -> Array:
-        """Draw ``[...]`` int32."""
+        """Sample ``[...]``, int32."""
         return jax.random.categorical(key, self.logits).astype(jnp.int32)
 
     def log_prob(self, raw: Array) -> Array:
@@ -39,16 +39,16 @@ class Categorical:
         return jnp.take_along_axis(jax.nn.log_softmax(self.logits), raw[..., None], axis=-1)[..., 0]
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        """A sample and its log-probability."""
+        """Sample and its log-probability."""
         raw = self.sample(key)
         return raw, self.log_prob(raw)
 
     def mode(self) -> Array:
-        """The most probable integer, the first of several."""
+        """Most probable integer, the first of several."""
         return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
 
     def entropy(self, key: Array) -> Array:
-        """Exact entropy ``[...]`` in nats; `key` is for interchangeability and not used."""
+        """Exact entropy ``[...]`` in nats; `key` is not used, but all distributions take it."""
         del key
         log_p = jax.nn.log_softmax(self.logits)
         return -_expectation(log_p, log_p)
@@ -59,24 +59,24 @@ class Categorical:
         return _expectation(log_p, log_p - jax.nn.log_softmax(other.logits))
 
     def action(self, raw: Array) -> Array:
-        """The sample itself."""
+        """Action of a raw sample: the sample itself."""
         return raw
 
 
 @struct.dataclass
 class Gaussian:
-    """Independent normal components.
+    """Normal distribution with independent components (diagonal covariance).
 
     Attributes:
         mean: ``[..., n]``.
-        log_std: ``[..., n]``, of the same shape.
+        log_std: ``[..., n]``, logarithm of the standard deviation.
     """
 
     mean: Array
     log_std: Array
 
     def sample(self, key: Array) -> Array:
-        """Draw ``[..., n]``, differentiable in the parameters."""
+        """Sample ``[..., n]``, differentiable in the parameters."""
         return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
 
     def log_prob(self, raw: Array) -> Array:
@@ -85,16 +85,16 @@ class Gaussian:
         return jnp.sum(-0.5 * z**2 - self.log_std - 0.5 * math.log(2.0 * math.pi), axis=-1)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        """A sample and its log-density."""
+        """Sample and its log-density."""
         raw = self.sample(key)
         return raw, self.log_prob(raw)
 
     def mode(self) -> Array:
-        """The mean."""
+        """Mean of the distribution."""
         return self.mean
 
     def entropy(self, key: Array) -> Array:
-        """Exact differential entropy ``[...]`` in nats; `key` is for interchangeability and not used."""
+        """Exact differential entropy ``[...]`` in nats; `key` is not used, but all distributions take it."""
         del key
         return jnp.sum(self.log_std + 0.5 * math.log(2.0 * math.pi * math.e), axis=-1)
 
@@ -102,23 +102,23 @@ class Gaussian:
         """Exact ``KL(self || other) [...]`` in nats."""
         log_ratio = self.log_std - other.log_std
         z = (self.mean - other.mean) * jnp.exp(-other.log_std)
-        # (s^2 - 1) / 2 - log s with s = exp(log_ratio); expm1 keeps it exact for the small KLs that PPO looks at.
+        # (s^2 - 1) / 2 - log s with s = exp(log_ratio); expm1 keeps it exact for the small KLs of PPO.
         return jnp.sum(0.5 * (jnp.expm1(2.0 * log_ratio) + z**2) - log_ratio, axis=-1)
 
     def action(self, raw: Array) -> Array:
-        """The sample itself; whoever owns the bounds clips it."""
+        """Action of a raw sample: the sample itself, not clipped to the bounds of the action space."""
         return raw
 
 
 @struct.dataclass
 class TanhGaussian:
-    """A `Gaussian` squashed into ``(-1, 1)`` by ``tanh`` (Haarnoja et al. 2018, "Soft Actor-Critic", appendix C).
+    """Gaussian squashed into ``(-1, 1)`` by ``tanh`` (Haarnoja et al. 2018, "Soft Actor-Critic", appendix C).
 
     Raw samples ``u`` are those of the Gaussian, before squashing; densities are those of the action ``tanh(u)``.
 
     Attributes:
-        mean: ``[..., n]``, of the Gaussian.
-        log_std: ``[..., n]``, of the Gaussian, of the same shape.
+        mean: ``[..., n]``, mean of the Gaussian.
+        log_std: ``[..., n]``, logarithm of the standard deviation of the Gaussian.
     """
 
     mean: Array
@@ -126,11 +126,11 @@ class TanhGaussian:
 
     @property
     def gaussian(self) -> Gaussian:
-        """The distribution before squashing."""
+        """Distribution before squashing."""
         return Gaussian(self.mean, self.log_std)
 
     def sample(self, key: Array) -> Array:
-        """Draw ``u [..., n]``, differentiable in the parameters."""
+        """Raw sample ``u [..., n]``, differentiable in the parameters."""
         return self.gaussian.sample(key)
 
     def log_prob(self, raw: Array) -> Array:
@@ -138,12 +138,12 @@ class TanhGaussian:
         return self.gaussian.log_prob(raw) - _log_det_tanh(raw)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        """A raw sample and the log-density of its action."""
+        """Raw sample and the log-density of its action."""
         raw = self.sample(key)
         return raw, self.log_prob(raw)
 
     def mode(self) -> Array:
-        """The Gaussian's mean, whose action is the median; the squashed density may peak elsewhere."""
+        """Mean of the Gaussian, whose action is the median; the squashed density may peak elsewhere."""
         return self.mean
 
     def entropy(self, key: Array) -> Array:
@@ -155,11 +155,11 @@ class TanhGaussian:
         return self.gaussian.entropy(key) + _log_det_tanh(self.sample(key))
 
     def kl(self, other: TanhGaussian) -> Array:
-        """Exact ``KL(self || other) [...]`` in nats: that of the Gaussians, as a bijection does not change it."""
+        """Exact ``KL(self || other) [...]`` in nats, equal to that of the Gaussians: a bijection does not change it."""
         return self.gaussian.kl(other.gaussian)
 
     def action(self, raw: Array) -> Array:
-        """``tanh(raw)``."""
+        """Action of a raw sample: ``tanh(raw)``."""
         return jnp.tanh(raw)
 
 
@@ -186,11 +186,11 @@ class Deterministic:
 
 
 def _expectation(log_p: Array, value: Array) -> Array:
-    """``sum p * value`` over the last axis; what has probability 0 counts nothing, even where `value` is infinite."""
+    """Expectation ``sum p * value`` over the last axis; terms of probability 0 are 0 even where `value` is infinite."""
     p = jnp.exp(log_p)
     return jnp.sum(p * jnp.where(p > 0, value, 0.0), axis=-1)
 
 
 def _log_det_tanh(u: Array) -> Array:
-    """``sum log(1 - tanh(u)^2)`` over the last axis, finite where ``tanh`` rounds to one."""
+    """Log-determinant ``sum log(1 - tanh(u)^2)`` over the last axis, finite where ``tanh`` rounds to one."""
     return jnp.sum(2.0 * (math.log(2.0) - u - jax.nn.softplus(-2.0 * u)), axis=-1)

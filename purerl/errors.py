@@ -1,23 +1,23 @@
-"""The one exception that means "your input, not our bug"."""
+"""Exception for invalid input of the user."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something the caller asked for cannot be done; the message says what, why and what would work.
+    """Invalid input; the message names the value, the reason and the remedy.
 
     Raised before anything compiles. The command line prints it as one line and exits with code 2.
     """
 
 
 def unknown(kind: str, name: str, options: Iterable[str]) -> InputError:
-    """An `InputError` for a `name` that is not among `options`, naming the nearest ones.
+    """Exception for a `name` that is not among `options`; its message suggests the most similar names.
 
     Args:
-        kind: what the name was meant to be, such as ``"environment"``.
-        name: what was given.
-        options: every valid name.
+        kind: kind of thing that the name stands for, such as ``"environment"``.
+        name: the name that was given.
+        options: all valid names.
     """
     options = sorted(options)
     folded = {option.lower(): option for option in options}

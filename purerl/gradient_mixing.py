@@ -1,4 +1,4 @@
-"""One gradient from two estimates of it, each trusted as far as its samples agree."""
+"""Inverse-variance mixture of a first-order and a zeroth-order gradient estimate."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from purerl.types import Array, PyTree
 
 
 def mix_gradients(first: PyTree, zeroth: PyTree) -> tuple[PyTree, Array]:
-    """The combination of two estimates with the least variance, were they independent (Parmas et al. 2018, "PIPPS",
-    arXiv:1902.01240; Suh et al. 2022, "Do differentiable simulators give better policy gradients?", arXiv:2202.00817).
+    """Inverse-variance weighted mean of two gradient estimates (Parmas et al. 2018, "PIPPS", arXiv:1902.01240; Suh et
+    al. 2022, "Do differentiable simulators give better policy gradients?", arXiv:2202.00817).
 
     ::
 
         w = var0 / (var0 + var1),    w first + (1 - w) zeroth
 
-    with the variances of the means, added up over all parameters. They say nothing about a bias, so that a first-order
-    estimate that misses jumps is trusted the more the fewer it sees.
+    with the variances of the means, summed over all parameters. This is the combination of least variance if the
+    estimates are independent. Variances do not show bias: if samples miss the jumps of the dynamics, the first-order
+    estimate is biased, and its weight is too large.
 
     Args:
-        first: gradients from derivatives, leaves ``[n, ...]``, one for each of n samples, n at least 2. Samples that
-            are not finite, or whose squares are not, are left out; if fewer than two remain w is 0.
-        zeroth: gradients from returns, of the same shapes; the same holds for them, and w is 1.
+        first: gradients through the dynamics, leaves ``[n, ...]``, one for each of n samples, n at least 2. Samples
+            that are not finite, or whose squares are not, are left out; if fewer than two remain, w is 0.
+        zeroth: gradients from returns, of the same shapes, treated likewise; if fewer than two remain, w is 1.
 
     Returns:
         The mixed mean, and w.
@@ -41,12 +42,12 @@ def mix_gradients(first: PyTree, zeroth: PyTree) -> tuple[PyTree, Array]:
 
 
 def _usable(samples: Array) -> Array:
-    """Which of ``samples [n, size]`` have squares that add up to a finite number; so do their distances from a mean."""
+    """Whether the squares of each of ``samples [n, size]`` have a finite sum; then so has the squared deviation."""
     return jnp.isfinite(4.0 * samples.shape[0] * jnp.sum(jnp.square(samples), axis=1))
 
 
 def _mean_and_variance(samples: Array, kept: Array) -> tuple[Array, Array]:
-    """Of ``samples [n, size]`` that are `kept`: the mean ``[size]``, and its variance, a scalar."""
+    """Mean ``[size]`` of the ``samples [n, size]`` that are `kept`, and the total variance of that mean, a scalar."""
     count = jnp.maximum(jnp.sum(kept), 2)
     mean = jnp.sum(jnp.where(kept[:, None], samples, 0.0), axis=0) / count
     squares = jnp.square(jnp.where(kept[:, None], samples - mean[None, :], 0.0))

@@ -1,6 +1,6 @@
-"""A population together with its state: all that a session of training asks of it, in plain calls.
+"""Training and evaluation of a population in this process: population and state behind one interface.
 
-`purerl.processes.Processes` answers the same calls for a population that is spread over several processes.
+`purerl.processes.Processes` has the same interface for a population that is distributed over several processes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from purerl.types import Array, Metrics, PyTree
 
 
 class Members:
-    """The members of a population in this process. Begin with `compile_init` and `init`, or with `load`."""
+    """Members of a population in this process. Start with `compile_init` and `init`, or with `load`."""
 
     def __init__(self, population: Population) -> None:
         self._population = population
@@ -32,35 +32,35 @@ class Members:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing: the process stays."""
+        """Do nothing: there are no processes to end."""
 
     def compile_init(self) -> None:
-        """Get ready to `init`."""
+        """Compile the program of `init`."""
         self._init = _init.lower(self._population, jax.random.key(0)).compile()
 
     def init(self, key: Array) -> float:
-        """Begin afresh, with the random warm-up if there is one; returns the seconds that it took."""
+        """Initialise the state, including a random warm-up if there is one; returns the seconds that it took."""
         begun = time.perf_counter()
         self._state = jax.block_until_ready(self._init(self._population, key))
         return time.perf_counter() - begun
 
     def load(self, state: PyTree) -> None:
-        """Go on from `state`, which is consumed."""
+        """Continue from `state`, which is donated."""
         self._state = state
 
     def state(self) -> PyTree:
-        """The state now, whose memory `advance` uses again."""
+        """Current state; the next `advance` reuses its memory."""
         return self._state
 
     def advance(self, num_iterations: int, metrics: Metrics | None = None) -> Metrics:
-        """Train for `num_iterations`, of which 0 only compile.
+        """Train for `num_iterations`; 0 iterations only compile.
 
         Args:
-            num_iterations: how many.
-            metrics: of the iterations before, to go on from; None begins anew.
+            num_iterations: number of iterations.
+            metrics: accumulated metrics of earlier iterations to add to; None starts with none.
 
         Returns:
-            Metrics ``[P]`` on the host, those of the iterations before included.
+            Metrics ``[P]`` on the host, including those of the earlier iterations.
 
         Raises:
             InputError: if `metrics` are not those of this algorithm.
@@ -74,18 +74,18 @@ class Members:
         return jax.device_get(jax.block_until_ready((self._state, metrics))[1])
 
     def compile_evaluation(self, num_episodes: int, explore: bool) -> None:
-        """Get ready to `evaluate` with `num_episodes` per member at a time, exploring or not."""
+        """Compile the program of `evaluate`: `num_episodes` per member in one call, exploring or not."""
         program = partial(_evaluate, num_episodes=num_episodes, explore=explore)
         example = self._population, self._state, self._keys(jax.random.key(0))
         self._evaluation = jax.jit(program).lower(*example).compile()
 
     def evaluate(self, key: Array) -> rollout.Episodes:
-        """Play the complete episodes that `key` gives each member, ``[P, num_episodes]`` on the host."""
+        """Play complete episodes with each member, ``[P, num_episodes]`` on the host."""
         return jax.device_get(self._evaluation(self._population, self._state, self._keys(key)))
 
     def _keys(self, key: Array) -> Array:
         first, count = self._population.first_member, self._population.num_members
-        # Key i of a split does not depend on how many there are, so a member's does not depend on its companions.
+        # Key i of a split does not depend on the number of keys, so a member's key does not depend on the others.
         return jax.random.split(key, first + count)[first:]
 
 

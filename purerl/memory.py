@@ -1,4 +1,4 @@
-"""How much memory there is and how much something needs, before it is allocated."""
+"""Memory of the device, and memory needed by arrays before they are allocated."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from purerl.types import PyTree
 
 
 def num_bytes(tree: PyTree) -> int:
-    """Of all leaves; shapes from `jax.eval_shape` are enough."""
+    """Number of bytes of all leaves; shapes from `jax.eval_shape` are enough."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def device_bytes() -> int:
-    """Memory of the first device, or of this machine or container where that is a CPU."""
+    """Memory of the first device in bytes; on CPU that of the machine or container."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"]
@@ -33,9 +33,9 @@ def check_fits(needed: int, what: str, remedy: str) -> None:
     """Raise `InputError` if `needed` bytes are more than the device has.
 
     Args:
-        needed: bytes.
-        what: needs them, with the arithmetic.
-        remedy: what to make smaller.
+        needed: number of bytes.
+        what: for the message: name of what needs them, with the calculation.
+        remedy: for the message: name of the option to reduce.
     """
     limit = device_bytes()
     if needed > limit:

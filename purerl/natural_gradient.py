@@ -1,8 +1,8 @@
-"""Natural gradients: products with the Fisher matrix, systems solved by nothing but such products, and the step.
+"""Natural gradient: Fisher-vector products, the conjugate gradient method, and the step of the policy.
 
-The Fisher information ``F`` of a policy says how far its distributions move when its parameters do: for a small change
-``d`` the mean KL divergence from the old policy to the new one is ``1/2 d^T F d``. It is as large as the number of
-parameters squared, so it is never formed.
+The Fisher information matrix ``F`` of a policy measures how its distributions change with its parameters: for a small
+change ``d`` the mean KL divergence from the old policy to the new one is ``1/2 d^T F d``. F has as many entries as the
+number of parameters squared, so it is never formed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from purerl.types import Array, Mean, Metrics
 def surrogate_and_divergence(
     policy: Callable[[Array], Distribution], params: Array, raw_action: Array, log_prob: Array, advantage: Array
 ) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
-    """What a new policy seems to gain over the old one, and how far from it it is (Schulman et al. 2015, equation 14).
+    """Surrogate objective and mean KL divergence of a new policy (Schulman et al. 2015, equation 14).
 
     Args:
-        policy: parameters ``[n]`` to the distributions over a batch of ``[b]`` steps.
-        params: ``[n]``, of the old policy, which acted.
-        raw_action: ``[b, ...]``, as it drew them.
-        log_prob: ``[b]``, of these.
+        policy: function from parameters ``[n]`` to the distributions over a batch of ``[b]`` steps.
+        params: ``[n]``, parameters of the old policy, which acted.
+        raw_action: ``[b, ...]``, raw samples of the old policy.
+        log_prob: ``[b]``, their log-probabilities under the old policy.
         advantage: ``[b]``.
 
     Returns:
@@ -52,20 +52,22 @@ def natural_step(
     damping: float | Array,
     num_iterations: int,
 ) -> tuple[Array, Metrics]:
-    """The step ``sqrt(2 size / x^T H x) x`` where ``H x = g`` and ``H = F + damping I`` (Schulman et al. 2015).
+    """Natural gradient step ``sqrt(2 size / x^T H x) x``, ``H x = g``, ``H = F + damping I`` (Schulman et al. 2015).
 
-    Along it `surrogate` rises most for a given `divergence`, which to second order, and with damping, is `size`.
+    It is the direction of the largest increase of `surrogate` for a given `divergence`. The divergence of the step is
+    `size`, to second order and with damping.
 
     Args:
-        surrogate: parameters ``[n]`` to what is to rise, a scalar; its gradient at `params` is g.
-        divergence: parameters ``[n]`` to the mean KL divergence from the policy at `params`, a scalar.
+        surrogate: function from parameters ``[n]`` to the objective, a scalar; its gradient at `params` is g.
+        divergence: function from parameters ``[n]`` to the mean KL divergence from the policy at `params`, a scalar.
         params: ``[n]``.
-        size: the divergence that the step is to have.
-        damping: added to the diagonal of the Fisher matrix F.
-        num_iterations: of conjugate gradient.
+        size: target divergence of the step.
+        damping: number added to the diagonal of the Fisher matrix F.
+        num_iterations: number of conjugate gradient iterations.
 
     Returns:
-        The step ``[n]``; and ``grad_norm``, the length of g, and ``cg_residual``, that of ``g - H x`` as a share of it.
+        The step ``[n]``; and the metrics ``grad_norm``, the norm of g, and ``cg_residual``, the norm of ``g - H x``
+        divided by the norm of g.
     """
     fisher = fisher_vector_product(divergence, params)
 
@@ -79,15 +81,15 @@ def natural_step(
         "grad_norm": Mean.of(grad_norm),
         "cg_residual": Mean.of(jnp.linalg.norm(residual) / jnp.maximum(grad_norm, 1e-12)),
     }
-    # Without any advantage there is no direction: the step is 0, not 0 / 0.
+    # If all advantages are 0, so is the gradient: the step is 0, not 0 / 0.
     return jnp.sqrt(2.0 * size / jnp.maximum(x @ product(x), 1e-12)) * x, metrics
 
 
 def fisher_vector_product(divergence: Callable[[Array], Array], params: Array) -> Callable[[Array], Array]:
-    """The map ``v -> F v`` where ``F`` is the Hessian of `divergence` at `params` (Schulman et al. 2015, appendix C).
+    """Fisher-vector product ``v -> F v``: ``F`` is the Hessian of `divergence` (Schulman et al. 2015, appendix C).
 
     Args:
-        divergence: parameters ``[n]`` to the mean KL divergence from the policy at `params`, a scalar.
+        divergence: function from parameters ``[n]`` to the mean KL divergence from the policy at `params`, a scalar.
         params: ``[n]``.
 
     Returns:
@@ -97,15 +99,15 @@ def fisher_vector_product(divergence: Callable[[Array], Array], params: Array) -
 
 
 def conjugate_gradient(product: Callable[[Array], Array], target: Array, num_iterations: int) -> tuple[Array, Array]:
-    """Solve ``A x = target`` approximately (Hestenes & Stiefel 1952, "Methods of conjugate gradients ...").
+    """Conjugate gradient method for ``A x = target`` (Hestenes & Stiefel 1952, "Methods of conjugate gradients ...").
 
-    Always takes all iterations, so that members of a population stay in step and derivatives pass through. What is
-    solved exactly before that stays as it is.
+    All iterations are always computed, so that all members of a population do the same work and derivatives pass
+    through. If the solution is exact after fewer, it does not change any more.
 
     Args:
         product: ``v -> A v`` for a symmetric positive definite ``A [n, n]``.
         target: ``[n]``.
-        num_iterations: in exact arithmetic ``n`` of them suffice.
+        num_iterations: number of iterations; in exact arithmetic ``n`` suffice.
 
     Returns:
         ``(x, residual)``, both ``[n]``; the residual is ``target - A x``.
@@ -126,5 +128,5 @@ def conjugate_gradient(product: Callable[[Array], Array], target: Array, num_ite
 
 
 def _ratio(a: Array, b: Array) -> Array:
-    """``a / b``, and 0 where `b` is not positive."""
+    """Ratio ``a / b``, and 0 where `b` is not positive."""
     return jnp.where(b > 0.0, a / jnp.where(b > 0.0, b, 1.0), 0.0)

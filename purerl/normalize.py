@@ -1,11 +1,11 @@
 """Running mean and variance of a stream of arrays, in float32, mergeable in any order.
 
 Batches are merged as in Chan, Golub & LeVeque (1983, "Algorithms for computing the sample variance"), the parallel
-form of Welford's method. One thing differs: we keep the variance, not the sum of squared deviations. That sum and the
-count both grow without bound, and once a batch is only some 2^-24 of them float32 rounds each by its own rule; their
-ratio then drifts away from the variance for good. Mean and variance instead move *towards* each batch by its share
-``n_b / n``: a step that is too small is lost, and what was learned so far stays right. That begins after some 10^7
-updates, and at the same point the count stops growing (batches of 512 reach 8e9): the statistics come to rest.
+form of Welford's method. One thing differs: the variance is stored, not the sum of squared deviations. That sum and the
+count both grow without bound, and once a batch is only about 2^-24 of them, float32 rounds the two differently; their
+ratio then drifts away from the variance. Mean and variance instead move *towards* each batch by its share ``n_b / n``:
+a step that is too small is lost, and the statistics stay right. This begins after about 10^7 updates. At the same point
+the count stops growing (batches of 512 reach 8e9), and the statistics no longer change.
 """
 
 import math
@@ -18,13 +18,13 @@ from purerl.errors import InputError
 
 Array = jax.Array
 
-# Keeps entries that have never varied finite; far below the variance of anything that has.
+# Keeps the scale of constant entries finite; far below the variance of entries that vary.
 EPSILON = 1e-8
 
 
 @struct.dataclass
 class RunningStatistics:
-    """What has been seen so far.
+    """Running count, mean and variance of arrays of one shape.
 
     Attributes:
         count: float32 scalar, number of arrays.
@@ -38,15 +38,15 @@ class RunningStatistics:
 
 
 def init(shape: tuple[int, ...]) -> RunningStatistics:
-    """The statistics of nothing, for arrays of this `shape`."""
+    """Initial statistics, of no data, for arrays of this `shape`."""
     return RunningStatistics(jnp.zeros((), jnp.float32), jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
 
 def update(stats: RunningStatistics, batch: Array) -> RunningStatistics:
-    """Take in a `batch` of arrays, with any number of leading axes.
+    """Statistics that include a `batch` of arrays, with any number of leading axes.
 
     Raises:
-        InputError: the trailing axes of `batch` are not those of one array.
+        InputError: if the trailing axes of `batch` are not those of one array.
     """
     batch = jnp.asarray(batch, jnp.float32)
     num_leading = batch.ndim - stats.mean.ndim
@@ -56,14 +56,14 @@ def update(stats: RunningStatistics, batch: Array) -> RunningStatistics:
     count = jnp.full((), math.prod(batch.shape[:num_leading]), jnp.float32)
     mean = jnp.mean(batch, leading, keepdims=True)
     centred = batch - mean
-    # The second pass takes out what rounding left in the first (Chan et al. 1983, eq. 1.7).
+    # The second pass corrects the rounding error of the first (Chan et al. 1983, eq. 1.7).
     rest = jnp.mean(centred, leading)
     var = jnp.maximum(jnp.mean(centred**2, leading) - rest**2, 0.0)
     return merge(stats, RunningStatistics(count, jnp.squeeze(mean, leading) + rest, var))
 
 
 def merge(a: RunningStatistics, b: RunningStatistics) -> RunningStatistics:
-    """The statistics of both; symmetric and associative up to rounding."""
+    """Statistics of both data sets together; symmetric and associative up to rounding."""
     count = a.count + b.count
     share = b.count / jnp.maximum(count, 1.0)
     delta = b.mean - a.mean
@@ -73,23 +73,23 @@ def merge(a: RunningStatistics, b: RunningStatistics) -> RunningStatistics:
 
 
 def standardize(stats: RunningStatistics, x: Array, clip: float | Array = 10.0) -> Array:
-    """``(x - mean) / std`` clipped to ``[-clip, clip]``, for one array or any leading axes of them.
+    """Standardised array ``(x - mean) / std``, clipped to ``[-clip, clip]``; `x` may have leading axes.
 
-    Before anything was seen, `x` is only clipped.
+    With statistics of no data, `x` is only clipped.
     """
     x = jnp.asarray(x, jnp.float32)
     return jnp.clip((x - jnp.broadcast_to(stats.mean, x.shape)) / _std(stats, x.shape), -clip, clip)
 
 
 def scale(stats: RunningStatistics, x: Array, clip: float | Array = 10.0) -> Array:
-    """``x / std`` clipped to ``[-clip, clip]``, for one array or any leading axes of them; rewards keep their sign.
+    """Scaled array ``x / std``, clipped to ``[-clip, clip]``; `x` may have leading axes. Rewards keep their sign.
 
-    Before anything was seen, `x` is only clipped.
+    With statistics of no data, `x` is only clipped.
     """
     x = jnp.asarray(x, jnp.float32)
     return jnp.clip(x / _std(stats, x.shape), -clip, clip)
 
 
 def _std(stats: RunningStatistics, shape: tuple[int, ...]) -> Array:
-    """The deviation to divide by, 1 if nothing was seen yet, broadcast to `shape`."""
+    """Standard deviation to divide by, broadcast to `shape`; 1 for statistics of no data."""
     return jnp.broadcast_to(jnp.where(stats.count > 0, jnp.sqrt(stats.var + EPSILON), 1.0), shape)

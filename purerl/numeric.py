@@ -1,4 +1,4 @@
-"""Numbers as devices hold them, 32 bits wide: the right value or an `InputError`, none that wrapped or overflowed."""
+"""Conversion of numbers to the 32-bit types of devices, with an `InputError` instead of wrapping or overflow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from purerl.errors import InputError
 
 
 def dtype_of(value: Any) -> np.dtype:
-    """The dtype that a number or an array like `value` is kept in, 32 bits wide also where JAX knows 64."""
+    """Data type in which a number or array like `value` is stored: 32 bits wide even with JAX's 64 bits enabled."""
     if isinstance(value, bool):
         return np.dtype(np.bool_)
     if isinstance(value, int):
@@ -23,15 +23,15 @@ def dtype_of(value: Any) -> np.dtype:
 
 
 def fitting(what: str, value: Any, dtype: np.dtype) -> np.ndarray:
-    """`value`, a number or an array of numbers, in `dtype`.
+    """Array of `dtype` from a number or an array of numbers, with a check that they fit.
 
     Args:
-        what: for messages, such as ``"gravity of CartPole-v1"``.
-        value: numbers or booleans as `dtype` asks for; whole numbers are floating-point numbers too.
-        dtype: what to convert to.
+        what: name of the value for messages, such as ``"gravity of CartPole-v1"``.
+        value: numbers or booleans, matching `dtype`; whole numbers are accepted as floating-point numbers.
+        dtype: data type to convert to.
 
     Raises:
-        InputError: if it is of another kind, or too large.
+        InputError: if the value is of another kind, or too large.
     """
     array = as_array(value)
     if dtype.kind in "iu" and not is_whole(array):
@@ -46,27 +46,27 @@ def fitting(what: str, value: Any, dtype: np.dtype) -> np.ndarray:
 
 
 def as_array(value: Any) -> np.ndarray:
-    """`value` as NumPy sees it; what is no array becomes one of None, which is no number."""
+    """NumPy array of `value`; an array of None, which is not a number, if there is no such array."""
     try:
         return np.asarray(value)
-    except Exception:  # ragged lists, and whatever an unknown object does when it is asked for its entries
+    except Exception:  # ragged lists, and objects that fail when NumPy reads their entries
         return np.asarray(None)
 
 
 def is_whole(array: np.ndarray) -> bool:
-    """Whether these are integers, be they larger than any that NumPy knows."""
+    """Whether all entries are integers, including Python integers too large for NumPy."""
     if array.dtype == object:
         return all(isinstance(entry, int) and not isinstance(entry, bool) for entry in array.flat)
     return jnp.issubdtype(array.dtype, jnp.integer)
 
 
 def is_real(array: np.ndarray) -> bool:
-    """Whether these are integers or floating-point numbers."""
+    """Whether all entries are integers or floating-point numbers."""
     return is_whole(array) or jnp.issubdtype(array.dtype, jnp.floating)
 
 
 def narrow(what: str, array: np.ndarray, dtype: Any) -> np.ndarray:
-    """`array` of numbers in `dtype`, see `fitting`; infinity and NaN stay what they are."""
+    """Numbers converted to `dtype`, see `fitting`; infinity and NaN stay as they are."""
     floating = jnp.issubdtype(dtype, jnp.floating)
     kind, limits = (float, jnp.finfo(dtype)) if floating else (int, jnp.iinfo(dtype))
     low, high = kind(limits.min), kind(limits.max)

@@ -1,8 +1,8 @@
-"""A population spread over processes, each of which trains a part of it.
+"""Training of a population in several processes, each with a part of its members.
 
-Members have nothing to say to each other, so two cores can train twice as many; but not in one process, where the
-threads of XLA's pool mostly wait for one another, and where those of a small pool can wait for ever. Here each process
-has a pool of its own, no larger than its share of the cores, and all that passes between them are calls and results.
+Members do not communicate, so two cores can train twice as many. In one process this does not work: the threads of
+XLA's pool mostly wait for each other, and those of a small pool can wait for ever. Here each process has a pool of its
+own, no larger than its share of the cores. Only calls and results pass between the processes.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ from purerl.types import Array, Metrics, PyTree
 
 
 class Processes:
-    """What `purerl.members.Members` is, with the members in several processes. To be used as a context manager.
+    """Members of a population in several processes, with the interface of `purerl.members.Members`. A context manager.
 
-    Each member learns what it would in one process, but for the rounding of sums that are computed in another order.
+    Each member learns the same as in one process, except for rounding: sums are computed in another order.
     """
 
     def __init__(self, build: Callable[[], Population], num_processes: int) -> None:
         """Start the processes.
 
         Args:
-            build: makes the population; every process calls it, so it must be something that `pickle` takes.
-            num_processes: at least 1 and at most as many as there are members.
+            build: function that makes the population; every process calls it, so it must be picklable.
+            num_processes: number of processes, from 1 to the number of members.
         """
         self._population = build()
         self._parts = _parts(self._population.num_members, num_processes)
-        # JAX reads it when it is imported: there, not here.
+        # JAX reads it when the new processes import JAX.
         os.environ["NPROC"] = str(cpu.threads(num_processes))
         context = multiprocessing.get_context("spawn")
         self._workers = []
         try:
-            with _signals_held_back():
+            with _signals_blocked():
                 for first, count in self._parts:
                     pipe, remote = context.Pipe()
                     process = context.Process(target=_serve, args=(remote, build, first, count), daemon=True)
                     process.start()
                     self._workers.append((process, pipe))
-                    remote.close()  # or nobody would notice that the process is gone
+                    remote.close()  # otherwise `recv` would not fail when the process has ended
         except BaseException:
             self.__exit__()
             raise
@@ -65,47 +65,47 @@ class Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the processes, whatever they are doing."""
+        """End the processes, even if they are working."""
         for process, pipe in self._workers:
             pipe.close()
-            process.kill()  # a milder signal waits for ever, see `_signals_held_back`
+            process.kill()  # SIGTERM is blocked in them, see `_signals_blocked`
         for process, _ in self._workers:
             process.join()
 
     def compile_init(self) -> None:
-        """As `Members.compile_init`."""
+        """Compile the program of `init`, see `Members.compile_init`."""
         self._call("compile_init")
 
     def init(self, key: Array) -> float:
-        """As `Members.init`; the seconds of the slowest process."""
+        """Initialise the state, see `Members.init`; returns the seconds of the slowest process."""
         return max(self._call("init", key))
 
     def load(self, state: PyTree) -> None:
-        """As `Members.load`."""
+        """Continue from `state`, see `Members.load`."""
         self._call_each("load", [(self._population.part_state(state, *part),) for part in self._parts])
 
     def state(self) -> PyTree:
-        """As `Members.state`, but a copy."""
+        """Copy of the current state, see `Members.state`."""
         states = self._call("state")
         axes = struct.member_axes(states[0], shared=-1)
         return jax.tree.map(lambda axis, *leaves: leaves[0] if axis else jnp.concatenate(leaves), axes, *states)
 
     def advance(self, num_iterations: int, metrics: Metrics | None = None) -> Metrics:
-        """As `Members.advance`."""
+        """Train for `num_iterations`, see `Members.advance`."""
         slices = [itemgetter(slice(first, first + count)) for first, count in self._parts]
         parts = [(num_iterations, jax.tree.map(part, metrics)) for part in slices]
-        return _together(self._call_each("advance", parts))
+        return _concatenate(self._call_each("advance", parts))
 
     def compile_evaluation(self, num_episodes: int, explore: bool) -> None:
-        """As `Members.compile_evaluation`."""
+        """Compile the program of `evaluate`, see `Members.compile_evaluation`."""
         self._call("compile_evaluation", num_episodes, explore)
 
     def evaluate(self, key: Array) -> Episodes:
-        """As `Members.evaluate`."""
-        return _together(self._call("evaluate", key))
+        """Play complete episodes with each member, see `Members.evaluate`."""
+        return _concatenate(self._call("evaluate", key))
 
     def _call(self, method: str, *args: Any) -> list[Any]:
-        """The results of ``Members.method(*args)`` in all processes."""
+        """Results of ``Members.method(*args)`` in all processes."""
         return self._call_each(method, [args] * len(self._workers))
 
     def _call_each(self, method: str, args: Sequence[tuple]) -> list[Any]:
@@ -115,8 +115,8 @@ class Processes:
             answers = [pipe.recv() for _, pipe in self._workers]
         except (EOFError, OSError) as error:
             raise InputError(
-                f"a process of the training was killed, for want of memory perhaps: make {SMALLER} smaller, or train "
-                "in fewer processes"
+                f"a training process was killed, perhaps because memory ran out: make {SMALLER} smaller, or use "
+                "fewer processes"
             ) from error
         for answer in answers:
             if isinstance(answer, Exception):
@@ -125,12 +125,12 @@ class Processes:
 
 
 @contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Start processes that requests to stop do not reach.
+def _signals_blocked() -> Iterator[None]:
+    """Context in which new processes inherit a block of SIGINT, SIGTERM and SIGHUP.
 
-    A terminal and a batch system send them to all processes of a job; what they mean is decided by the one that calls.
+    A terminal or a batch system sends these signals to all processes of a job; only the main process reacts to them.
     """
-    resource_tracker.ensure_running()  # is started with the first process, and would let them through again
+    resource_tracker.ensure_running()  # starts with the first process otherwise, and that would unblock the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     try:
         yield
@@ -139,20 +139,20 @@ def _signals_held_back() -> Iterator[None]:
 
 
 def _parts(num_members: int, num_processes: int) -> list[tuple[int, int]]:
-    """First member and number of members of each process: neighbours, in shares that differ by one at most."""
+    """First member and number of members of each process: contiguous parts whose sizes differ by at most one."""
     bounds = [num_members * i // num_processes for i in range(num_processes + 1)]
     return [(first, end - first) for first, end in itertools.pairwise(bounds)]
 
 
-def _together(trees: Sequence[PyTree]) -> Any:
-    """One tree of arrays ``[P, ...]`` from those of the parts."""
+def _concatenate(trees: Sequence[PyTree]) -> Any:
+    """Tree of arrays ``[P, ...]``, concatenated from those of the parts."""
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *trees)
 
 
 def _serve(pipe: Connection, build: Callable[[], Population], first: int, count: int) -> None:
-    """The life of a process: answer calls until nobody calls any more."""
+    """Main function of a process: answer calls until the pipe is closed."""
     members = Members(build().part(first, count))
-    with contextlib.suppress(EOFError, OSError):  # whoever called is gone
+    with contextlib.suppress(EOFError, OSError):  # the main process has ended
         while True:
             method, args = pipe.recv()
             try:

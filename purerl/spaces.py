@@ -1,4 +1,4 @@
-"""Static descriptions of observations and actions.
+"""Spaces of observations and actions: `Discrete` and `Box`.
 
 Spaces are hashable and compare by value, so that two environments of the same kind share compiled programs.
 """
@@ -19,10 +19,10 @@ from purerl.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Discrete:
-    """The integers ``0 .. n - 1``, as int32 scalars.
+    """Space of the integers ``0 .. n - 1``, as int32 scalars.
 
     Attributes:
-        n: how many there are, at least 1.
+        n: number of elements, at least 1.
     """
 
     n: int
@@ -35,16 +35,16 @@ class Discrete:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Always ``()``."""
+        """Shape of an element: always ``()``."""
         return ()
 
     @property
     def dtype(self) -> np.dtype:
-        """Always int32."""
+        """Data type of an element: always int32."""
         return np.dtype(np.int32)
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """A uniformly random member."""
+        """Uniformly random element."""
         return jax.random.randint(key, (), 0, self.n, jnp.int32)
 
     def __str__(self) -> str:
@@ -53,20 +53,20 @@ class Discrete:
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """Arrays of one shape and dtype between bounds, which belong to it.
+    """Space of arrays of one shape and dtype between inclusive bounds.
 
-    Integers have the bounds of their dtype where it has up to 16 bits. Those that are given are rounded inwards, which
-    leaves the same integers between them.
+    Integers of up to 16 bits have the bounds of their dtype by default. Bounds of integers are rounded inwards, which
+    does not change the set of integers between them.
 
     Attributes:
-        shape: of one element.
-        low: lower bound, one number for all or a flat tuple with one per entry; ``-inf`` where there is none.
-        high: upper bound, likewise.
-        dtype: of the elements.
+        shape: shape of an element.
+        low: lower bound, one number for all entries or a flat tuple with one per entry; ``-inf`` for no bound.
+        high: upper bound, likewise; ``inf`` for no bound.
+        dtype: data type of an element.
 
     Raises:
-        InputError: a shape with negative axes, a bound of another shape or NaN, or an entry with nothing between its
-            bounds.
+        InputError: for a shape with negative axes, a bound of another shape or NaN, or an entry with no value between
+            its bounds.
     """
 
     shape: tuple[int, ...]
@@ -81,7 +81,7 @@ class Box:
         if not self.is_continuous:
             least, greatest = _range(self.dtype)
             low, high = np.maximum(np.ceil(low), least), np.minimum(np.floor(high), greatest)
-        # Compared as they are used: a bound beyond float32 is none, and so no value is left above or below it.
+        # Compared in float32, in which they are used: a bound beyond float32 is infinite, and leaves no value.
         empty = (low.astype(np.float32) > high.astype(np.float32)) | (low == np.inf) | (high == -np.inf)
         if np.any(empty):
             raise InputError(f"low of a Box must not exceed high, got {self.low!r} and {self.high!r}")
@@ -90,7 +90,7 @@ class Box:
 
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """``(low, high)`` as float32 arrays of the space's shape."""
+        """Bounds ``(low, high)`` as float32 arrays of the space's shape."""
         low, high = (
             np.broadcast_to(np.reshape(b, self.shape) if isinstance(b, tuple) else b, self.shape).astype(np.float32)
             for b in (self.low, self.high)
@@ -109,34 +109,34 @@ class Box:
 
     @property
     def greatest(self) -> float:
-        """Divisor of observations: the greatest value of integers from 0 to 255 or more, as pictures have; else 1."""
+        """Divisor of observations: the upper bound for pictures (integers from 0 to 255 or more); otherwise 1."""
         if self.is_continuous or self.low != 0.0 or isinstance(self.high, tuple):
             return 1.0
         return self.high if 255.0 <= self.high < math.inf else 1.0
 
     def from_unit(self, value: jax.Array) -> jax.Array:
-        """Map ``[-1, 1]`` onto ``[low, high]``, clipping what lies beyond.
+        """Element for numbers in ``[-1, 1]``, mapped linearly onto ``[low, high]``; values outside are clipped.
 
-        An entry with a lower bound alone has it at -1 and increases with slope 1 from there; one with an upper bound
-        alone has that at 1. An entry without bounds passes unchanged. Each integer has an equal part of ``[-1, 1]``.
+        An entry with only a lower bound maps -1 to it and increases with slope 1 from there; one with only an upper
+        bound maps 1 to it. An entry without bounds is unchanged. Each integer has an equal part of ``[-1, 1]``.
         """
         low, high = self.bounds
         has_low, has_high = np.isfinite(low), np.isfinite(high)
         least, greatest = np.where(has_low, np.float32(-1.0), low), np.where(has_high, np.float32(1.0), high)
         value = jnp.clip(value, least, greatest)
-        # Whole numbers are what is left of the decimal point: the greatest needs room to its right.
+        # Integers are rounded down below: the greatest one needs the interval [high, high + 1).
         end = high if self.is_continuous else high + 1.0
-        # A bound that is missing lies where the slope becomes 1; nothing was clipped there.
+        # A missing bound is replaced by the point that makes the slope 1; nothing was clipped on that side.
         from_value = np.where(has_low, low, np.where(has_high, end - 2.0, -1.0))
         to_value = np.where(has_high, end, np.where(has_low, low + 2.0, 1.0))
         share = 0.5 * (value + 1.0)
         scaled = jnp.where(has_low | has_high, (1.0 - share) * from_value + share * to_value, value)
         scaled = scaled if self.is_continuous else jnp.floor(scaled)
-        # Exact at both ends; in between, rounding may step over a bound when the two are close.
+        # Exact at both ends; in between, rounding may exceed a bound when the two are close.
         return jnp.clip(scaled, low, high).astype(self.dtype)
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """Uniform between two bounds; normal around 0 where an entry has none, and to one side of a single bound."""
+        """Random element: uniform between two bounds, half-normal from a single bound, normal without bounds."""
         uniform_key, normal_key = jax.random.split(key)
         low, high = self.bounds
         has_low, has_high = np.isfinite(low), np.isfinite(high)
@@ -177,7 +177,7 @@ def _dtype(dtype: Any) -> np.dtype:
 
 
 def _bound(name: str, bound: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """One number per entry, flat; numbers too large to mean anything count as infinite."""
+    """Flat array with one bound per entry; numbers of size 1e30 or more count as infinite."""
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(bound)):
         raise InputError(f"{name} of a Box must be known before JAX traces: make it with numpy instead of jax.numpy")
     try:
@@ -192,7 +192,7 @@ def _bound(name: str, bound: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _range(dtype: np.dtype) -> tuple[float, float]:
-    """The bounds of an integer dtype; infinite where they are too far for float32, in which actions are computed."""
+    """Bounds of an integer dtype; infinite if they are not exact in float32, in which actions are computed."""
     if dtype == np.bool_:
         return 0.0, 1.0
     info = jnp.iinfo(dtype)
@@ -202,7 +202,7 @@ def _range(dtype: np.dtype) -> tuple[float, float]:
 
 
 def _compact(flat: np.ndarray) -> float | tuple[float, ...]:
-    """One number if all entries agree, else a tuple."""
+    """One number if all entries are equal, else a tuple."""
     if flat.size == 0 or np.all(flat == flat[0]):
         return float(flat[0]) if flat.size else 0.0
     return tuple(float(x) for x in flat)

@@ -1,13 +1,13 @@
-"""Few numbers about few seeds: mean, interquartile mean and a 95 % interval.
+"""Statistics over seeds: mean, interquartile mean and 95 % bootstrap interval.
 
-The interval is of the mean over seeds, by the percentile bootstrap: resample the seeds with replacement, take the mean,
-and report the middle 95 % of what comes out (Efron and Tibshirani 1993, chapter 13; recommended for reinforcement
-learning by Agarwal et al. 2021, arXiv:2108.13264). It assumes no shape, which matters because returns are often skewed
-or pile up at the best possible score, and it never leaves the range of the data, where a t interval would promise
-returns that the task cannot give. It is too narrow for very few seeds: 5 cover about 85 %, 20 about 93 %.
+The interval is the percentile bootstrap of the mean over seeds: resample the seeds with replacement, take the mean, and
+report the middle 95 % of these means (Efron and Tibshirani 1993, chapter 13; recommended for reinforcement learning by
+Agarwal et al. 2021, arXiv:2108.13264). It does not assume a normal distribution, because returns are often skewed or
+equal to the best possible score, and it stays within the range of the data, where a t interval would include returns
+that the task cannot give. It is too narrow for very few seeds: with 5 it covers about 85 %, with 20 about 93 %.
 
-Where members differ by more than the seed, they form strata: seeds are resampled within each (the stratified bootstrap
-of Agarwal et al.), so that the interval shows the luck of the seeds and not the spread between the strata.
+Members that differ by more than the seed form strata: seeds are resampled within each stratum (the stratified bootstrap
+of Agarwal et al.), so the interval shows the variation of the seeds and not that between the strata.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ RESAMPLES = 10_000
 
 
 def iqm(scores: np.ndarray) -> float:
-    """Interquartile mean: the mean of the middle half, ``floor(n / 4)`` dropped at each end.
+    """Interquartile mean: the mean of the middle half, ``floor(n / 4)`` scores dropped at each end.
 
-    Less moved by one failed seed than the mean, less noisy than the median (Agarwal et al. 2021). NaN, of a seed that
-    broke down, is below all others.
+    One failed seed changes it less than the mean, and it is less noisy than the median (Agarwal et al. 2021). NaN, the
+    score of a diverged seed, counts as the lowest.
     """
     scores = np.ravel(scores)
     scores = np.sort(np.where(np.isnan(scores), -np.inf, scores))
@@ -38,11 +38,11 @@ def bootstrap_interval(
 
     Args:
         scores: ``[num_seeds, ...]``; each trailing position gets an interval of its own. NaN counts as missing.
-        confidence: probability mass inside.
-        resamples: how many bootstrap samples. They are the same in every call.
+        confidence: probability mass inside the interval.
+        resamples: number of bootstrap samples. They are the same in every call.
 
     Returns:
-        ``(low, high)`` with the trailing shape of `scores`; None for a single seed, which says nothing about others.
+        ``(low, high)`` with the trailing shape of `scores`; None for a single seed.
     """
     scores = np.asarray(scores, np.float64)
     num_seeds = scores.shape[0]
@@ -58,9 +58,9 @@ def bootstrap_interval(
 
 
 def summarize(scores: np.ndarray) -> dict[str, object]:
-    """``per_member``, ``mean``, ``iqm`` and ``ci95`` of one score per member, ready for JSON.
+    """Summary of one score per member for JSON: ``per_member``, ``mean``, ``iqm`` and ``ci95``.
 
-    The interval is None for a single seed and where a score is not finite.
+    The interval is None for a single seed, or if a score is not finite.
 
     Args:
         scores: ``[num_seeds]``, or ``[num_strata, num_seeds]`` where members differ by more than the seed.
@@ -81,7 +81,7 @@ def summarize(scores: np.ndarray) -> dict[str, object]:
 
 
 def finite(value: object) -> float | None:
-    """The number, or None where it is NaN or infinite and JSON has no word for it."""
+    """Number, or None if it is NaN or infinite, which JSON cannot represent."""
     number = float(value)  # type: ignore[arg-type]
     return number if math.isfinite(number) else None
 

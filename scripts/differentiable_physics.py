@@ -1,9 +1,10 @@
-"""Gradients through the dynamics beside gradients from samples: SHAC, APG and PPO on one task, in one run.
+"""Comparison of gradients through the dynamics (SHAC, APG) with gradients from samples (PPO) on one task.
 
-Each algorithm trains all its seeds in one program, from its preset, and is evaluated along the way without exploring.
-The picture shows the return against environment steps and against time; the table says what each needed to come 95 %
-of the way from where PPO begins to where it ends. Time is that of training alone; compiling is a column of its own.
-Further flags, such as ``--env.backend spring``, go to each algorithm as they go to ``purerl train``.
+Each algorithm trains all its seeds in one program, with its preset, and is evaluated during training without
+exploration. The picture shows the return against environment steps and against time. The table shows the steps and
+seconds that each needed for 95 % of PPO's improvement from its first to its last return. Times are training alone;
+compile time is a separate column. Other flags, such as ``--env.backend spring``, are passed to each algorithm as to
+``purerl train``.
 
 Usage: python scripts/differentiable_physics.py --env smooth/cartpole-swingup --seeds 5 --out runs/physics
 """
@@ -31,7 +32,7 @@ COLORS = {"shac": "#D55E00", "apg": "#009E73", "ppo": "#0072B2"}
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """One algorithm's learning: at each evaluation the steps of one seed, seconds for all seeds, and returns."""
+    """Learning curve of an algorithm: at each evaluation the steps per seed, seconds for all seeds, and returns."""
 
     steps: list[int]
     seconds: list[float]
@@ -43,7 +44,7 @@ class Curve:
         return np.mean(self.returns, axis=1)
 
     def first(self, bar: float) -> int | None:
-        """The first evaluation from which on the mean over seeds stays at `bar` or above, if there is one."""
+        """Index of the first evaluation from which on the mean over seeds stays at or above `bar`, or None."""
         below = np.flatnonzero(self.mean < bar)
         first = 0 if len(below) == 0 else int(below[-1]) + 1
         return first if first < len(self.steps) else None
@@ -83,7 +84,7 @@ def train(algorithm: str, args: argparse.Namespace, flags: list[str]) -> Curve:
 
 
 def table(curves: dict[str, Curve]) -> str:
-    """Markdown: the end of each curve, and the way to 95 % of what PPO gains (or the last algorithm, without PPO)."""
+    """Markdown table: final returns, steps and seconds to 95 % of the gain of PPO (or of the last algorithm)."""
     reference = curves["ppo" if "ppo" in curves else list(curves)[-1]].mean
     bar = float(0.05 * reference[0] + 0.95 * reference[-1])
     lines = [
@@ -103,7 +104,7 @@ def table(curves: dict[str, Curve]) -> str:
 
 
 def draw(curves: dict[str, Curve], title: str, out: Path) -> None:
-    """Return against steps and against seconds, means and 95 % intervals over seeds."""
+    """Draw the return against steps and against seconds, means and 95 % intervals over seeds."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
     for name, curve in curves.items():
         band = bootstrap_interval(np.asarray(curve.returns).T)
@@ -125,15 +126,19 @@ def draw(curves: dict[str, Curve], title: str, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="smooth/cartpole-swingup", help="a differentiable environment")
-    parser.add_argument("--algorithms", nargs="+", default=list(COLORS), choices=list(COLORS), help="which")
-    parser.add_argument("--seeds", type=int, default=5, help="members of each run (default 5)")
-    parser.add_argument("--seed", type=int, default=0, help="of all runs (default 0)")
+    parser.add_argument("--algorithms", nargs="+", default=list(COLORS), choices=list(COLORS), help="algorithms")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds of each algorithm (default 5)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of all runs (default 0)")
     parser.add_argument(
-        "--total-steps", nargs="+", default=[], metavar="NAME=STEPS", help="per seed (default: those of the presets)"
+        "--total-steps",
+        nargs="+",
+        default=[],
+        metavar="NAME=STEPS",
+        help="environment steps per seed of an algorithm (default: those of the presets)",
     )
-    parser.add_argument("--evaluations", type=int, default=25, help="points of each curve (default 25)")
-    parser.add_argument("--episodes", type=int, default=32, help="of each evaluation and seed (default 32)")
-    parser.add_argument("--out", type=Path, default=Path("runs/physics"), help="where table, curves and picture go")
+    parser.add_argument("--evaluations", type=int, default=25, help="number of evaluations per curve (default 25)")
+    parser.add_argument("--episodes", type=int, default=32, help="episodes per evaluation and seed (default 32)")
+    parser.add_argument("--out", type=Path, default=Path("runs/physics"), help="output directory")
     args, flags = parser.parse_known_args()
     args.out.mkdir(parents=True, exist_ok=True)
     curves = {name: train(name, args, flags) for name in args.algorithms}

@@ -1,7 +1,7 @@
-"""Algorithms on environments with many seeds: a table with honest statistics and a picture.
+"""Benchmark of algorithms on environments with many seeds: a table with confidence intervals, and a picture.
 
-Every pair is one run directory, trained from its preset with all seeds in one program. Finished runs are not repeated
-and interrupted ones go on, so the command can be given again.
+Every pair is one run directory, trained with its preset and all seeds in one program. The command can be repeated:
+finished runs are kept, and interrupted ones continue.
 
 Usage: python scripts/seed_benchmark.py --algorithms ppo a2c --envs CartPole-v1 Acrobot-v1 --seeds 16 --out runs/16
 """
@@ -30,7 +30,7 @@ LAST_EPISODES, EVALUATION_EPISODES = 100, 128
 
 
 def train(algorithm: str, env: str, args: argparse.Namespace) -> Path:
-    """Train or finish the run of one algorithm on one environment; its directory."""
+    """Train or resume one algorithm on one environment; returns the run directory."""
     directory = args.out / f"{algorithm}-{env.replace('/', '-')}"
     command = ["train", algorithm, env, "--out", directory, "--seeds", args.seeds, "--seed", args.seed]
     command += ["--eval-episodes", EVALUATION_EPISODES]
@@ -44,7 +44,7 @@ def train(algorithm: str, env: str, args: argparse.Namespace) -> Path:
 
 
 def training_returns(rows: list[dict], members: int) -> np.ndarray:
-    """Mean return of each member's last hundred training episodes or a few more: rows are taken whole."""
+    """Mean return of each member's last hundred training episodes (or a few more: only whole rows are used)."""
     returns = []
     for member in range(members):
         total = count = 0.0
@@ -57,7 +57,7 @@ def training_returns(rows: list[dict], members: int) -> np.ndarray:
 
 
 def table(runs: list[tuple[dict, list[dict]]]) -> str:
-    """One line of Markdown per run."""
+    """Markdown table with one line per run."""
     head = "algorithm | environment | steps | last 100 training episodes | evaluation | IQM | 95 % interval | each seed"
     lines = [f"| {head} |", "|---|---|---:|---:|---:|---:|---|---|"]
     for summary, rows in runs:
@@ -73,7 +73,7 @@ def table(runs: list[tuple[dict, list[dict]]]) -> str:
 
 
 def draw(runs: list[tuple[dict, list[dict]]], out: Path) -> None:
-    """Training return against environment steps: a panel per environment, mean and 95 % interval over seeds."""
+    """Draw the training return against environment steps, one panel per environment, mean and 95 % interval."""
     envs = list(dict.fromkeys(summary["env"] for summary, _ in runs))
     columns = min(3, len(envs))
     shape = (-(-len(envs) // columns), columns)
@@ -107,12 +107,12 @@ def draw_curve(ax: Axes, summary: dict, rows: list[dict], color: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--algorithms", nargs="+", default=["ppo"], help="which algorithms (default ppo)")
-    parser.add_argument("--envs", nargs="+", default=["CartPole-v1", "Acrobot-v1"], help="which environments")
-    parser.add_argument("--seeds", type=int, default=8, help="members of each run (default 8)")
-    parser.add_argument("--seed", type=int, default=0, help="of the whole benchmark (default 0)")
+    parser.add_argument("--algorithms", nargs="+", default=["ppo"], help="algorithms (default ppo)")
+    parser.add_argument("--envs", nargs="+", default=["CartPole-v1", "Acrobot-v1"], help="environments")
+    parser.add_argument("--seeds", type=int, default=8, help="number of seeds of each run (default 8)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the whole benchmark (default 0)")
     parser.add_argument("--total-steps", type=int, help="environment steps per seed (default: that of each preset)")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="where runs, table and picture go")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="output directory")
     args = parser.parse_args()
     runs = []
     for algorithm, env in itertools.product(args.algorithms, args.envs):

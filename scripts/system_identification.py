@@ -1,8 +1,8 @@
-"""Find out the physics of a pendulum from noisy recordings: a table with 95 % intervals and a picture.
+"""System identification of a pendulum from noisy recordings: a table with 95 % intervals and a picture.
 
-A "real" pendulum, whose mass, length and damping the fit does not see, is driven by random torques while a sensor with
-noise watches. Starting from wrong values, multiple shooting recovers them; the picture shows what a simulation
-predicts for a trajectory that was not used, before and after.
+A "real" pendulum, whose mass, length and damping are unknown to the fit, is driven by random torques and observed with
+noise. Multiple shooting recovers the parameters from wrong start values. The picture shows the prediction of a
+trajectory that was not used, before and after the fit.
 
 Usage: python scripts/system_identification.py --mass 1.3 --length 0.4 --noise 0.05 --out identification.png
 """
@@ -27,7 +27,7 @@ START = {"mass": 2.0, "length": 1.0, "damping": 0.2}
 
 
 def measure(env: smooth.Pendulum, args: argparse.Namespace) -> Recording:
-    """What the sensor saw: no states, and noise on everything."""
+    """Recording with noise on all observations, and without states."""
     record_key, noise_key = jax.random.split(jax.random.key(args.seed))
     policy = random_actions(env, hold=5)
     data = record(env, policy, record_key, num_trajectories=args.trajectories, length=args.steps)
@@ -36,7 +36,7 @@ def measure(env: smooth.Pendulum, args: argparse.Namespace) -> Recording:
 
 
 def table(truth: dict[str, float], fit: Fit) -> str:
-    """One line of Markdown per parameter."""
+    """Markdown table with one line per parameter."""
     lines = ["| parameter | start | truth | estimate | 95 % interval |", "|---|---:|---:|---:|---|"]
     for name, value in truth.items():
         low, high = fit.interval[name]
@@ -45,7 +45,7 @@ def table(truth: dict[str, float], fit: Fit) -> str:
 
 
 def draw(before: Environment, after: Environment, unseen: Recording, dt: float, out: Path) -> None:
-    """A trajectory that was not fitted, and what both simulations make of its start and torques."""
+    """Draw a trajectory that was not fitted, and its prediction by both simulations."""
     start = jax.tree.map(lambda leaf: leaf[:, 0], unseen.states)
     time = dt * np.arange(1, unseen.actions.shape[1] + 1)
     figure, axes = plt.subplots(2, 1, figsize=(7.5, 4.5), layout="constrained", sharex=True)
@@ -65,14 +65,14 @@ def draw(before: Environment, after: Environment, unseen: Recording, dt: float, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mass", type=float, default=1.3, help="of the real pendulum (kg, default 1.3)")
-    parser.add_argument("--length", type=float, default=0.4, help="of the real pendulum (m, default 0.4)")
-    parser.add_argument("--damping", type=float, default=0.05, help="of the real pendulum (N m s, default 0.05)")
-    parser.add_argument("--noise", type=float, default=0.05, help="standard deviation of the sensor (default 0.05)")
-    parser.add_argument("--trajectories", type=int, default=4, help="how many to record (default 4)")
-    parser.add_argument("--steps", type=int, default=100, help="of each trajectory, 0.05 s long (default 100)")
-    parser.add_argument("--seed", type=int, default=0, help="of torques and noise (default 0)")
-    parser.add_argument("--out", type=Path, default=Path("identification.png"), help="where the picture goes")
+    parser.add_argument("--mass", type=float, default=1.3, help="mass of the real pendulum (kg, default 1.3)")
+    parser.add_argument("--length", type=float, default=0.4, help="length of the real pendulum (m, default 0.4)")
+    parser.add_argument("--damping", type=float, default=0.05, help="damping of the pendulum (N m s, default 0.05)")
+    parser.add_argument("--noise", type=float, default=0.05, help="standard deviation of the noise (default 0.05)")
+    parser.add_argument("--trajectories", type=int, default=4, help="number of trajectories (default 4)")
+    parser.add_argument("--steps", type=int, default=100, help="steps of 0.05 s per trajectory (default 100)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of torques and noise (default 0)")
+    parser.add_argument("--out", type=Path, default=Path("identification.png"), help="file of the picture")
     args = parser.parse_args()
     truth = {"mass": args.mass, "length": args.length, "damping": args.damping}
     real, guess = smooth.Pendulum(**truth), smooth.Pendulum(**START)

@@ -1,4 +1,4 @@
-"""2048 environments x 16 seeds in one compiled program, from Python: 33 thousand CartPoles side by side.
+"""PPO with 2048 environments and 16 seeds in one compiled program: 33 thousand parallel CartPoles.
 
 Usage: python scripts/train_parallel.py
 """

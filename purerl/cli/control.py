@@ -18,7 +18,7 @@ CONTROLLERS = {"shooting": "Shooting", "ilqr": "ILQR", "mppi": "MPPI"}
 CONTROLLER = Flag(
     "controller",
     "str",
-    "play in an environment with a planner that uses the environment itself as its model",
+    "planner that acts instead of a trained agent; its model is the environment itself",
     choices=tuple(CONTROLLERS),
 )
 
@@ -26,8 +26,8 @@ _RUN = Group(
     "flags",
     [
         CONTROLLER,
-        Flag("episodes", "int", "complete episodes", 8, COUNTABLE),
-        Flag("seed", "int", "of all randomness", 0, "[0, 4294967295]"),
+        Flag("episodes", "int", "number of complete episodes", 8, COUNTABLE),
+        Flag("seed", "int", "random seed", 0, "[0, 4294967295]"),
     ],
 )
 _EXAMPLE = "purerl evaluate Pendulum-v1 --controller mppi"
@@ -35,7 +35,7 @@ _HELP = {"-h", "--help"}
 
 
 def named(argv: Sequence[str]) -> str | None:
-    """What ``--controller`` says in `argv`; None if it is not there."""
+    """Value of ``--controller`` in `argv`; None if it is missing."""
     for i, word in enumerate(argv):
         name, equals, value = word.partition("=")
         if name == CONTROLLER.flag:
@@ -55,7 +55,7 @@ def command(usage: str, controller: str, argv: Sequence[str]) -> int:
         raise unknown(f"{CONTROLLER.flag} value", controller, CONTROLLERS)
     planner_type = _planner_class(controller)
     planner_group = flags.hyperparameter_group(controller, planner_type, Preset())
-    about = f"Plan anew at every step with {controller}, and play complete episodes."
+    about = f"Play complete episodes with {controller}, which plans again at every step."
     if not argv or argv[0].startswith("-"):
         if _HELP & set(argv):
             about += f"\nName an environment to see its flags too: {_EXAMPLE} --help"
@@ -63,7 +63,7 @@ def command(usage: str, controller: str, argv: Sequence[str]) -> int:
         raise InputError(f"name the environment first, as in: {_EXAMPLE}")
     env_name, *words = argv
     if (Path(env_name) / "config.json").is_file():
-        raise InputError(f"{env_name} is a run, whose own agents act: leave out --controller, or name an environment")
+        raise InputError(f"{env_name} is a run with trained agents: leave out --controller, or name an environment")
     from purerl.environments import environment_options, make
 
     env_group = flags.env_group(env_name, environment_options(env_name), {})
@@ -75,7 +75,7 @@ def command(usage: str, controller: str, argv: Sequence[str]) -> int:
 
 
 def _play(title: str, planner: Any, env: Any, num_episodes: int, seed: int) -> None:
-    """Play and print what came of it."""
+    """Play episodes and print their statistics."""
     import jax
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""``purerl diagnose``: whether gradients through an environment can be trusted, and over how many steps."""
+"""``purerl diagnose``: diagnosis of gradients through an environment, with a table and a picture."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 USAGE = "purerl diagnose ENVIRONMENT [flags]"
 
 ABOUT = (
-    "Differentiate the return by the actions over more and more steps and compare with what its values alone say: a "
-    "table, a picture, and the longest horizon at which gradients are neither biased nor mere noise."
+    "Compare gradients of the return through the dynamics with gradient estimates from returns alone, at growing "
+    "horizons: a table, a picture, and the longest horizon at which gradients are neither biased nor mostly noise."
 )
 
 FLAGS = Group(
@@ -30,21 +30,27 @@ FLAGS = Group(
         Flag(
             "horizons",
             "int",
-            "numbers of steps to differentiate over (default 1 2 4 8 ... 128, within the time limit)",
+            "horizons of the gradients in steps (default 1 2 4 8 ... 128, up to the time limit)",
             within="[1, inf)",
             many=True,
         ),
         Flag(
             "samples",
             "int",
-            "pairs of perturbed rollouts per start: the more, the smaller the bias that shows",
+            "pairs of perturbed rollouts per start state: more samples detect a smaller bias",
             512,
             "[8, inf)",
         ),
-        Flag("starts", "int", "start states, each with random actions of its own", 4, "[1, inf)"),
-        Flag("sigma", "float", "size of the perturbation, in half ranges of an action", 0.1, "(0, inf)"),
-        Flag("seed", "int", "of all randomness", 0, "[0, 4294967295]"),
-        Flag("out", "str", "picture to write", "gradients.png", metavar="PNG"),
+        Flag("starts", "int", "number of start states, each with its own random actions", 4, "[1, inf)"),
+        Flag(
+            "sigma",
+            "float",
+            "standard deviation of the perturbation, in units of half the range of an action",
+            0.1,
+            "(0, inf)",
+        ),
+        Flag("seed", "int", "random seed", 0, "[0, 4294967295]"),
+        Flag("out", "str", "file of the picture", "gradients.png", metavar="PNG"),
     ],
 )
 
@@ -98,7 +104,7 @@ def command(argv: Sequence[str]) -> int:
 
 
 def _default_horizons(options: Mapping[str, Any]) -> list[int]:
-    """Those of the library, as far as an episode goes."""
+    """Horizons of the library up to the length of an episode."""
     from purerl.diagnostics import HORIZONS
 
     limit = math.inf if options["episode_length"] is None else options["episode_length"] / options["action_repeat"]
@@ -133,19 +139,20 @@ def _show(diagnosis: Diagnosis) -> None:
         )
     table.show()
     print(
-        "gradient: norm of the mean; deviation: of a single one, relative to that; roughness: size by what the values\n"
-        "suggest, at the roughest start; cosine: to the gradient from values alone; bias: difference of the two where\n"
-        "it is the most certain; growth: of a change in the state, exponent per step"
+        "gradient: norm of the mean gradient; deviation: standard deviation of a single gradient / norm of the mean;\n"
+        "roughness: size of the gradients / size that the variation of the returns suggests, largest over starts;\n"
+        "cosine: between the mean gradient and the estimate from returns; bias: difference of the two at the start\n"
+        "with the strongest evidence, with its interval; growth: exponent per step of a change of the state"
     )
 
 
 def _conclusion(diagnosis: Diagnosis) -> str:
-    """What to do, and why, in one sentence."""
+    """Recommended horizon and the reason, in one sentence."""
     horizons, obstacles, best = list(map(int, diagnosis.horizons)), diagnosis.obstacles, diagnosis.recommended_horizon
     if best is None:
         return f"No horizon is recommended: at {_steps(horizons[0])} {obstacles[0]}."
     if best == horizons[-1]:
-        return f"Recommended horizon: {_steps(best)}, the longest one tried; nothing speaks against gradients there."
+        return f"Recommended horizon: {_steps(best)}, the longest one tested; no problem was found."
     onward = horizons.index(best) + 1
     return f"Recommended horizon: {_steps(best)}, because at {_steps(horizons[onward])} {obstacles[onward]}."
 
@@ -159,7 +166,7 @@ def _number(value: float) -> str:
 
 
 def draw(diagnosis: Diagnosis, title: str, out: Path) -> None:
-    """Draw `diagnosis` over the horizon: size and deviation of both gradients, their angle, growth of the Jacobian.
+    """Draw a diagnosis: norm and deviation of both gradients, their cosine, and the growth rate, against the horizon.
 
     Raises:
         InputError: if `out` cannot be written.
@@ -172,7 +179,7 @@ def draw(diagnosis: Diagnosis, title: str, out: Path) -> None:
 
 
 def _draw(diagnosis: Diagnosis, figure: Figure) -> None:
-    """The three panels."""
+    """Draw the three panels."""
     import numpy as np
 
     from purerl.cli.plot import COLORS
@@ -211,7 +218,7 @@ def _draw(diagnosis: Diagnosis, figure: Figure) -> None:
 
 
 def _finish(axes: Axes, diagnosis: Diagnosis) -> None:
-    """What all panels share."""
+    """Axes, grid and legend of a panel."""
     axes.set_xscale("log", base=2)
     axes.set_xticks([int(horizon) for horizon in diagnosis.horizons], [str(horizon) for horizon in diagnosis.horizons])
     axes.minorticks_off()

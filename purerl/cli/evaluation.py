@@ -1,4 +1,4 @@
-"""Evaluating all members of a run at once, in batches of complete episodes that share one compiled program."""
+"""Evaluation of all members of a run at once, in batches of complete episodes with one compiled program."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from purerl.members import Members
 from purerl.processes import Processes
 from purerl.types import Array
 
-# Member i trains with fold_in(key(seed), i). These are no member's number, so evaluation shares no randomness with
-# training, and looking more often changes nothing.
+# Member i trains with fold_in(key(seed), i). No member has these numbers, so evaluation shares no randomness with
+# training, and more evaluations do not change the training.
 _ALONG_THE_WAY, _FINAL = 2**32 - 1, 2**32 - 2
 
 
 def along_the_way(seed: int) -> Array:
-    """The key of every evaluation during training: the same episodes each time make points comparable."""
+    """Random key of every evaluation during training: the same start states each time make points comparable."""
     return jax.random.fold_in(jax.random.key(seed), jnp.uint32(_ALONG_THE_WAY))
 
 
 def final(seed: int) -> Array:
-    """The key of the evaluation after training."""
+    """Random key of the evaluation after training."""
     return jax.random.fold_in(jax.random.key(seed), jnp.uint32(_FINAL))
 
 
 class Evaluator:
-    """A compiled evaluation of members as they are at the moment.
+    """Compiled evaluation of the current state of the members.
 
     Attributes:
-        run_seconds: spent evaluating so far.
+        run_seconds: seconds spent on evaluation so far.
     """
 
     def __init__(self, members: Members | Processes, batch: int, *, explore: bool) -> None:
-        """Compile, for `batch` episodes per member at a time."""
+        """Compile the evaluation, for `batch` episodes per member at a time."""
         self._members = members
         self._batch = batch
         members.compile_evaluation(batch, explore)
@@ -54,5 +54,5 @@ class Evaluator:
         self.run_seconds += time.perf_counter() - begun
         if len(batches) * self._batch < num_episodes:
             return None
-        # Episodes are chosen by number, before any is played: short ones have no better chance.
+        # Episodes are chosen by number, not by time, so short ones are not preferred.
         return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1)[:, :num_episodes], *batches)

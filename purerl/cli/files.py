@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the errors of writing them."""
+"""Atomic writing of files, with readable errors."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from purerl.errors import InputError
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, another writer or a kill finds old or new content and never a part.
+    """Replace a file atomically: readers, other writers and a killed process see the old or the new content, no part.
 
     Raises:
         InputError: if it cannot be written.
     """
     with writing(path):
-        target = path.resolve()  # where it is a link, the link stays
+        target = path.resolve()  # a symbolic link stays a link
         temporary = target.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             with temporary.open("wb") as file:
@@ -33,7 +33,7 @@ def replace(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the errors of writing `path` into an `InputError`."""
+    """Context that raises an `InputError` for errors of writing `path`."""
     try:
         yield
     except OSError as error:
@@ -41,5 +41,5 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def pasteable(path: Path) -> str:
-    """`path` as one word of a shell command."""
+    """Path quoted as one word of a shell command."""
     return shlex.quote(str(path))

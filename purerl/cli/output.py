@@ -1,4 +1,4 @@
-"""Standard output and error that cannot end a command: closed, full, without a reader, or of a small encoding."""
+"""Standard output and error whose failures do not end a command: closed, full, no reader, or a limited encoding."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 
 
 class _Stream(io.FileIO):
-    """A file descriptor to write to. A failure is kept instead of raised, and what could not be written is dropped."""
+    """Output to a file descriptor. Failures are stored, not raised, and data that cannot be written is dropped."""
 
     failure: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write `data`, as much of it as the system takes at once."""
+        """Write as much of `data` as the system accepts at once; returns the number of bytes."""
         try:
-            while (count := super().write(data)) is None:  # a full pipe that somebody else made non-blocking
+            while (count := super().write(data)) is None:  # a full pipe that another process made non-blocking
                 select.select([], [self], [])
             return count
         except OSError as error:
@@ -29,9 +29,9 @@ class _Stream(io.FileIO):
 
 @contextlib.contextmanager
 def tolerant() -> Iterator[None]:
-    """Replace this process's own standard output and error by streams that never raise; see `failure`.
+    """Context with standard output and error that never raise; see `failure`.
 
-    Streams that others have put in place (a notebook, a test) stay as they are.
+    Streams that were replaced before (by a notebook or a test) stay as they are.
     """
     _open_standard_files()
     before = sys.stdout, sys.stderr
@@ -48,7 +48,7 @@ def tolerant() -> Iterator[None]:
 
 
 def failure() -> OSError | None:
-    """The first failure to write to standard output."""
+    """First failure to write to standard output, or None."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if not isinstance(raw, _Stream):
         return None
@@ -62,22 +62,22 @@ def reader_is_gone() -> bool:
 
 
 def replace_unknown_characters() -> None:
-    """Show a question mark for what the encoding of standard output lacks."""
+    """Write question marks for characters that the encoding of standard output does not have."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
 
 def _open_standard_files() -> None:
-    """Open those of the descriptors 0, 1 and 2 that are closed, lest a file of the run gets one of them."""
+    """Open closed descriptors among 0, 1 and 2, so that no file of the run gets one of these numbers."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
 
 
 def _text(before: Any, descriptor: int, errors: str) -> io.TextIOWrapper:
-    """A stream like `before`, which is None where the descriptor was closed."""
+    """Text stream with the settings of `before`, which is None if the descriptor was closed."""
     if before is not None:
         before.flush()
     encoding = "utf-8" if before is None else before.encoding

@@ -29,14 +29,14 @@ FLAGS = Group(
         Flag(
             "out",
             "str",
-            "file to write (default learning_curve.png in the run; comparison.png for several)",
+            "file of the picture (default learning_curve.png in the run; comparison.png for several runs)",
             metavar="PNG",
         )
     ],
 )
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Distinguishable by colour-blind readers (Okabe and Ito 2008)."""
+"""Colours that colour-blind readers can distinguish (Okabe and Ito 2008)."""
 
 
 def command(argv: Sequence[str]) -> int:
@@ -59,7 +59,7 @@ def draw(runs: Sequence[RunDirectory], out: Path) -> None:
     """Draw the learning curves of `runs` into one picture.
 
     Raises:
-        InputError: if a run has nothing to draw yet, or `out` cannot be written.
+        InputError: if a run has no metrics yet, or `out` cannot be written.
     """
     configs = [run.config() for run in runs]
     curves = [
@@ -87,7 +87,7 @@ def draw(runs: Sequence[RunDirectory], out: Path) -> None:
 
 @contextlib.contextmanager
 def picture(out: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure, in inches, in matplotlib's own style whatever the user's is; it is written to `out` at the end.
+    """Context with a figure (size in inches, matplotlib's default style), which is written to `out` at the end.
 
     Raises:
         InputError: if `out` cannot be written.
@@ -105,7 +105,7 @@ def picture(out: Path, width: float, height: float) -> Iterator[Figure]:
 
 
 def _curves(run: RunDirectory, config: RunConfig) -> Iterator[tuple[dict[str, float], list[dict[str, Any]]]]:
-    """The rows of a run, for each combination of varied values."""
+    """Rows of a run, for each combination of varied values."""
     rows = run.rows()
     if not rows:
         raise InputError(f"{run.path} has no metrics yet: nothing to draw")
@@ -120,7 +120,7 @@ def _label(
     runs: Sequence[RunDirectory],
     configs: Sequence[RunConfig],
 ) -> str:
-    """What tells a curve from the others."""
+    """Legend text that distinguishes a curve from the others."""
     unique = len({other.path.name for other in runs}) == len(runs)
     parts = [] if len(runs) == 1 else [_plain(run.path.name if unique else str(run.path))]
     if len({other.title for other in configs}) > 1:
@@ -131,7 +131,7 @@ def _label(
 
 
 def _plain(name: str) -> str:
-    """`name` for a legend, which would read formulas between dollars and leave out what begins with an underscore."""
+    """Name escaped for a legend: matplotlib reads ``$`` as a formula and hides names that start with an underscore."""
     shown = name.encode(errors="replace").decode()
     return ("./" if name.startswith("_") else "") + shown.replace("$", r"\$")
 

@@ -1,4 +1,4 @@
-"""What a person sees while training: a live bar on a terminal, plain lines elsewhere."""
+"""Progress display of a training: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from purerl.cli import output
 
 QUIET_SECONDS = 60.0
-"""Between log points, plain output says how far it is once in so many seconds."""
+"""Seconds between two lines of progress in plain output, if log points are further apart."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """What is known at a log point.
+    """Progress and returns at a log point.
 
     Attributes:
-        env_steps: taken so far, per member.
+        env_steps: environment steps so far, per member.
         rate: environment steps per second, all members together.
-        returns: of the episodes that training finished since the last point, per member; NaN where none did.
-        eval_returns: of the newest evaluation, per member, or None before the first.
+        returns: mean returns of training episodes that ended since the last point, per member; NaN if none ended.
+        eval_returns: mean returns of the newest evaluation, per member, or None before the first.
     """
 
     env_steps: int
@@ -37,7 +37,7 @@ class Point:
 
     @property
     def text(self) -> str:
-        """Returns over members in a few characters."""
+        """Mean and standard deviation of the returns over members, as text."""
         parts = [f"return {spread(self.returns)}"]
         if self.eval_returns is not None:
             parts.append(f"eval {spread(self.eval_returns)}")
@@ -45,7 +45,7 @@ class Point:
 
 
 class LiveDisplay:
-    """A spinner while compiling, then a bar, redrawn in place."""
+    """Live display on a terminal: a spinner while compiling, then a progress bar."""
 
     def __init__(self, console: Console, total_steps: int, done_steps: int) -> None:
         self._console = console
@@ -73,17 +73,17 @@ class LiveDisplay:
         self._progress.stop()
 
     def phase(self, text: str) -> None:
-        """Say what is going on while there is no measure of progress."""
+        """Show the name of a phase without a measure of progress."""
         self._progress.update(self._task, description=text, refresh=True)
 
     def training(self) -> None:
-        """Training begins: from here the bar measures steps."""
+        """Start the progress bar of the training."""
         self._progress.remove_task(self._task)
         self._task = self._progress.add_task("training", total=self._total, completed=self._done, steps="", left="left")
         self._progress.refresh()
 
     def progress(self, env_steps: int, rate: float) -> None:
-        """Show how far training is, at any time; `rate` as in `Point`."""
+        """Show the progress of the training between log points; `rate` as in `Point`."""
         steps = f"{short(env_steps)}/{short(self._total)}  {short(rate)}/s"
         self._progress.update(self._task, completed=env_steps, steps=steps)
 
@@ -93,12 +93,12 @@ class LiveDisplay:
         self._progress.update(self._task, description=point.text)
 
     def message(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a permanent line."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class PlainDisplay:
-    """One line per event, for files and pipes."""
+    """Plain display for files and pipes: one line per event."""
 
     def __init__(self, write: Callable[[str], None], total_steps: int, done_steps: int) -> None:
         self._write = write
@@ -114,21 +114,21 @@ class PlainDisplay:
         pass
 
     def phase(self, text: str) -> None:
-        """See `LiveDisplay`."""
+        """Print the name of a phase."""
         self._write(text)
 
     def training(self) -> None:
-        """See `LiveDisplay`."""
+        """Print that the training starts."""
         self.phase("training")
         self._begun = self._written = time.perf_counter()
 
     def progress(self, env_steps: int, rate: float) -> None:
-        """See `LiveDisplay`; says nothing more often than once in `QUIET_SECONDS`."""
+        """Print the progress of the training, at most once in `QUIET_SECONDS`."""
         if time.perf_counter() - self._written >= QUIET_SECONDS:
             self._line(env_steps, rate)
 
     def update(self, point: Point) -> None:
-        """See `LiveDisplay`."""
+        """Print a log point."""
         self._line(point.env_steps, point.rate, point.text)
 
     def _line(self, env_steps: int, rate: float, text: str = "") -> None:
@@ -140,12 +140,12 @@ class PlainDisplay:
         self._write(f"{line}  {text}".rstrip())
 
     def message(self, text: str) -> None:
-        """See `LiveDisplay`."""
+        """Print a line."""
         self._write(text)
 
 
 def display(total_steps: int, done_steps: int) -> LiveDisplay | PlainDisplay:
-    """The display that suits where the output goes."""
+    """Live display if the output is a terminal, else plain display."""
     output.replace_unknown_characters()
     console = Console()
     if console.is_terminal and not console.is_dumb_terminal and os.environ.get("TERM"):
@@ -154,7 +154,7 @@ def display(total_steps: int, done_steps: int) -> LiveDisplay | PlainDisplay:
 
 
 def spread(values: np.ndarray) -> str:
-    """Mean and, over several members, standard deviation; those without a value left out."""
+    """Mean and (of several values) standard deviation as text, without NaN and infinity."""
     values = values[np.isfinite(values)]
     if values.size == 0:
         return "-"
@@ -163,13 +163,13 @@ def spread(values: np.ndarray) -> str:
 
 
 def plain(number: float) -> str:
-    """About three digits, without an exponent where one can do without."""
+    """Number as text with about three digits, without an exponent from 10 to a million."""
     size = abs(number)
     return f"{number:.0f}" if 100 <= size < 1e6 else f"{number:.1f}" if 10 <= size < 100 else f"{number:.3g}"
 
 
 def short(number: float) -> str:
-    """A count in at most five characters: 231k, 1.28M."""
+    """Count as text of at most five characters: 231k, 1.28M."""
     for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= factor:
             return f"{number / factor:.3g}{unit}"
@@ -177,7 +177,7 @@ def short(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds as people write them."""
+    """Duration as text: hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

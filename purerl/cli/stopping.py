@@ -1,4 +1,4 @@
-"""Requests to stop: while a training is under way the first one lets it save, before that it ends at once."""
+"""Requests to stop by signals: during training the first one lets it save, before that it ends at once."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 from purerl.cli import output
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C; what batch systems and containers send before they kill; the terminal is gone."""
+"""Signals of Ctrl-C, of batch systems and containers before they kill, and of a closed terminal."""
 
 
 class StopRequests:
-    """Whether this process was asked to stop. To be used as a context manager, in the main thread.
+    """Record of requests to stop this process. A context manager, for the main thread.
 
-    Signals that the process was started to ignore, as by ``nohup``, stay ignored.
+    Signals that were ignored when the process started, as with ``nohup``, stay ignored.
 
     Attributes:
-        deferred: whether a request waits until it is looked for, instead of raising `KeyboardInterrupt`. A Ctrl-C after
-            the first request raises in any case.
+        deferred: whether the first request only sets `requested`, instead of raising `KeyboardInterrupt`. A Ctrl-C
+            after the first request always raises.
     """
 
     def __init__(self) -> None:
@@ -45,10 +45,10 @@ class StopRequests:
 
     @property
     def requested(self) -> bool:
-        """Whether a signal came, or nobody reads the output any more."""
+        """Whether a signal came, or the reader of the output is gone."""
         return self._number is not None or output.reader_is_gone()
 
     @property
     def exit_code(self) -> int:
-        """Exit code of a process that was stopped so, as shells have it: 128 and the number of the signal."""
+        """Exit code after a request to stop: 128 plus the number of the signal, as in shells."""
         return 128 + (self._number or signal.SIGPIPE)

@@ -1,4 +1,4 @@
-"""Tables: ruled on a terminal, aligned columns without decoration elsewhere."""
+"""Tables of text: with rules on a terminal, plain aligned columns elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 
 class Table:
-    """Rows of text under headings."""
+    """Table with headings and rows of text."""
 
     def __init__(self, headings: Sequence[str]) -> None:
         self._headings = headings
@@ -22,7 +22,7 @@ class Table:
         self._rows.append(cells)
 
     def show(self) -> None:
-        """Print it."""
+        """Print the table."""
         console = Console()
         if not console.is_terminal:
             widths = [max(map(len, column)) for column in zip(self._headings, *self._rows, strict=True)]

@@ -1,12 +1,12 @@
-"""Optimal control on the environment's own step function: plan with it, differentiate it, or sample from it.
+"""Trajectory optimisation and model predictive control with the environment's own step function as the model.
 
-A planner turns a state into a `Plan`; `mpc_policy` turns a planner into a policy that plans anew at every step::
+A planner maps a state to a `Plan`; `mpc_policy` makes a policy of a planner, which plans again at every step::
 
     env = purerl.make("smooth/pendulum")
     policy = mpc_policy(MPPI(horizon=30), env)
     episodes = rollout.evaluate(ObserveState(env), policy, jax.random.key(0), num_episodes=8)
 
-Planning is for one state; `jax.vmap` serves many states, many keys or many parameters of the model.
+A planner plans for one state; use `jax.vmap` for many states, keys or parameters of the model.
 """
 
 from purerl.control.ilqr import ILQR, Feedback

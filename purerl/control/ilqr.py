@@ -1,9 +1,9 @@
 """Iterative LQR (Li & Todorov 2004, "Iterative linear quadratic regulator design for nonlinear biological movement
-systems"): solve a linear-quadratic model of the problem around a plan, move the plan there, repeat.
+systems"): solve a linear-quadratic model of the problem around a plan, replace the plan by the solution, repeat.
 
-With the line search and the regularisation of Tassa et al. 2012 ("Synthesis and stabilization of complex behaviors
-through online trajectory optimization"), whose equations are cited as T. Their cost is ``l = -reward``. The notation is
-theirs: state ``x [n]``, all floating-point numbers in the environment's state; action ``u [m]``; derivatives as
+Line search and regularisation are those of Tassa et al. 2012 ("Synthesis and stabilization of complex behaviors through
+online trajectory optimization"), whose equations are cited as T. The cost is ``l = -reward``. The notation is that of
+the paper: state ``x [n]``, all floating-point numbers in the environment's state; action ``u [m]``; derivatives as
 subscripts.
 """
 
@@ -30,18 +30,18 @@ from purerl.errors import InputError
 from purerl.spaces import Box
 from purerl.types import Array, Environment, PyTree
 
-# Regularisation goes 0, this, 10 times this and so on for as long as a plan cannot be improved, and back. The most is
-# that of the code of Tassa et al.; from infinity there would be no way back.
+# Regularisation is 0, the least value, 10 times that and so on while a plan cannot be improved, and decreases likewise.
+# The most is that of the code of Tassa et al.; an infinite value could not decrease again.
 _LEAST_REGULARIZATION, _MOST_REGULARIZATION, _REGULARIZATION_FACTOR = 1e-4, 1e10, 10.0
 
 
 @struct.dataclass
 class Feedback:
-    """How actions should answer deviations from a plan: ``u_t + gain_t (x - x_t)``.
+    """Linear feedback around a plan: ``u_t + gain_t (x - x_t)``.
 
     Attributes:
-        state: ``[horizon, n]``, the floating-point numbers of the planned states.
-        gain: ``[horizon, m, n]``; 0 in entries of actions that lie at a bound.
+        state: ``[horizon, n]``, floating-point numbers of the planned states.
+        gain: ``[horizon, m, n]``; 0 in entries of actions at a bound.
     """
 
     state: Array
@@ -50,38 +50,37 @@ class Feedback:
 
 @struct.dataclass
 class ILQR:
-    """Needs smooth dynamics and rewards with second derivatives; converges in a few iterations where they are.
+    """Iterative LQR planner, for smooth dynamics and rewards with second derivatives; a few iterations are enough.
 
-    Exact on linear dynamics with a quadratic reward, in one iteration from any plan. Three things are done where a
-    problem is not of that kind. The second derivative of the reward is made negative semi-definite, so that every model
-    has a best plan. Actions are clipped to their bounds in the forward pass; in the backward pass, entries that lie at
-    a bound and would gain from crossing it are held there (the active set of Tassa et al. 2014, "Control-limited
-    differential dynamic programming", found in one step). And a plan is only replaced by one that brings more reward.
+    It is exact for linear dynamics with a quadratic reward, in one iteration from any plan. Other problems need three
+    changes. The second derivative of the reward is made negative semi-definite, so that every model has a best plan.
+    Actions are clipped to their bounds in the forward pass; in the backward pass, entries at a bound whose cost would
+    decrease beyond it are held there (the active set of Tassa et al. 2014, "Control-limited differential dynamic
+    programming", found in one step). A plan is only replaced by one with more reward.
 
-    Integers and booleans in the state (counters, flags) stay as they are in the planned trajectory. All floating-point
-    numbers are differentiated by, also those that are derived from others or never change. They leave the plan of a
-    linear-quadratic problem as it is, but work grows with the cube of their number: take `MPPI` for a simulator that
-    keeps hundreds, such as Brax.
+    Integers and booleans in the state (counters, flags) keep the values of the planned trajectory. Derivatives are
+    taken with respect to all floating-point numbers, including those that are derived from others or never change.
+    These do not change the plan of a linear-quadratic problem, but the work grows with the cube of their number: use
+    `MPPI` for a simulator whose state has hundreds of numbers, such as Brax.
     """
 
-    horizon: int = struct.field(default=30, static=True, help="steps to look ahead", within="[1, inf)")
-    num_iterations: int = struct.field(default=5, static=True, help="improvements per plan", within="[1, inf)")
+    horizon: int = struct.field(default=30, static=True, help="planning horizon in steps", within="[1, inf)")
+    num_iterations: int = struct.field(default=5, static=True, help="iLQR iterations per plan", within="[1, inf)")
     num_step_sizes: int = struct.field(
-        default=8, static=True, help="step sizes that the line search tries: 1, 1/2, 1/4, ...", within="[1, inf)"
+        default=8, static=True, help="step sizes of the line search: 1, 1/2, 1/4, ...", within="[1, inf)"
     )
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
 
     def plan(self, env: Environment, state: PyTree, key: Array, initial: Array | None = None) -> Plan:
-        """Improve a plan.
+        """Plan from `state` by improving an initial plan.
 
         Args:
             env: the model.
-            state: of the model, to plan from.
-            key: randomness of the model; one for all iterations.
-            initial: ``[horizon, *action_shape]`` to start from; neutral actions by default, and where its simulation
-                breaks down.
+            state: start state of the plan.
+            key: randomness of the model; the same for all iterations.
+            initial: initial plan ``[horizon, *action_shape]``; neutral actions by default, and if its simulation fails.
         """
         check_differentiable(env)
         step_sizes = 0.5 ** jnp.arange(self.num_step_sizes, dtype=jnp.float32)
@@ -105,13 +104,13 @@ class ILQR:
         return Plan(nominal.action, nominal.total_reward)
 
     def feedback(self, env: Environment, state: PyTree, key: Array, actions: Array) -> Feedback:
-        """The gains around a plan, best if the plan is.
+        """Feedback gains around a plan, optimal if the plan is optimal.
 
         Args:
             env: the model.
-            state: of the model, where the plan starts.
+            state: start state of the plan.
             key: as in `plan`.
-            actions: ``[horizon, *action_shape]``.
+            actions: the plan ``[horizon, *action_shape]``.
         """
         check_differentiable(env)
         nominal = self._follow(env, state, key, actions)
@@ -124,12 +123,12 @@ class ILQR:
 
 @struct.dataclass
 class _Model:
-    """The linear-quadratic model of one step; zero once the episode is over.
+    """Linear-quadratic model of one step; zero after the end of the episode.
 
     Attributes:
-        f: ``[n, n + m]``, derivative of the next state in state and action.
+        f: ``[n, n + m]``, derivative of the next state with respect to state and action.
         l: ``[n + m]``, gradient of the cost.
-        ll: ``[n + m, n + m]``, its second derivative, positive semi-definite.
+        ll: ``[n + m, n + m]``, second derivative of the cost, made positive semi-definite.
     """
 
     f: Array
@@ -138,7 +137,7 @@ class _Model:
 
 
 def _expand(env: Environment, key: Array, state: PyTree, action: Array) -> _Model:
-    """Differentiate one step: one pass forward through its gradient gives all of the model."""
+    """Linear-quadratic model at one step, by one forward-mode derivative of the gradient."""
     x, rebuild = floats.ravel(state)
     if not x.size:
         raise InputError("iLQR needs floating-point numbers in the state of the environment, and this one has none")
@@ -155,7 +154,7 @@ def _expand(env: Environment, key: Array, state: PyTree, action: Array) -> _Mode
     (hessian, f), gradient = jax.jacfwd(slopes, has_aux=True)(xu)
     hessian = 0.5 * (hessian + hessian.T)
     eigenvalues, vectors = jnp.linalg.eigh(hessian)
-    # Raise negative eigenvalues to zero. As a correction, so that what is semi-definite already keeps every digit.
+    # Raise negative eigenvalues to zero, as a correction: a matrix that is semi-definite already keeps every digit.
     return _Model(f, gradient, hessian + (vectors * jnp.maximum(-eigenvalues, 0.0)[None, :]) @ vectors.T)
 
 
@@ -165,8 +164,8 @@ def _backward_pass(env: Environment, key: Array, nominal: Trajectory, regulariza
     Args:
         env: the model.
         key: as in `simulate`.
-        nominal: ``[horizon]``, the trajectory to expand around.
-        regularization: ``mu``, a multiple of the identity that is added to ``Q_uu``.
+        nominal: ``[horizon]``, trajectory around which the models are expanded.
+        regularization: ``mu``, the multiple of the identity that is added to ``Q_uu``.
 
     Returns:
         Feedforward term ``k [horizon, m]`` and gain ``K [horizon, m, n]``: ``du = alpha k + K dx``. NaN if ``Q_uu`` is
@@ -177,7 +176,7 @@ def _backward_pass(env: Environment, key: Array, nominal: Trajectory, regulariza
     def backward(value: tuple[Array, Array], step: tuple) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         v, vv = value
         model, action, ongoing = step
-        # (T 4): the model of the cost to go, with second derivatives of the dynamics left out.
+        # (T 4): model of the cost-to-go, without second derivatives of the dynamics.
         q = model.l + model.f.T @ v
         qq = model.ll + model.f.T @ vv @ model.f
         n = v.size
@@ -185,21 +184,21 @@ def _backward_pass(env: Environment, key: Array, nominal: Trajectory, regulariza
         q_xx, q_ux, q_uu = qq[:n, :n], qq[n:, :n], qq[n:, n:]
         free = ~_held(space, action.reshape(-1), q_u)
         identity = jnp.eye(q_u.size, dtype=q_u.dtype)
-        # Where an entry is held, its row and column say du = 0.
+        # The row and column of a held entry are those of the identity: du = 0.
         factor = jax.scipy.linalg.cho_factor(
             jnp.where(free[:, None] & free[None, :], q_uu + regularization * identity, identity)
         )
         k = -jax.scipy.linalg.cho_solve(factor, jnp.where(free, q_u, 0.0))
         gain = -jax.scipy.linalg.cho_solve(factor, jnp.where(free[:, None], q_ux, 0.0))
-        # (T 11): the value of acting so, whatever made k and K differ from the minimum of Q.
+        # (T 11): value of these k and K, even if regularisation or bounds keep them from the minimum of Q.
         v = q_x + gain.T @ (q_uu @ k + q_u) + q_ux.T @ k
         vv = q_xx + gain.T @ q_uu @ gain + gain.T @ q_ux + q_ux.T @ gain
         computed = (v, 0.5 * (vv + vv.T)), (k, gain)
-        # After the end nothing matters: the value is 0 and no action should change.
+        # After the end of the episode the value is 0 and no action changes.
         return jax.tree.map(lambda leaf: jnp.where(ongoing, leaf, 0.0), computed)
 
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(nominal.reward.shape[0]))
-    # In full precision also where accelerators would multiply matrices with less: errors add up backwards in time.
+    # Full precision also on accelerators, which use less by default: errors add up backwards in time.
     with jax.default_matmul_precision("highest"):
         models = jax.vmap(partial(_expand, env))(keys, nominal.state, nominal.action)
         n = models.f.shape[1]
@@ -211,13 +210,13 @@ def _backward_pass(env: Environment, key: Array, nominal: Trajectory, regulariza
 def _forward_pass(
     env: Environment, key: Array, nominal: Trajectory, feedforward: Array, gain: Array, step_size: Array
 ) -> Trajectory:
-    """Act on the result of the backward pass (T 12), within the bounds."""
+    """Trajectory of the plan changed by the result of the backward pass (T 12), within the bounds."""
     space = continuous_actions(env)
 
     def act(planned: tuple[PyTree, Array, Array, Array], state: PyTree) -> Array:
         planned_state, action, k, gain = planned
         deviation = floats.ravel(state)[0] - floats.ravel(planned_state)[0]
-        # Infinities that a simulator keeps on purpose deviate by nothing.
+        # Infinities that a simulator stores on purpose have no deviation.
         deviation = jnp.where(jnp.isfinite(deviation), deviation, 0.0)
         change = step_size * k + jnp.dot(gain, deviation, precision=lax.Precision.HIGHEST)
         return within_bounds(space, action + change.reshape(action.shape))
@@ -227,7 +226,7 @@ def _forward_pass(
 
 
 def _held(space: Box, action: Array, q_u: Array) -> Array:
-    """``[m]`` bool: entries of an action at a bound, beyond which the cost would go on falling."""
+    """Active bounds ``[m]``, bool: entries of an action at a bound beyond which the cost would decrease."""
     low, high = (bound.reshape(-1) for bound in inner_bounds(space))
     return ((action <= low) & (q_u > 0.0)) | ((action >= high) & (q_u < 0.0))
 

@@ -1,4 +1,4 @@
-"""What planners have in common: plans, what a plan would bring, and what a plan may contain."""
+"""Plans, the planner interface, simulation of a plan, and bounds of actions."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from purerl.errors import InputError
 from purerl.spaces import Box
 from purerl.types import Array, Environment, PyTree
 
-# Plans keep so much of the width of the bounds away from them. Environments clip actions themselves, and at the bound
-# the derivative of that is halved (`jnp.clip`) or 0 (`lax.clamp`): a plan that lies there might never leave it again.
+# Distance of plans from the bounds, as a fraction of the width. Environments clip actions, and at a bound the
+# derivative of clipping is halved (`jnp.clip`) or 0 (`lax.clamp`): a plan at the bound might never leave it.
 _MARGIN = 1e-5
 
 
 @struct.dataclass
 class Plan:
-    """A sequence of actions.
+    """Sequence of actions and its predicted return.
 
     Attributes:
         actions: ``[horizon, *action_shape]`` in the environment's own units.
-        total_reward: float32, what the planner's model says they bring: the undiscounted sum of rewards until the plan
-            or the episode ends; -inf if the simulation breaks down.
+        total_reward: float32, predicted by the planner's model: the undiscounted sum of rewards until the plan or the
+            episode ends; -inf if the simulation fails.
     """
 
     actions: Array
@@ -36,27 +36,27 @@ class Plan:
 
 
 class Planner(Protocol):
-    """A way to find a good plan, as a frozen pytree: numbers are leaves, the horizon and counts are static."""
+    """Planning algorithm as a frozen pytree: numbers are leaves, the horizon and counts are static."""
 
     @property
     def horizon(self) -> int:
-        """Steps that it looks ahead."""
+        """Planning horizon in steps."""
         ...
 
     def plan(self, env: Environment, state: PyTree, key: Array, initial: Array | None = None) -> Plan:
-        """Plan from `state`, starting from the actions `initial` or from `neutral_actions`."""
+        """Plan from `state` by improving the actions `initial`, or `neutral_actions`."""
         ...
 
 
 @struct.dataclass
 class Trajectory:
-    """Where a plan leads, step by step; every leaf is ``[horizon, ...]``.
+    """Simulated trajectory of a plan; every leaf is ``[horizon, ...]``.
 
     Attributes:
-        state: before the action.
-        action: taken there.
-        reward: float32, 0 from the end of the episode on, -inf where the simulation breaks down.
-        ongoing: bool, whether the episode had not ended before this step, nor the simulation broken down.
+        state: state before the action.
+        action: action taken.
+        reward: float32, 0 after the end of the episode, -inf where the simulation fails.
+        ongoing: bool, whether neither the episode had ended nor the simulation had failed before this step.
     """
 
     state: PyTree
@@ -66,7 +66,7 @@ class Trajectory:
 
     @property
     def total_reward(self) -> Array:
-        """The undiscounted sum; -inf if the simulation breaks down."""
+        """Undiscounted sum of rewards; -inf if the simulation fails."""
         total = jnp.sum(self.reward)
         return jnp.where(jnp.isfinite(total), total, -jnp.inf)
 
@@ -74,14 +74,14 @@ class Trajectory:
 def simulate(
     env: Environment, state: PyTree, key: Array, inputs: PyTree, act: Callable[[Any, PyTree], Array]
 ) -> Trajectory:
-    """Act for as many steps as `inputs` has, without beginning a new episode.
+    """Trajectory with one step per entry of `inputs`, without a reset.
 
-    The simulation breaks down where the reward is not finite, or a number of the state that was finite no longer is.
+    The simulation fails if the reward is not finite, or if a finite number of the state becomes infinite or NaN.
 
     Args:
         env: the model.
-        state: where to start; not done.
-        key: randomness of the dynamics. The same key gives plans the same luck, so that they can be compared.
+        state: start state; not done.
+        key: randomness of the dynamics. With the same key plans can be compared.
         inputs: ``[horizon, ...]`` in every leaf.
         act: ``act(input, state) -> action`` for one step.
     """
@@ -95,8 +95,8 @@ def simulate(
         reward = jnp.where(intact, timestep.reward, -jnp.inf)
         visited = Trajectory(here, action, jnp.where(over, 0.0, reward), ~over)
         over = over | timestep.done | ~intact
-        # After the end, step from the start again and do not count it: stepping a state that is done may give NaN,
-        # whose gradient passes through a selection that drops it.
+        # After the end of the episode, step from `state` again and do not count the reward: a step from a state that is
+        # done may give NaN, and its gradient is NaN even if `where` drops the value.
         onward = jax.tree.map(lambda a, b: jnp.where(over, a, b), state, timestep.state)
         return (onward, over), visited
 
@@ -105,12 +105,12 @@ def simulate(
 
 
 def total_reward(env: Environment, state: PyTree, key: Array, actions: Array) -> Array:
-    """What the plan `actions` brings: float32, differentiable in everything (see `simulate` for the arguments)."""
+    """Total reward of the plan `actions`: float32, differentiable in all arguments (which are those of `simulate`)."""
     return simulate(env, state, key, actions, lambda action, _: action).total_reward
 
 
 def continuous_actions(env: Environment) -> Box:
-    """The action space of `env`.
+    """Action space of `env`, which must be continuous.
 
     Raises:
         InputError: if it is not a `Box` of floating-point numbers.
@@ -122,8 +122,7 @@ def continuous_actions(env: Environment) -> Box:
 
 
 def neutral_actions(env: Environment, horizon: int) -> Array:
-    """``[horizon, *action_shape]`` of the middle between the bounds; where there are not two, the allowed value
-    nearest to 0."""
+    """Plan ``[horizon, *action_shape]`` in the middle of the bounds; without two bounds, the value nearest to 0."""
     space = continuous_actions(env)
     low, high = space.bounds
     bounded = np.isfinite(low) & np.isfinite(high)
@@ -132,8 +131,9 @@ def neutral_actions(env: Environment, horizon: int) -> Array:
 
 
 def starting_actions(env: Environment, horizon: int, initial: Array | None) -> Array:
-    """The plan ``[horizon, *action_shape]`` to start from: `initial` within the bounds, or `neutral_actions`, which
-    also stand in for actions that are not finite.
+    """Initial plan ``[horizon, *action_shape]``: `initial` within the bounds, or `neutral_actions`.
+
+    Entries of `initial` that are not finite are replaced by neutral ones.
 
     Raises:
         InputError: if `initial` has another shape.
@@ -149,19 +149,19 @@ def starting_actions(env: Environment, horizon: int, initial: Array | None) -> A
 
 
 def within_bounds(space: Box, action: Array) -> Array:
-    """One action clipped to a hair inside its bounds (see `inner_bounds`)."""
+    """Action clipped to slightly inside its bounds (see `inner_bounds`)."""
     return jnp.clip(action, *inner_bounds(space))
 
 
 def inner_bounds(space: Box) -> tuple[np.ndarray, np.ndarray]:
-    """``(low, high)`` of plans: the bounds of `space` narrowed by a hundred-thousandth of their width."""
+    """Bounds ``(low, high)`` of plans: those of `space`, narrowed by 1e-5 of their width."""
     low, high = space.bounds
     margin = _MARGIN * 2.0 * half_width(space)
     return (low + margin).astype(space.dtype), (high - margin).astype(space.dtype)
 
 
 def half_width(space: Box) -> np.ndarray:
-    """The unit in which planners change actions: half the way between the bounds, 1 where there are not two."""
+    """Unit in which planners change actions: half the distance of the bounds; 1 without two bounds."""
     low, high = space.bounds
     bounded = np.isfinite(low) & np.isfinite(high)
     width = np.where(bounded, high, 1.0) - np.where(bounded, low, -1.0)

@@ -1,4 +1,4 @@
-"""Model predictive control: plan at every step, take the first action, and plan again from where that led."""
+"""Model predictive control: plan at every step, take the first action, and plan again from the next state."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from purerl.types import Array, Environment, Policy, PyTree, TimeStep
 
 @struct.dataclass
 class ObserveState:
-    """Shows the whole state as the observation: one float32 vector that the state can be rebuilt from exactly.
+    """Environment whose observation is its whole state: a float32 vector from which the state is rebuilt exactly.
 
-    Floating-point numbers and booleans are themselves. An integer of 32 bits is two entries, its upper and its lower
-    half, because float32 counts no further than 24 bits; random keys are such integers.
+    Floating-point numbers and booleans are one entry each. A 32-bit integer is two entries, its upper and its lower
+    half, because float32 represents only integers up to 24 bits exactly; random keys are such integers.
 
     Attributes:
-        env: the environment; nothing wider than 32 bits in its state.
+        env: the environment, with at most 32 bits per number in its state.
     """
 
     env: Environment
@@ -35,12 +35,12 @@ class ObserveState:
 
     @property
     def observation_space(self) -> Box:
-        """A vector."""
+        """Space of unbounded vectors."""
         return Box((sum(_num_entries(leaf) for leaf in self._leaves()[0]),))
 
     @property
     def action_space(self) -> Space:
-        """That of `env`."""
+        """Action space of `env`."""
         return self.env.action_space
 
     def reset(self, key: Array) -> TimeStep:
@@ -52,7 +52,7 @@ class ObserveState:
         return self._observed(self.env.step(key, state, action))
 
     def state_of(self, obs: Array) -> PyTree:
-        """The state that is observed as `obs`.
+        """State for an observation.
 
         Raises:
             InputError: if `obs` has another length than the states of `env`.
@@ -72,7 +72,7 @@ class ObserveState:
         return struct.replace(timestep, obs=jnp.concatenate([jnp.zeros(0, jnp.float32), *parts]))
 
     def _leaves(self) -> tuple[list[jax.ShapeDtypeStruct], Any]:
-        """Shapes and types in a state, and how they are put together; runs no physics."""
+        """Shapes and dtypes of the leaves of a state, and its tree structure; does not run the simulator."""
         leaves, structure = jax.tree.flatten(jax.eval_shape(self.env.reset, jax.random.key(0)).state)
         for leaf in leaves:
             if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) and leaf.dtype.itemsize > 4:
@@ -81,16 +81,16 @@ class ObserveState:
 
 
 def mpc_policy(planner: Planner, env: Environment) -> Policy:
-    """Acts by planning anew at every step, from the last plan moved on by one step.
+    """Model predictive control policy: it plans again at every step, starting from the last plan shifted by one step.
 
-    It needs to see the state: act in ``ObserveState(env)``, or around another environment whose states are of the same
-    kind but whose parameters differ from those of the model `env`.
+    It must observe the state: use it in ``ObserveState(env)``, or in `ObserveState` of another environment whose states
+    have the same structure but whose parameters differ from those of the model `env`.
 
     Args:
-        planner: how to plan.
-        env: the model to plan with.
+        planner: planning algorithm.
+        env: model to plan with.
     """
-    # Partials of functions without closures: other parameters of planner or model compile nothing.
+    # Partials of functions without closures: other parameters of planner or model do not compile again.
     return Policy(Partial(_act, planner, ObserveState(env)), neutral_actions(env, planner.horizon))
 
 
@@ -98,7 +98,7 @@ def _act(
     planner: Planner, model: ObserveState, key: Array, previous: Array, obs: Array
 ) -> tuple[Array, Array, dict[str, Array]]:
     plan = planner.plan(model.env, model.state_of(obs), key, previous)
-    # What the last plan did not reach yet begins as more of its last action.
+    # The new last step starts with a copy of the last action.
     moved_on = jnp.concatenate([plan.actions[1:], plan.actions[-1:]])
     return plan.actions[0], moved_on, {"planned_reward": plan.total_reward}
 
@@ -109,7 +109,7 @@ def _num_entries(leaf: jax.ShapeDtypeStruct) -> int:
 
 
 def _words(leaf: Array) -> Array:
-    """`leaf` as uint32 if it is made of integers or is a random key, else as float32."""
+    """Leaf as uint32 if it has integers or is a random key, else as float32."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(leaf)
     if jnp.issubdtype(leaf.dtype, jnp.integer):

@@ -1,5 +1,5 @@
 """Model predictive path integral control (Williams et al. 2017, "Information theoretic MPC for model-based
-reinforcement learning"): try many perturbed plans and average them, the good ones with more weight."""
+reinforcement learning"): average many randomly perturbed plans, weighted by their rewards."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from purerl.types import Array, Environment, PyTree
 
 @struct.dataclass
 class MPPI:
-    """Needs no gradient, so it plans through contact, jumps and plateaus, and in any simulator.
+    """MPPI planner: without gradients, so it works with contacts, jumps and plateaus, and in any simulator.
 
-    One iteration is algorithm 2 of the paper with two changes. The temperature counts in standard deviations of the
-    rewards of the plans tried, so that it means the same whatever the scale of rewards. The cost of the perturbation
-    itself (``lambda u Sigma^-1 eps``, which keeps the paper's plans near zero actions) is left out: the reward says
-    what actions cost.
+    One iteration is algorithm 2 of the paper with two changes. The temperature is in units of the standard deviation of
+    the sampled plans' rewards, so that its meaning does not depend on the scale of rewards. The cost of the
+    perturbation itself (``lambda u Sigma^-1 eps``, which keeps the paper's plans near zero actions) is left out: the
+    reward defines the cost of actions.
     """
 
-    horizon: int = struct.field(default=30, static=True, help="steps to look ahead", within="[1, inf)")
-    num_samples: int = struct.field(default=256, static=True, help="plans tried per iteration", within="[1, inf)")
-    num_iterations: int = struct.field(default=1, static=True, help="rounds of sampling per plan", within="[1, inf)")
+    horizon: int = struct.field(default=30, static=True, help="planning horizon in steps", within="[1, inf)")
+    num_samples: int = struct.field(default=256, static=True, help="sampled plans per iteration", within="[1, inf)")
+    num_iterations: int = struct.field(default=1, static=True, help="iterations per plan", within="[1, inf)")
     temperature: float = struct.field(
         default=0.3,
-        help="how far from the best a plan may be to count, in standard deviations of their rewards",
+        help="temperature of the softmax over plans, in standard deviations of their rewards",
         within="(0, inf)",
     )
     noise_std: float = struct.field(
         default=0.5,
-        help="deviation of the perturbations in half-widths of the action bounds, in the action's units where there "
-        "are none",
+        help="standard deviation of the perturbations, in half-widths of the action bounds (in action units without "
+        "bounds)",
         within="[0, inf)",
     )
 
@@ -51,16 +51,16 @@ class MPPI:
         struct.check_fields(self)
 
     def plan(self, env: Environment, state: PyTree, key: Array, initial: Array | None = None) -> Plan:
-        """Improve a plan.
+        """Plan from `state` by improving an initial plan.
 
         Args:
             env: the model.
-            state: of the model, to plan from.
-            key: randomness of the model (one for all samples) and of the perturbations.
-            initial: ``[horizon, *action_shape]`` to start from; neutral actions by default.
+            state: start state of the plan.
+            key: randomness of the model (the same for all samples) and of the perturbations.
+            initial: initial plan ``[horizon, *action_shape]``; neutral actions by default.
 
         Returns:
-            The plan. Where all simulations break down it becomes neutral actions; where these do too, `initial`.
+            The plan. If all simulations fail it consists of neutral actions; if these fail too, it is `initial`.
         """
         model_key, noise_key = jax.random.split(key)
         space = continuous_actions(env)
@@ -72,7 +72,7 @@ class MPPI:
 
         def improve(actions: Array, key: Array) -> tuple[Array, None]:
             tried = jax.vmap(perturb, (None, 0))(actions, jax.random.split(key, self.num_samples))
-            # The plan as it is takes part: where every perturbation is bad, it stays.
+            # The unperturbed plan is one of the samples: if every perturbation is bad, it stays.
             tried = tried.at[0].set(actions)
             rewards = jax.vmap(value)(tried)
             average = jnp.tensordot(self._weights(rewards), tried, axes=1, precision=lax.Precision.HIGHEST)
@@ -84,15 +84,15 @@ class MPPI:
         return Plan(jnp.where(jnp.isfinite(reward), actions, initial), reward)
 
     def _weights(self, rewards: Array) -> Array:
-        """``[num_samples]``, sum 1: a softmax of the standardised total rewards, 0 for simulations that broke down.
+        """Weights ``[num_samples]`` of sum 1: softmax of the standardised total rewards, 0 for failed simulations.
 
-        NaN if all did.
+        NaN if all simulations failed.
         """
         valid = jnp.isfinite(rewards)
-        # No larger than 1, whose squares stay within the range of numbers.
+        # Scaled to at most 1, so that squares do not overflow.
         rewards = rewards / jnp.max(jnp.abs(rewards), where=valid, initial=jnp.finfo(rewards.dtype).tiny)
         deviation = jnp.std(rewards, where=valid)
-        # If all are equal, all count the same.
+        # If all rewards are equal, so are the weights.
         scale = jnp.maximum(self.temperature * deviation, jnp.finfo(rewards.dtype).tiny)
         below_best = rewards - jnp.max(rewards, where=valid, initial=-jnp.inf)
         return jax.nn.softmax(jnp.where(valid, below_best / scale, -jnp.inf))

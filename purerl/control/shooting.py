@@ -26,19 +26,19 @@ from purerl.types import Array, Environment, PyTree
 
 @struct.dataclass
 class Shooting:
-    """Adam (Kingma & Ba 2015) on the actions of a plan, which is put back within the bounds after every step.
+    """Single-shooting planner: Adam (Kingma & Ba 2015) on the actions of a plan, clipped to the bounds after each step.
 
-    The gradient of the total reward comes from differentiating the simulation, so it says nothing where rewards are
-    flat and is noise where the dynamics are chaotic; the best plan seen is the one returned, never worse than the
-    initial one. Where the simulation breaks down the search goes on from there, or from neutral actions if there is
-    none yet; a derivative that is not finite changes nothing.
+    The gradient of the total reward is that of the simulation, so it is 0 where rewards are flat and noise where the
+    dynamics are chaotic. The best plan seen is returned, which is never worse than the initial one. If a simulation
+    fails, the search continues from the best plan so far, or from neutral actions if there is none; entries of a
+    gradient that are not finite count as 0.
     """
 
-    horizon: int = struct.field(default=30, static=True, help="steps to look ahead", within="[1, inf)")
+    horizon: int = struct.field(default=30, static=True, help="planning horizon in steps", within="[1, inf)")
     num_iterations: int = struct.field(default=20, static=True, help="gradient steps per plan", within="[1, inf)")
     learning_rate: float = struct.field(
         default=0.1,
-        help="step size of Adam in half-widths of the action bounds, in the action's units where there are none",
+        help="learning rate of Adam, in half-widths of the action bounds (in action units without bounds)",
         within="[0, inf)",
     )
 
@@ -46,13 +46,13 @@ class Shooting:
         struct.check_fields(self)
 
     def plan(self, env: Environment, state: PyTree, key: Array, initial: Array | None = None) -> Plan:
-        """Improve a plan.
+        """Plan from `state` by improving an initial plan.
 
         Args:
             env: the model.
-            state: of the model, to plan from.
-            key: randomness of the model; one for all iterations.
-            initial: ``[horizon, *action_shape]`` to start from; neutral actions by default.
+            state: start state of the plan.
+            key: randomness of the model; the same for all iterations.
+            initial: initial plan ``[horizon, *action_shape]``; neutral actions by default.
         """
         check_differentiable(env)
         space = continuous_actions(env)
@@ -65,7 +65,7 @@ class Shooting:
             reward, gradient = jax.value_and_grad(value)(actions)
             best = _better(best, Plan(actions, reward))
             actions = jnp.where(jnp.isfinite(reward), actions, best.actions)
-            # Along -gradient, for optax descends, and with all actions in the same unit.
+            # The negative gradient, because optax minimises; all actions in the same unit.
             gradient = jnp.where(jnp.isfinite(gradient), gradient, 0.0)
             updates, opt_state = adam.update(-unit * gradient, opt_state)
             actions = jax.vmap(partial(within_bounds, space))(actions + unit * cast(Array, updates))
@@ -79,5 +79,5 @@ class Shooting:
 
 
 def _better(one: Plan, other: Plan) -> Plan:
-    """The plan with more reward; `one` if they have the same."""
+    """Plan with more reward; `one` if both are equal."""
     return jax.tree.map(lambda a, b: jnp.where(other.total_reward > one.total_reward, b, a), one, other)

@@ -1,8 +1,8 @@
-"""Whether gradients through an environment can be trusted, and over how many steps.
+"""Diagnosis of gradients through an environment: whether they can be trusted, and over how many steps.
 
-Three things go wrong with them: where the dynamics jump they are biased, where they are stiff or chaotic they scatter,
-and here and there they are not numbers at all. `diagnose` looks for all three at growing horizons; `compare_gradients`
-does so for any function.
+Such gradients have three problems: they are biased where the dynamics jump, they have a large variance where the
+dynamics are stiff or chaotic, and some are not finite. `diagnose` tests for all three at growing horizons;
+`compare_gradients` does it for any function.
 """
 
 from purerl.diagnostics.diagnosis import HORIZONS, MAX_ROUGHNESS, Diagnosis, check_actions, diagnose

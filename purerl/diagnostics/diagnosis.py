@@ -1,4 +1,4 @@
-"""Gradients of an environment's return with respect to its actions, at growing horizons."""
+"""Diagnosis of the gradients of an environment's return with respect to its actions, at growing horizons."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from purerl.types import Array, Environment, Policy, PyTree
 HORIZONS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 MAX_ROUGHNESS = 5.0
-"""Gradients so many times as large as the values suggest are called noise (see `GradientComparison`)."""
+"""Largest roughness (see `GradientComparison`) at which gradients are not called noise."""
 
 
 @struct.dataclass
 class Diagnosis:
-    """What `diagnose` found; S starts, H horizons.
+    """Result of `diagnose` for S start states and H horizons.
 
-    The fields hold NumPy arrays; the properties sum up over starts and are ``[H]``. Starts without a number, where no
-    gradient is finite, are left out of means.
+    The fields are NumPy arrays; the properties aggregate over starts and have the shape ``[H]``. Starts without any
+    finite gradient are left out of means.
 
     Attributes:
         horizons: ``[H]``, ascending.
-        steps: ``[S, H]``, steps within each horizon before the episode ended.
-        comparison: of the gradients by an offset of all actions (see `diagnose`), leading axes ``[S, H]``.
+        steps: ``[S, H]``, number of steps within each horizon before the episode ended.
+        comparison: comparison of gradients with respect to an offset of all actions (see `diagnose`), leading axes
+            ``[S, H]``.
         growth: ``[S, H]``, see `jacobian_growth`.
     """
 
@@ -64,18 +65,18 @@ class Diagnosis:
 
     @property
     def relative_deviation(self) -> np.ndarray:
-        """`deviation` in units of `gradient_norm`; NaN where both are 0."""
+        """Ratio of `deviation` and `gradient_norm`; NaN where both are 0."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return self.deviation / self.gradient_norm
 
     @property
     def roughness(self) -> np.ndarray:
-        """That of the roughest start; NaN where the return does not vary at any."""
+        """Largest roughness over starts; NaN where the return is constant at all of them."""
         return np.fmax.reduce(self.comparison.roughness, axis=0)
 
     @property
     def cosine(self) -> np.ndarray:
-        """Between the first- and the zeroth-order means of all starts together; NaN where one is 0."""
+        """Cosine between the first- and the zeroth-order means of all starts together; NaN where one is 0."""
         both = np.asarray([self.comparison.first_order, self.comparison.zeroth_order], np.float64)
         first, zeroth = np.where(np.isnan(both).any(axis=(0, 3), keepdims=True), 0.0, both)
         norms = np.linalg.norm(first, axis=(0, 2)) * np.linalg.norm(zeroth, axis=(0, 2))
@@ -84,53 +85,53 @@ class Diagnosis:
 
     @property
     def num_biased(self) -> np.ndarray:
-        """Starts at which the gradient is biased."""
+        """Number of starts at which the gradient is biased."""
         return np.sum(self.comparison.biased, axis=0)
 
     @property
     def bias(self) -> tuple[np.ndarray, np.ndarray]:
-        """Bias ``[H]`` and its interval ``[H, 2]`` at the start where it is the most certain."""
+        """Bias ``[H]`` and its interval ``[H, 2]`` at the start with the largest ratio of bias to interval."""
         bias, interval = np.asarray(self.comparison.bias), np.asarray(self.comparison.bias_interval)
         with np.errstate(invalid="ignore", divide="ignore"):
             certainty = np.abs(bias) / (interval[..., 1] - interval[..., 0])
-        # Neither an exact agreement nor a lack of numbers is evidence.
+        # NaN: exact agreement, or no finite gradient. Neither is evidence of a bias.
         start, horizon = np.argmax(np.where(np.isnan(certainty), -1.0, certainty), axis=0), np.arange(bias.shape[1])
         return bias[start, horizon], interval[start, horizon]
 
     @property
     def nonfinite(self) -> np.ndarray:
-        """Share of the gradients that are not finite."""
+        """Fraction of gradients that are not finite."""
         return np.mean(self.comparison.nonfinite, axis=0)
 
     @property
     def mean_growth(self) -> np.ndarray:
-        """`growth`, mean over starts."""
+        """Mean of `growth` over starts."""
         return _mean_over_starts(self.growth)
 
     @property
     def is_detached(self) -> bool:
-        """Whether every gradient is exactly 0: no reward depends on an action by a differentiable path."""
+        """Whether every gradient is exactly 0: no reward depends on an action through a differentiable path."""
         return bool(np.all(self.comparison.norms == 0.0))
 
     @property
     def obstacles(self) -> list[str]:
-        """For each horizon what speaks against gradients over so many steps; empty if nothing does."""
+        """Problem of the gradients at each horizon, as text; empty if there is none."""
         return [self._obstacle(i) for i in range(len(self.horizons))]
 
     @property
     def recommended_horizon(self) -> int | None:
-        """The largest horizon up to which nothing speaks against gradients; None if something does at the first."""
+        """Largest horizon up to which the gradients have no problem; None if they have one at the first horizon."""
         good = [not obstacle for obstacle in self.obstacles]
         count = good.index(False) if False in good else len(good)
         return int(self.horizons[count - 1]) if count else None
 
     def _obstacle(self, i: int) -> str:
         if self.is_detached:
-            return "the reward does not depend on the actions by a differentiable path: every gradient is exactly 0"
+            return "the reward does not depend on the actions through a differentiable path: every gradient is 0"
         if self.nonfinite[i] > 0:
             return f"{100 * self.nonfinite[i]:.2g} % of the gradients are not finite"
         if self.num_biased[i] > 0:
-            return f"gradients are biased at {self.num_biased[i]} of {len(self.growth)} starts: something jumps"
+            return f"gradients are biased at {self.num_biased[i]} of {len(self.growth)} starts: the dynamics jump"
         if self.roughness[i] > MAX_ROUGHNESS:
             return f"gradients are {self.roughness[i]:.2g} times as large as the values suggest: mostly noise"
         return ""
@@ -149,25 +150,25 @@ def diagnose(
 ) -> Diagnosis:
     """Compare first- and zeroth-order gradients of the return over the first steps, for several horizons.
 
-    At each of several starts a nominal plan of actions is recorded. What is differentiated is the sum of rewards over
-    the first h steps, by an offset that is added to all actions of the plan, as the bias in the last layer of a policy
-    is; so the gradient is the sum over all paths from any action to any later reward, as in training. Noise of its own
-    for each action would have h times as many dimensions, in which no affordable number of values finds a gradient; and
-    a damped system soon forgets a change of its first action only. The offset is not clipped: where a simulator clips
-    actions the gradient is 0 beyond, and rightly so.
+    At each start state a nominal sequence of actions is recorded. The sum of rewards over the first h steps is
+    differentiated with respect to an offset that is added to all actions, like the bias in the last layer of a policy.
+    So the gradient is the sum over all paths from any action to any later reward, as in training. Independent noise for
+    each action would have h times as many dimensions, too many for a zeroth-order estimate; and a damped system soon
+    forgets a change of its first action only. The offset is not clipped: where a simulator clips actions, the gradient
+    is 0, and this is right.
 
-    The confidence is that of the whole report: an environment without jumps is called biased anywhere, at any start or
-    horizon, with probability ``1 - confidence`` or less.
+    The confidence is that of the whole report: an environment without jumps is called biased at any start or horizon
+    with probability ``1 - confidence`` or less.
 
     Args:
         env: the environment, with continuous actions.
         key: randomness.
-        horizons: numbers of steps; one compiled program answers all.
-        num_samples: antithetic pairs of perturbations per start, each of two rollouts.
-        sigma: of the perturbation, in units of half the range of an action; of 1 where an action has no bounds.
-        num_starts: start states, one after the other.
-        policy: what plans the actions; by default uniformly random ones from the middle half of their range. (Doing
-            nothing is often the least costly action, where the gradient of that cost is 0 and all else is noise.)
+        horizons: numbers of steps; one compiled program computes all.
+        num_samples: number of antithetic pairs of perturbations per start; each pair is two rollouts.
+        sigma: standard deviation of the perturbation, in units of half the range of an action (1 without bounds).
+        num_starts: number of start states, computed one after the other.
+        policy: policy of the nominal actions; by default they are uniformly random in the middle half of their range.
+            (Zero is often the action of least cost, where the gradient of that cost is 0 and the rest is noise.)
         confidence: see above.
 
     Raises:
@@ -199,10 +200,10 @@ def diagnose(
 
 
 def check_actions(env: Environment) -> Box:
-    """The action space of `env`.
+    """Action space of `env`, which must be continuous.
 
     Raises:
-        InputError: if one cannot differentiate by its actions.
+        InputError: if derivatives with respect to its actions do not exist.
     """
     space = env.action_space
     if not isinstance(space, Box) or not jnp.issubdtype(space.dtype, jnp.floating):
@@ -244,13 +245,13 @@ def _diagnose(
         steps = jnp.cumsum(trajectory.running)[horizons - 1]
         return steps, comparison, jacobian_growth(env, trajectory, growth_key, horizons)
 
-    # One after the other, as the horizons of each: one set of samples fills the machine, and memory holds no more.
+    # Starts and horizons one after the other: one set of samples uses all cores, and more would need too much memory.
     steps, comparison, growth = lax.map(at_start, jax.random.split(key, num_starts))
     return Diagnosis(horizons, steps, comparison, growth)
 
 
 def _random_policy(env: Environment) -> Policy:
-    """Uniform actions from the middle half of their range."""
+    """Policy with uniformly random actions from the middle half of their range."""
     return Policy(jax.tree_util.Partial(_act_at_random, env))
 
 
@@ -261,7 +262,7 @@ def _act_at_random(env: Environment, key: Array, carry: PyTree, obs: Array) -> t
 
 
 def _half(space: Box) -> np.ndarray:
-    """Half the length of the range of each entry; 1 where it has no two bounds."""
+    """Half the range of each entry; 1 without two bounds."""
     low, high = space.bounds
     bounded = np.isfinite(low) & np.isfinite(high)
     return 0.5 * (np.where(bounded, high, np.float32(1.0)) - np.where(bounded, low, np.float32(-1.0)))
@@ -273,7 +274,7 @@ def _norm_over_starts(gradients: Array) -> np.ndarray:
 
 
 def _mean_over_starts(numbers: Array) -> np.ndarray:
-    """Mean of ``[S, H]`` over the starts that have a number; NaN if none has."""
+    """Mean of ``[S, H]`` over the starts that are not NaN; NaN if all are."""
     present = ~np.isnan(numbers)
     with np.errstate(invalid="ignore"):
         return np.sum(np.where(present, numbers, 0.0), axis=0) / np.sum(present, axis=0)

@@ -1,4 +1,4 @@
-"""Two estimates of one gradient: by differentiating the function, and by its values alone.
+"""Comparison of two gradient estimates: first order, from derivatives, and zeroth order, from values alone.
 
 Both estimate the gradient of the smoothed function ``F(theta) = E f(theta + sigma eps)`` with standard normal ``eps``
 (Suh et al. 2022, "Do differentiable simulators give better policy gradients?", arXiv:2202.00817)::
@@ -6,9 +6,9 @@ Both estimate the gradient of the smoothed function ``F(theta) = E f(theta + sig
     first order     grad F = E[ grad f(theta + sigma eps) ]            if f is continuous
     zeroth order    grad F = E[ f(theta + sigma eps) eps / sigma ]     always
 
-Where f jumps the first one does not see the jump: it is biased. Where f is continuous but so steep that hardly a sample
-lands on the slope, it is right in the mean and useless for any number of samples that one has; that shows as bias or as
-a huge variance, by luck.
+If f jumps, the first-order estimate does not see the jump: it is biased. If f is continuous but so steep that hardly
+any sample lands on the slope, the estimate is unbiased but useless for any affordable number of samples; depending on
+the samples, this shows as bias or as a huge variance.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from purerl.errors import InputError
 from purerl.types import Array
 
 RESOLUTION = 1e-3
-"""Share of the gradient below which a difference says more about rounding in float32 than about the function."""
+"""Smallest difference relative to the gradient that is not attributed to rounding in float32."""
 
 
 @struct.dataclass
 class GradientComparison:
-    """The two estimates of the gradient of the smoothed function, and how they differ.
+    """First- and zeroth-order estimates of the gradient of the smoothed function, and their difference.
 
     Attributes:
         first_order: ``[n]``, mean of the gradients at the samples.
-        zeroth_order: ``[n]``, from the values only.
+        zeroth_order: ``[n]``, estimate from the values only.
         first_order_error: ``[n]``, standard error of `first_order`.
         zeroth_order_error: ``[n]``, standard error of `zeroth_order`.
-        first_order_variance: ``E |g - E g|^2`` of the gradient at a single sample.
-        zeroth_order_variance: the same of the zeroth-order estimate from a single antithetic pair.
-        roughness: ``sigma (E |g|^2)^(1/2) / std f``, the size of gradients by what the values suggest. 1 for a linear
-            function, ``k^(1/2)`` for a polynomial of degree k, far more for one that is rougher than `sigma` can see;
-            never below 1 for a continuous function (the Gaussian Poincare inequality), so that less speaks for jumps.
-            NaN for a constant.
-        norms: ``[2 * num_samples]``, norm of the gradient at each sample; infinite or NaN where that is.
-        cosine: of the angle between the two means; NaN where one of them is 0.
-        bias: difference first minus zeroth order along the direction in which they seem to differ most: in the mean at
+        first_order_variance: variance ``E |g - E g|^2`` of the gradient at a single sample.
+        zeroth_order_variance: variance of the zeroth-order estimate from a single antithetic pair.
+        roughness: ``sigma (E |g|^2)^(1/2) / std f``, the size of the gradients relative to what the variation of the
+            values suggests. 1 for a linear function, ``k^(1/2)`` for a polynomial of degree k, much larger for a
+            function with structure finer than `sigma`. At least 1 for a continuous function (Gaussian Poincare
+            inequality), so a smaller value indicates jumps. NaN for a constant.
+        norms: ``[2 * num_samples]``, norm of the gradient at each sample; infinite or NaN where the gradient is.
+        cosine: cosine of the angle between the two means; NaN where one of them is 0.
+        bias: difference, first minus zeroth order, along the direction in which they seem to differ most: on average at
             most the norm of the bias, and 0 if there is none.
         bias_interval: ``[2]``, confidence interval of `bias`.
-        biased: whether that interval excludes 0, by more than float32 can resolve.
-        nonfinite: share of the samples whose value or gradient, or its square, is infinite or NaN; they are left out of
+        biased: whether that interval excludes 0, by more than the resolution of float32.
+        nonfinite: fraction of samples whose value or gradient, or its square, is infinite or NaN; they are left out of
             all of the above, together with their antithetic partner.
     """
 
@@ -78,25 +78,25 @@ def compare_gradients(
 ) -> GradientComparison:
     """Estimate the gradient of `function`, smoothed by Gaussian noise, in both ways and test whether they agree.
 
-    Samples come in pairs ``theta +- sigma eps``, and both estimates use the same ones, so that most of their noise
-    cancels in the difference. What is left of it for a linear function, ``(1 - eps eps') g``, has mean 0 for every
-    fixed g and is taken off with the first-order mean of the other half of the samples for g; so a quadratic function
-    leaves hardly any noise.
+    Samples are pairs ``theta +- sigma eps``. Both estimates use the same samples, so most of their noise cancels in the
+    difference. The remaining noise for a linear function, ``(1 - eps eps') g``, has mean 0 for every fixed g; it is
+    subtracted, with the first-order mean of the other half of the samples as g. So a quadratic function leaves hardly
+    any noise.
 
-    The test is honest in any dimension: the first half of the samples chooses a direction, and a t-test on the second
-    half, which knows nothing of that choice, asks whether the difference along it is 0.
+    The test is valid in any dimension: the first half of the samples chooses a direction, and a t-test on the second
+    half, which is independent of that choice, tests whether the difference along it is 0.
 
     Args:
-        function: ``function(theta) -> ()``, which reverse mode can differentiate.
-        theta: ``[n]``, where.
+        function: ``function(theta) -> ()``, differentiable in reverse mode.
+        theta: ``[n]``, point at which the gradient is estimated.
         key: randomness of the samples.
         sigma: standard deviation of the noise, in the units of `theta`.
-        num_samples: antithetic pairs, so that `function` is evaluated twice as often.
-        confidence: that `bias_interval` contains the truth; ``1 - confidence`` is how often agreeing gradients are
-            taken for biased.
+        num_samples: number of antithetic pairs; `function` is evaluated twice as often.
+        confidence: probability that `bias_interval` contains the true value; ``1 - confidence`` is the probability of
+            calling gradients biased that agree.
 
     Raises:
-        InputError: for a `theta` that is no vector of floats, or numbers out of range.
+        InputError: for a `theta` that is not a vector of floats, or numbers out of range.
     """
     struct.check_value("sigma", sigma, float, "(0, inf)")
     struct.check_value("num_samples", num_samples, int, "[8, inf)")
@@ -114,8 +114,12 @@ def compare_gradients(
 
 
 def _compare(eps: Array, values: Array, gradients: Array, sigma: float | Array, quantile: float) -> GradientComparison:
-    """`eps` ``[num_samples, n]``, `values` ``[2, num_samples]`` and `gradients` ``[2, num_samples, n]``, + and -."""
-    # Their squares are added up.
+    """Comparison from samples.
+
+    `eps` is ``[num_samples, n]``, `values` ``[2, num_samples]`` and `gradients` ``[2, num_samples, n]``; the axis of
+    length 2 is + and - eps.
+    """
+    # Below, sums of squares must be finite.
     squares = jnp.square(values) + jnp.sum(jnp.square(gradients), axis=-1)
     finite = jnp.isfinite(4.0 * squares.size * squares)
     kept = jnp.all(finite, axis=0)
@@ -138,7 +142,7 @@ def _compare(eps: Array, values: Array, gradients: Array, sigma: float | Array, 
     along = difference @ _unit(_mean(difference, halves[0]))
     bias = _mean(along, halves[1])
     interval = bias + quantile * _error(along, halves[1]) * jnp.array([-1.0, 1.0], bias.dtype)
-    # Rounding of the values themselves, and of the chain rule.
+    # Rounding of the values, and of the chain rule.
     rounding = jnp.finfo(values.dtype).eps * jnp.mean(_mean(jnp.abs(values.T), kept))
     resolution = rounding / sigma + RESOLUTION * jnp.linalg.norm(first_mean)
 
@@ -160,7 +164,7 @@ def _compare(eps: Array, values: Array, gradients: Array, sigma: float | Array, 
 
 
 def _mean(samples: Array, kept: Array) -> Array:
-    """Mean over the first axis where `kept`; NaN if nothing is."""
+    """Mean over the first axis where `kept`; NaN if no sample is kept."""
     kept = kept.reshape(-1, *(1,) * (samples.ndim - 1))
     return jnp.sum(jnp.where(kept, samples, 0.0), axis=0) / jnp.sum(kept)
 
@@ -173,6 +177,6 @@ def _error(samples: Array, kept: Array) -> Array:
 
 
 def _unit(vector: Array) -> Array:
-    """`vector` at length 1, or 0."""
+    """Unit vector in the direction of `vector`; 0 for a zero vector."""
     norm = jnp.linalg.norm(vector)
     return vector / jnp.where(norm > 0, norm, 1.0)

@@ -1,4 +1,4 @@
-"""One trajectory, and what becomes of it when its actions or its states change a little."""
+"""Recorded trajectory, and the effects of small changes of its actions or states."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _NUM_COTANGENTS = 8
 
 @struct.dataclass
 class Trajectory:
-    """One episode or the beginning of one.
+    """Recorded episode, or the beginning of one.
 
     Attributes:
-        states: ``[T]``, before each step.
+        states: ``[T]``, states before each step.
         actions: ``[T, ...]``.
-        running: bool ``[T]``, whether the episode had not ended before that step; from then on nothing counts.
-        key: of the environment's randomness, so that the same happens again.
+        running: bool ``[T]``, whether the episode had not ended before that step; later steps do not count.
+        key: randomness of the environment, so that the trajectory can be repeated.
     """
 
     states: PyTree
@@ -30,14 +30,14 @@ class Trajectory:
 
 
 def follow(env: Environment, policy: Policy, key: Array, length: int) -> Trajectory:
-    """Act for `length` steps from a start state, or until the episode ends."""
+    """Trajectory of `length` steps from a start state, or until the episode ends."""
     reset_key, action_key, env_key = jax.random.split(key, 3)
 
     def step(loop: PyTree, index: Array) -> tuple[PyTree, tuple]:
         timestep, carry, running = loop
         action, carry, _ = policy.act(jax.random.fold_in(action_key, index), carry, timestep.obs)
         onward = env.step(jax.random.fold_in(env_key, index), timestep.state, action)
-        # Stepping a state that is done may give anything: stay there.
+        # A step from a state that is done may give anything: keep the last time step.
         onward = _where(running, onward, timestep)
         return (onward, carry, running & ~onward.done), (timestep.state, action, running)
 
@@ -49,13 +49,13 @@ def follow(env: Environment, policy: Policy, key: Array, length: int) -> Traject
 def perturbed_return(env: Environment, trajectory: Trajectory, offset: Array, horizon: int | Array) -> Array:
     """Sum of rewards over the first steps, with `offset` added to every action.
 
-    Differentiable in reverse mode, for which only states are kept. The horizon may be traced; steps beyond are not
-    computed, so whatever they would do to a gradient, they do not.
+    Differentiable in reverse mode, for which only states are stored. The horizon may be traced; steps beyond it are not
+    computed, so they cannot affect a gradient.
 
     Args:
         env: the environment.
-        trajectory: ``[T]``, from whose first state to start and whose actions to change.
-        offset: shape of one action. It is not clipped.
+        trajectory: ``[T]``, trajectory whose first state and actions are used.
+        offset: array with the shape of one action. The sum is not clipped.
         horizon: number of steps, at most T; fewer count if the episode ends.
     """
     start = jax.tree.map(lambda leaf: leaf[0], trajectory.states)
@@ -67,8 +67,8 @@ def perturbed_return(env: Environment, trajectory: Trajectory, offset: Array, ho
 
         def advance(loop: tuple[PyTree, Array, Array]) -> tuple[PyTree, Array, Array]:
             state, total, done = loop
-            # After the end, step from the start again and drop the result: what is done may give NaN. Inputs are
-            # selected too, because the derivative of dropping NaN is NaN.
+            # After the end of the episode, step from the start again and drop the result: a step from a state that is
+            # done may give NaN. Inputs are selected too, because the derivative of `where` for a dropped NaN is NaN.
             state, change = _where(done, (start, jnp.zeros_like(offset)), (state, offset))
             timestep = env.step(jax.random.fold_in(trajectory.key, index), state, action + change)
             onward = (timestep.state, total + timestep.reward, timestep.done)
@@ -83,27 +83,26 @@ def perturbed_return(env: Environment, trajectory: Trajectory, offset: Array, ho
 
 
 def jacobian_growth(env: Environment, trajectory: Trajectory, key: Array, horizons: Array) -> Array:
-    """Rate at which a small change of the state grows along `trajectory`, its actions being fixed.
+    """Growth rate of a small change of the state along `trajectory` with fixed actions.
 
-    ``1/h log |do_h / ds_0|``, where ``|.|`` is the root mean square over directions of the observation, here a few
-    random ones; in the long run the largest Lyapunov exponent, and of a linear system the logarithm of its spectral
-    radius. Positive: gradients explode, by a factor of about ``exp(rate)`` per step (Metz et al. 2021, "Gradients are
-    not all you need", arXiv:2111.05803). Numbers of the state that no later observation depends on do not count. Over
-    few steps it depends on the units of state and observation too.
+    ``1/h log |do_h / ds_0|``, where ``|.|`` is the root mean square over a few random directions of the observation.
+    For a long horizon it is the largest Lyapunov exponent, and for a linear system the logarithm of the spectral
+    radius. If it is positive, gradients explode, by a factor of about ``exp(rate)`` per step (Metz et al. 2021,
+    "Gradients are not all you need", arXiv:2111.05803). Numbers of the state that no later observation depends on do
+    not count. For a short horizon the rate also depends on the units of state and observation.
 
-    Cotangents are pulled back through one step after the other and brought back to size each time (Benettin et al.
-    1980). Backwards, because training differentiates so: what an environment does to gradients on their way back
-    counts.
+    Cotangents are propagated backwards step by step and normalised each time (Benettin et al. 1980). The direction is
+    backwards as in training, so that changes an environment makes to gradients count.
 
     Args:
         env: the environment.
         trajectory: ``[T]``.
-        key: of the random directions.
+        key: randomness of the directions.
         horizons: whole numbers ``[k]`` from 1 to T.
 
     Returns:
-        ``[k]``; steps after the end of the episode do not count. ``-inf`` if the observation depends on no float of the
-        state.
+        Rates ``[k]``; steps after the end of the episode do not count. ``-inf`` if the observation does not depend on
+        any float of the state.
     """
     inputs = (trajectory.states, trajectory.actions, trajectory.running, jnp.arange(trajectory.running.size))
     start = jax.tree.map(lambda leaf: leaf[0], trajectory.states)
@@ -140,7 +139,7 @@ def jacobian_growth(env: Environment, trajectory: Trajectory, key: Array, horizo
 
 
 def _normalized(arrays: list[Array]) -> tuple[list[Array], Array]:
-    """`arrays` as one vector of length 1, unless all are 0, and the length before."""
+    """Arrays scaled to a total norm of 1 (unchanged if all are 0), and the norm before."""
     size = jnp.sqrt(sum((jnp.sum(jnp.square(array)) for array in arrays), jnp.float32(0.0)))
     return [array / jnp.where(size > 0, size, 1.0) for array in arrays], size
 

@@ -1,4 +1,4 @@
-"""Environments of Brax: rigid bodies on four physics backends, and those a user has registered there."""
+"""Adapter for Brax environments: rigid bodies on four physics backends, including user-registered ones."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ _NO_GRADIENT = {
     "fast": "is a step function of the action",
     "inverted_pendulum": "is 1 at every step",
 }
-"""What is wrong with the rewards that pass no gradient."""
+"""Reasons why the rewards of some environments have no gradient."""
 
 
 @struct.dataclass
 class BraxEnvironment:
-    """One Brax environment behind purerl's contract, without a time limit of its own; build it with `make`.
+    """Brax environment with purerl's interface, without a time limit; build it with `make`.
 
-    Brax objects hash by identity, so this holds what they are made from and finds the object itself in a cache: two
-    environments made alike are equal in structure and share compiled programs.
+    Brax objects hash by identity. So this class stores how they are made and looks the object up in a cache: two
+    environments made with the same arguments have the same structure and share compiled programs.
 
     Attributes:
         name: Brax's name.
-        factory: what Brax has registered under that name.
+        factory: class or function registered in Brax under that name.
         options: constructor arguments.
-        observation_space: as the observations really are, unbounded.
+        observation_space: shape and dtype of the actual observations, unbounded.
         action_space: ``[-1, 1]`` in every entry.
-        differentiable: whether "mjx" is to have a derivative in reverse mode (`mjx_gradients`); its values stay.
+        differentiable: whether "mjx" has a derivative in reverse mode (`mjx_gradients`); values do not change.
         params: every floating-point array of Brax's ``System`` with at least one entry, as nested dictionaries by
             field name: ``params["link"]["inertia"]["mass"]``. Integers and flags stay concrete, because collision
-            code decides by them while it is traced. See `sys` and `with_sys` for a more pleasant view.
+            code branches on them while it is traced. `sys` and `with_sys` read and replace the whole ``System``.
     """
 
     name: str = struct.field(static=True)
@@ -71,11 +71,11 @@ class BraxEnvironment:
         return _merge(system, self.params)
 
     def with_sys(self, sys: Any) -> BraxEnvironment:
-        """This environment with the floating-point arrays of another ``System`` of the same robot.
+        """Copy of this environment with the floating-point arrays of another ``System`` of the same robot.
 
-        For instance ``env.with_sys(env.sys.tree_replace({"link.inertia.mass": 2 * env.sys.link.inertia.mass}))``. The
-        "mjx" backend reads MuJoCo's names (``body_mass``, ``opt.gravity``), the others Brax's (``link``, ``gravity``);
-        "spring" and "positional" copy masses into the state at a reset and step with those.
+        Example: ``env.with_sys(env.sys.tree_replace({"link.inertia.mass": 2 * env.sys.link.inertia.mass}))``. The "mjx"
+        backend reads MuJoCo's names (``body_mass``, ``opt.gravity``), the others Brax's (``link``, ``gravity``);
+        "spring" and "positional" copy masses into the state at a reset, and their steps use that copy.
         """
         params = _floats(sys)
         if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, self.params):
@@ -93,7 +93,7 @@ class BraxEnvironment:
         del key
         with _conventions():
             state = casting.strong(state)
-            # Brax writes into the dictionaries of the state that it is given: give it a copy.
+            # Brax writes into the dictionaries of its input state: pass a copy.
             next_state = self._with_params().step(casting.strong(state), jnp.asarray(action, jnp.float32))
         what = f"{PREFIX}{self.name}"
         next_state = casting.like(next_state, state, f"{what}: the state")
@@ -101,7 +101,7 @@ class BraxEnvironment:
             state=next_state,
             obs=next_state.obs,
             reward=casting.scalar(next_state.reward, jnp.float32, f"{what}: the reward"),
-            # Some environments note failures as "time_out" in `info`; a limit is only what our wrapper says.
+            # Some environments report failures as "time_out" in `info`; only purerl's wrapper sets time limits.
             terminated=casting.scalar(next_state.done, jnp.bool_, f"{what}: done"),
             truncated=jnp.bool_(False),
         )
@@ -111,7 +111,7 @@ class BraxEnvironment:
         return f"BraxEnvironment({self.name!r}{options})"
 
     def _with_params(self) -> Any:
-        """A private copy of the simulator that uses our parameters."""
+        """Private copy of the simulator with the parameters of this environment."""
         simulator = copy.copy(_simulator(self.name, self.factory, self.options))
         system = _system(simulator)
         if system is not None:
@@ -172,7 +172,7 @@ def environment_options(name: str) -> dict[str, Any]:
 
 @functools.cache
 def _brax_envs() -> Any:
-    """The module `brax.envs`, imported without its remarks about an optional package we do not use."""
+    """Module `brax.envs`, imported without its messages about an optional package that is not used here."""
     heard = io.StringIO()
     try:
         with contextlib.redirect_stdout(heard):
@@ -186,7 +186,7 @@ def _brax_envs() -> Any:
 
 
 def _repair_fluid() -> None:
-    """Give Brax's fluid forces (its swimmer) the `clip` they were written for; JAX has since renamed ``a_min``."""
+    """Give Brax's fluid forces (swimmer) a `clip` with the argument ``a_min``, which newer JAX has renamed."""
     from brax import fluid
 
     def clip(x: Array, min: Any = None, max: Any = None, *, a_min: Any = None, a_max: Any = None) -> Array:
@@ -202,23 +202,25 @@ def _registry() -> Mapping[str, Callable[..., Any]]:
 
 @functools.cache
 def _simulator(name: str, factory: Callable[..., Any], options: Options) -> Any:
-    """The Brax object itself, one per factory and options."""
-    # The first look-up may come while tracing; what is cached must not hold tracers.
+    """Brax object, one per factory and options."""
+    # The first look-up may happen while tracing; cached objects must not hold tracers.
     with jax.ensure_compile_time_eval(), casting.conventions(), _without_remarks():
         return factory(**dict(options))
 
 
 @contextlib.contextmanager
 def _conventions() -> Iterator[None]:
-    """Matrix products must keep all bits of float32, too: with the 10 bits that GPUs use by default for speed,
-    gradients through physics explode."""
+    """Context with the JAX settings for Brax: those of all simulators, and matrix products in full float32 precision.
+
+    With the 10 bits of precision that GPUs use by default, gradients through physics explode.
+    """
     with casting.conventions(), jax.default_matmul_precision("highest"):
         yield
 
 
 @contextlib.contextmanager
 def _without_remarks() -> Iterator[None]:
-    """Load robots without advice that a user of Brax's own models can do nothing about; real warnings stay."""
+    """Context that hides deprecation warnings about Brax's own robot models; other warnings stay."""
     import mujoco
 
     remarks: list[str] = []
@@ -238,7 +240,7 @@ def _without_remarks() -> Iterator[None]:
 
 
 def _constructor_defaults(factory: Callable[..., Any]) -> dict[str, Any]:
-    """Constructor arguments and their defaults; those passed on to Brax's base class included."""
+    """Constructor arguments and their defaults, including those passed on to Brax's base class."""
     from brax.envs.fast import Fast
 
     parameters = inspect.signature(factory).parameters.values()
@@ -247,19 +249,19 @@ def _constructor_defaults(factory: Callable[..., Any]) -> dict[str, Any]:
         for p in parameters
         if p.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     }
-    # Brax's convention is `**kwargs` for its base class; `Fast` takes any and drops it.
+    # Brax passes `**kwargs` on to its base class; `Fast` accepts any and ignores them.
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters) and factory is not Fast:
         defaults = {"backend": "mjx", "n_frames": None, **defaults}
     return defaults
 
 
 def _probe(name: str, factory: Callable[..., Any], options: Options, differentiable: bool) -> BraxEnvironment:
-    """The environment, with its spaces read off an abstract reset."""
+    """Environment whose spaces are derived from an abstract reset."""
     simulator = _simulator(name, factory, options)
     system = _system(simulator)
     with jax.ensure_compile_time_eval():
-        # MuJoCo ties its arrays to a device. So would be what is computed from them, and the second call of a
-        # compiled function on its own output would compile again. A copy through the host is free of that.
+        # MuJoCo's arrays are committed to a device, and so would be all results computed from them: the second call
+        # of a compiled function on its own output would compile again. A copy through the host is not committed.
         params = {} if system is None else jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), _floats(system))
     action_space = Box((int(simulator.action_size),), -1.0, 1.0)
     env = BraxEnvironment(name, factory, options, Box((0,)), action_space, differentiable, params)
@@ -272,7 +274,7 @@ def _probe(name: str, factory: Callable[..., Any], options: Options, differentia
 
 
 def _system(simulator: Any) -> Any:
-    """The simulator's ``System``, or None for one that works without."""
+    """The simulator's ``System``, or None if it has none."""
     return vars(simulator).get("sys")
 
 
@@ -281,7 +283,7 @@ def _is_physics(leaf: Any) -> bool:
 
 
 def _floats(system: Any) -> dict[str, Any]:
-    """The floating-point leaves of a ``System`` as nested dictionaries by field name."""
+    """Floating-point leaves of a ``System`` as nested dictionaries by field name."""
     params: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(system)[0]:
         if _is_physics(leaf):
@@ -294,7 +296,7 @@ def _floats(system: Any) -> dict[str, Any]:
 
 
 def _merge(system: Any, params: Mapping[str, Any]) -> Any:
-    """`system` with its floating-point leaves taken from `params`."""
+    """Copy of `system` with the floating-point leaves of `params`."""
     paths, structure = jax.tree_util.tree_flatten_with_path(system)
     leaves = []
     for path, leaf in paths:

@@ -1,4 +1,4 @@
-"""Simulators hand out Python numbers and weakly typed arrays; loops and compiled programs need stable types."""
+"""Conversion of simulators' outputs to arrays of stable dtypes, which loops and compiled programs need."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ from purerl.types import Array, Environment, PyTree, TimeStep
 
 @struct.dataclass
 class StrictTypes:
-    """The same environment with the dtypes it owes, where it returns Python numbers, weak types or others that fit.
+    """Environment whose outputs are converted to the dtypes of the contract: no Python numbers or weak types.
 
-    `make` puts it around environments that need it; whatever could lose a value is refused by `check_env` instead.
+    `make` adds it to environments that need it. Conversions that could lose values are refused by `check_env` instead.
 
     Attributes:
         env: the environment.
@@ -27,12 +27,12 @@ class StrictTypes:
 
     @property
     def observation_space(self) -> Space:
-        """That of `env`."""
+        """Observation space of `env`."""
         return self.env.observation_space
 
     @property
     def action_space(self) -> Space:
-        """That of `env`."""
+        """Action space of `env`."""
         return self.env.action_space
 
     def reset(self, key: Array) -> TimeStep:
@@ -55,30 +55,29 @@ class StrictTypes:
 
 @contextlib.contextmanager
 def conventions() -> Iterator[None]:
-    """Settings of JAX that simulators are written for, whatever holds elsewhere: implicit broadcasting, and 32 bits.
+    """Context with the JAX settings that simulators are written for: implicit broadcasting and 32 bits.
 
-    With 64 bits enabled, parts of their states would be of 64 and parts of 32, and not the same after a step as after a
-    reset.
+    With 64 bits enabled, some parts of their states would have 64 bits, and others after a step than after a reset.
     """
     with jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
         yield
 
 
 def strong(tree: PyTree) -> PyTree:
-    """A copy of `tree` in which every leaf is an array of the dtype it has, no longer weakly typed."""
+    """Copy of `tree` with arrays of strong dtype as leaves."""
     return jax.tree.map(_strong, tree)
 
 
 def like(tree: PyTree, reference: PyTree, what: str) -> PyTree:
-    """`tree` with strong types, which must be those of `reference`.
+    """Copy of `tree` with strong dtypes, which must equal those of `reference`.
 
     Args:
-        tree: what a step returned.
-        reference: arrays, or descriptions of arrays, that it must match.
-        what: for the message, such as ``"CartPole-v1: the state"``.
+        tree: pytree returned by a step.
+        reference: pytree of arrays or array descriptions that it must match.
+        what: name for the message, such as ``"CartPole-v1: the state"``.
 
     Raises:
-        InputError: while tracing, if the two differ in more than weak typing; converting could lose values.
+        InputError: while tracing, if the two differ in more than weak typing: a conversion could lose values.
     """
     paths, structure = jax.tree_util.tree_flatten_with_path(reference)
     if jax.tree.structure(tree) != structure:
@@ -94,7 +93,7 @@ def like(tree: PyTree, reference: PyTree, what: str) -> PyTree:
 
 
 def scalar(value: Any, dtype: Any, what: str) -> Array:
-    """`value` as a scalar array of `dtype`; an `InputError` if it has axes."""
+    """Scalar array of `dtype` from `value`; an `InputError` if it has axes."""
     if jnp.shape(value) != ():
         raise InputError(f"{what} must be a single value, got shape {jnp.shape(value)}")
     return _strong(jnp.asarray(value, dtype))

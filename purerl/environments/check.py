@@ -1,4 +1,4 @@
-"""The contract of environments, checked: what is wrong with one, and how to mend it, before anything compiles."""
+"""Checks of an environment against the contract, with a remedy for each mistake, before anything compiles."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _SPACES = ("observation_space", "action_space")
 
 
 def check_env(env: Any, num_steps: int = 100) -> None:
-    """Refuse an environment that breaks the contract (see `purerl.Environment`), naming the field and the remedy.
+    """Check an environment against the contract (see `purerl.Environment`); errors name the field and the remedy.
 
-    Types are checked by tracing one reset and one step, which compiles nothing; `purerl.make` does as much for every
-    object it is given. Values are checked by acting at random.
+    Types are checked by tracing one reset and one step, which compiles nothing; `purerl.make` does the same for every
+    object that it is given. Values are checked with random actions.
 
     Args:
         env: the environment, with any wrappers.
-        num_steps: how long to act at random; 0 checks types alone.
+        num_steps: number of steps with random actions; 0 checks types only.
 
     Raises:
-        InputError: for the first thing that is wrong.
+        InputError: for the first mistake found.
     """
     struct.check_value("num_steps", num_steps, int, "[0, inf)")
     check_types(env)
@@ -41,7 +41,7 @@ def check_env(env: Any, num_steps: int = 100) -> None:
 
 
 def check_types(env: Any) -> bool:
-    """The part of `check_env` that compiles nothing; whether all dtypes are exact, which needs no `StrictTypes`."""
+    """Type checks of `check_env`, without compiling; returns whether all dtypes are exact (no `StrictTypes` needed)."""
     _check_members(env)
     _check_pytree(env)
     name, exact = type(env).__name__, []
@@ -50,7 +50,7 @@ def check_types(env: Any) -> bool:
         reset_key, step_key, action_key = jax.random.split(key, 3)
         first = env.reset(reset_key)
         exact.append(_check_timestep(env, first, f"{name}.reset"))
-        # What a loop would hand on.
+        # The state as a loop would carry it.
         state = strong(first.state)
         onward = env.step(step_key, state, env.action_space.sample(action_key))
         exact.append(_check_timestep(env, onward, f"{name}.step"))
@@ -62,14 +62,14 @@ def check_types(env: Any) -> bool:
         raise InputError(f"{name} uses NumPy on values that JAX traces: use jax.numpy{_where(error)}") from error
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerIntegerConversionError) as error:
         raise InputError(
-            f"{name} needs the value of something that JAX traces, in `if`, `while`, `int()` or an index: use "
+            f"{name} needs a concrete value where JAX traces, in `if`, `while`, `int()` or an index: use "
             f"jnp.where or jax.lax.cond, or declare the field static with struct.field(static=True){_where(error)}"
         ) from error
     return all(exact)
 
 
 def _where(error: Exception) -> str:
-    """The line that the caller wrote, if it can be told."""
+    """File and line of the caller's code in the traceback, or an empty string."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not any(part in frame.filename for part in ("/jax/", "/purerl/"))]
     return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
@@ -84,7 +84,7 @@ def _check_members(env: Any) -> None:
     if simulator or {"reset", "step"} <= set(missing):
         raise InputError(
             f"expected an environment's name or a purerl Environment, got {kind} "
-            "(environments of gymnax and Brax pass by name: register them there)"
+            "(environments of gymnax and Brax are made by name: register them there)"
         )
     if missing:
         raise InputError(f"{kind} has no {missing[0]}: an environment has {', '.join((*_METHODS, *_SPACES))}")
@@ -120,7 +120,7 @@ def _check_pytree(env: Any) -> None:
 
 
 def _check_static(node: Any) -> None:
-    """Refuse what compiled programs could not be looked up by, in `node` and the environments inside."""
+    """Refuse static fields that are not hashable, in `node` and the environments inside it."""
     for field in dataclasses.fields(node) if dataclasses.is_dataclass(node) else ():
         value = getattr(node, field.name)
         if not field.metadata.get("static", False):
@@ -136,7 +136,7 @@ def _check_static(node: Any) -> None:
 
 
 def _check_timestep(env: Environment, timestep: Any, what: str) -> bool:
-    """Whether all dtypes are exact."""
+    """Check the fields of a time step; returns whether all dtypes are exact."""
     if not isinstance(timestep, TimeStep):
         raise InputError(f"{what} must return a purerl.TimeStep, got {type(timestep).__name__}")
     for path, leaf in jax.tree_util.tree_flatten_with_path(timestep.state)[0]:
@@ -154,7 +154,7 @@ def _check_timestep(env: Environment, timestep: Any, what: str) -> bool:
 
 
 def _check_leaf(what: str, value: Any, shape: tuple[int, ...], dtype: np.dtype, wanted: str) -> None:
-    """Refuse another shape, and a dtype whose conversion could change a value."""
+    """Refuse a wrong shape, or a dtype whose conversion could change a value."""
     if not _is_array(value):
         remedy = {
             dict: ": join its entries into one array, say with jnp.concatenate",
@@ -175,7 +175,7 @@ def _check_leaf(what: str, value: Any, shape: tuple[int, ...], dtype: np.dtype, 
 
 
 def _fits(given: np.dtype, dtype: np.dtype, weak: bool) -> bool:
-    """Whether values of one dtype can be made of the other without loss, or at most rounded as numbers always are."""
+    """Whether values of dtype `given` can be converted to `dtype` without loss, except for floating-point rounding."""
     if jnp.issubdtype(dtype, jnp.floating):
         return given == np.bool_ or jnp.issubdtype(given, jnp.integer) or jnp.issubdtype(given, jnp.floating)
     if dtype == np.bool_:
@@ -221,11 +221,11 @@ def _check_values(env: Environment, num_steps: int) -> None:
             raise InputError(f"{name}.step: {field} is not finite after some random actions")
     space = env.observation_space
     low, high = (0.0, space.n - 1.0) if isinstance(space, Discrete) else space.bounds
-    # What is computed at a bound, a cosine say, may be rounded over it.
+    # A value at a bound, such as a cosine, may be rounded beyond it.
     slack = 1e-5 * np.maximum(1.0, np.maximum(np.abs(low), np.abs(high)))
     if np.any((steps.obs < low - slack) | (steps.obs > high + slack)):
         least, greatest = np.min(steps.obs), np.max(steps.obs)
         raise InputError(
-            f"{name}.step: obs from {least:g} to {greatest:g} leave {space}, which observation_space declares: clip "
-            "them or widen it"
+            f"{name}.step: obs from {least:g} to {greatest:g} are outside of {space}, which observation_space "
+            "declares: clip them or widen it"
         )

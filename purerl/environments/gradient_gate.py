@@ -1,4 +1,4 @@
-"""Gradients through many environments side by side, of which one may explode without harming the others."""
+"""Gradient clipping at every step of an environment: one exploding environment does not affect the others."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from purerl.types import Array, Environment, PyTree, TimeStep
 
 @struct.dataclass
 class GradientGate:
-    """The same environment forwards; backwards, no step passes on more than it should.
+    """Environment with gradient clipping at each step: the values are unchanged, the gradients are bounded.
 
-    The gradient with respect to what a step starts from, state and action together, is scaled down to `max_norm`, and
-    becomes 0 where it is not finite.
+    The gradient with respect to a step's inputs, state and action together, is scaled down to `max_norm`. It is set to
+    0 where it is not finite.
 
-    A step fails whose result itself is not finite, or has a reward or observation whose square is not. It leaves the
-    state where it was and ends the episode with reward 0, so that no NaN reaches a network, whose gradient it would
-    spoil for all. It is marked as no other step is, as terminated and truncated at once: nothing is known of what would
-    have followed, and 0 may be more than the task can give. Who learns values has to say what a failure is worth
-    (see `failure_value`). Who only differentiates, as APG does, has nothing to gain from one: the derivative does not
-    see where episodes end.
+    A step fails if its result is not finite, or if its reward or observation has a square that is not finite. Then the
+    state stays as it was before the step and the episode ends with reward 0, so that no NaN reaches a network, where it
+    would spoil the whole gradient. A failed step is the only one that is marked as terminated and truncated at once:
+    the return that would have followed is unknown, and 0 may be more than the task can give. Algorithms that learn
+    values must choose the value of a failure (see `failure_value`). Algorithms that only differentiate, such as APG,
+    cannot gain from a failure: the derivative does not depend on where episodes end.
 
-    How often that happened is the "gradient" with respect to `tally`, which has no influence on any value::
+    The counts of these events are the "gradient" with respect to `tally`, which has no influence on any value::
 
         def loss(params, tally):
             env = GradientGate(env, tally)
@@ -35,15 +35,15 @@ class GradientGate:
 
         grads, counts = jax.grad(loss, argnums=(0, 1))(params, jnp.zeros(3))
 
-    counts, added up over steps and environments: gradients that were not finite, gradients scaled down, failed steps.
-    (Gradients whose squared norm leaves the range of float32, beyond 1e19, count as not finite.)
+    counts, summed over steps and environments: gradients that were not finite, gradients scaled down, failed steps.
+    (Gradients of norm above 1e19, whose square exceeds the range of float32, count as not finite.)
 
     Attributes:
         env: the environment.
         tally: float32 ``[3]``, zeros.
-        max_norm: largest norm of a gradient that passes unchanged; None is any that is finite.
-        rematerialize: compute each step again on the way back, so that only its state and action are kept: a backward
-            pass through n steps then needs memory for n states and the inside of a single step, not of n.
+        max_norm: largest norm of a gradient that passes unchanged; None passes all finite gradients unchanged.
+        rematerialize: whether the backward pass computes each step again from its state and action. A backward pass
+            through n steps then stores n states and the intermediate results of one step instead of n.
     """
 
     env: Environment
@@ -53,12 +53,12 @@ class GradientGate:
 
     @property
     def observation_space(self) -> Space:
-        """That of `env`."""
+        """Observation space of `env`."""
         return self.env.observation_space
 
     @property
     def action_space(self) -> Space:
-        """That of `env`."""
+        """Action space of `env`."""
         return self.env.action_space
 
     def reset(self, key: Array) -> TimeStep:
@@ -88,10 +88,10 @@ class GradientGate:
 
 
 def failure_value(lowest_reward: Array, gamma: float | Array) -> Array:
-    """Value of a failed step: the lowest reward so far, from there on for ever; no more than 0, which ending gives.
+    """Value of a failed step: the lowest reward so far at every later step, at most 0 (the value of termination).
 
-    No policy whose rewards are at least `lowest_reward` has a lower value, so none can do better by failing. With a
-    discount close to 1, or 1, ten thousand steps stand for "for ever".
+    No policy whose rewards are at least `lowest_reward` has a lower value, so a failure never pays. With a discount
+    close to 1, or 1, the sum is limited to ten thousand steps.
     """
     return jnp.minimum(lowest_reward, 0.0) / jnp.maximum(1.0 - gamma, 1e-4)
 
@@ -106,7 +106,7 @@ def _gate_forward(leaves: Sequence[Array], max_norm: Array, tally: Array) -> tup
 
 
 def _gate_backward(max_norm: Array, gradients: Sequence[Array]) -> tuple[Sequence[Array], Array, Array]:
-    # Squared: its root has no derivative at 0, where those who differentiate training itself would get NaN.
+    # The squared norm: the norm has no derivative at 0, and derivatives of training itself would be NaN there.
     squared = jnp.sum(jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in gradients]))
     finite = jnp.isfinite(squared)
     too_large = finite & (squared > jnp.square(max_norm))
@@ -120,7 +120,7 @@ _gate.defvjp(_gate_forward, _gate_backward)
 
 @jax.custom_vjp
 def count(value: Array, counts: Array, tally: Array) -> Array:
-    """`value`, with `counts` as its "gradient" with respect to `tally`, of the same shape, once per backward pass."""
+    """Identity of `value` that adds `counts` to the "gradient" with respect to `tally`, which has the same shape."""
     return value
 
 
@@ -136,10 +136,10 @@ count.defvjp(_count_forward, _count_backward)
 
 
 def check_differentiable(env: Environment) -> None:
-    """Refuse an environment whose step JAX cannot run backwards; nothing is compiled.
+    """Check that JAX can differentiate a step of the environment in reverse mode; nothing is compiled.
 
     Raises:
-        InputError: naming what would make it differentiable.
+        InputError: if it cannot; the message names the remedy.
     """
     space = env.action_space
     if not jnp.issubdtype(space.dtype, jnp.floating):
@@ -152,6 +152,6 @@ def check_differentiable(env: Environment) -> None:
         if "Reverse-mode differentiation" not in str(error):
             raise
         raise InputError(
-            f"{env} cannot be differentiated, it loops until something has converged: "
+            f"{env} cannot be differentiated, because its solver loops until convergence: "
             "make it with purerl.make(name, differentiable=True)"
         ) from None

@@ -1,4 +1,4 @@
-"""Environments of gymnax: classic control, MinAtar, bsuite and others, and those a user has registered there."""
+"""Adapter for gymnax environments: classic control, MinAtar, bsuite and others, including user-registered ones."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from purerl.errors import InputError, unknown
 from purerl.spaces import Box, Discrete, Space
 from purerl.types import Array, PyTree, TimeStep
 
-# Its constructor downloads the data set, which merely listing environments must not do. `make` does.
+# The constructor downloads a data set: `make` may do this, a listing of environments must not.
 _DOWNLOADS = ("MNISTBandit-bsuite",)
 
 
 class _Rule(NamedTuple):
-    """Rule by which a parameter follows from two others."""
+    """Rule that computes a derived parameter from two others."""
 
     sources: tuple[str, str]
     combine: Callable[[Any, Any], Any]
 
 
-# Parameters that gymnax stores beside those they follow from, by the module of the environment.
+# Derived parameters that gymnax stores beside their sources, by the module of the environment.
 _DERIVED: dict[str, dict[str, _Rule]] = {
     "gymnax.environments.classic_control.cartpole": {
         "total_mass": _Rule(("masscart", "masspole"), operator.add),
@@ -43,30 +43,31 @@ _DERIVED: dict[str, dict[str, _Rule]] = {
     }
 }
 
-# Its observations are grids of booleans (Young & Tian 2019), which gymnax hands out in four times the memory.
+# MinAtar's observations are grids of booleans (Young & Tian 2019), which gymnax returns as float32.
 _BOOLEAN = "gymnax.environments.minatar."
 
 
 @struct.dataclass
 class GymnaxEnvironment:
-    """One gymnax environment behind purerl's contract; build it with `make`.
+    """gymnax environment with purerl's interface; build it with `make`.
 
-    gymnax objects hash by identity, so this holds what they are made from and finds the object itself in a cache:
-    two environments made alike are equal in structure and share compiled programs. gymnax's own `step` resets on its
-    own and hides the last observation; this uses the transition below it.
+    gymnax objects hash by identity. So this class stores how they are made and looks the object up in a cache: two
+    environments made with the same arguments have the same structure and share compiled programs. gymnax's own `step`
+    resets automatically and hides the last observation; this class calls `step_env`, which does not.
 
     Attributes:
         name: gymnax's id.
-        factory: what gymnax has registered under that id.
+        factory: class or function registered in gymnax under that id.
         options: constructor arguments.
-        observation_space: shape and dtype as the observations really are; bounds as gymnax declares them. Booleans in
+        observation_space: shape and dtype of the actual observations, bounds as declared by gymnax. Booleans in
             MinAtar.
-        action_space: for the parameters given to `make`; varying a parameter that bounds actions does not move it.
+        action_space: space for the parameters given to `make`; varying a parameter that bounds actions does not change
+            it.
         params: gymnax's ``EnvParams`` with an array of strong dtype in every leaf; ``max_steps_in_episode`` is the
-            time limit. What follows from others (CartPole's ``total_mass``) is None and computed where it is used.
+            time limit. Derived parameters (CartPole's ``total_mass``) are None and are computed when they are used.
 
     Raises:
-        InputError: a parameter is given that follows from others, or one that lets actions leave `action_space`.
+        InputError: if a derived parameter is given, or one that allows actions outside of `action_space`.
     """
 
     name: str = struct.field(static=True)
@@ -122,11 +123,11 @@ class GymnaxEnvironment:
 
     @property
     def _arrays(self) -> PyTree:
-        # A NumPy leaf closed over by a traced function would refuse to be indexed by a traced integer.
+        # A NumPy leaf cannot be indexed by a traced integer.
         return _complete(jax.tree.map(jnp.asarray, self.params))
 
     def _check_bounds(self) -> None:
-        """Refuse parameters, perhaps of many members, for which the simulator takes more than `action_space` offers."""
+        """Refuse parameters, also of many members, whose action bounds exceed `action_space`."""
         space = self.action_space
         if not isinstance(space, Box) or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self.params)):
             return
@@ -144,8 +145,8 @@ class GymnaxEnvironment:
             low, high = map(np.asarray, (jax.vmap(bounds, (members,)) if several else bounds)(self.params))
         if np.any(low < space.bounds[0]) or np.any(high > space.bounds[1]):
             raise InputError(
-                f"{self.name} was made for actions in {space}: parameters that bound them may be varied within that, "
-                f"not up to [{np.min(low):g}, {np.max(high):g}]; give the widest to make"
+                f"{self.name} was made for actions in {space}: parameters may not widen these bounds to "
+                f"[{np.min(low):g}, {np.max(high):g}]; give the widest bounds to make"
             )
 
     def __repr__(self) -> str:
@@ -222,32 +223,31 @@ def environment_options(name: str) -> dict[str, Any]:
 
 
 def time_limit(env: GymnaxEnvironment) -> int | None:
-    """Steps after which an episode is cut, if there is such a limit."""
+    """Number of steps after which an episode is truncated, or None."""
     limits = {f.name: getattr(env.params, f.name) for f in dataclasses.fields(env.params)}
     return int(limits["max_steps_in_episode"]) if "max_steps_in_episode" in limits else None
 
 
 def _registry() -> dict[str, Callable[..., Any]]:
-    # Some environments can draw themselves. What they draw with takes longer to load than all the rest.
+    # The plotting libraries of environments that can draw themselves take longer to import than everything else.
     with deferred("matplotlib.pyplot", "seaborn"):
         from gymnax import registration
 
-    # Not `gymnax.registered_envs`, which has the names only: equality by value needs the factory.
+    # `gymnax.registered_envs` has only names, but equality by value needs the factory.
     return registration._registry
 
 
 @functools.cache
 def _simulator(name: str, factory: Callable[..., Any], options: Options) -> Any:
-    """The gymnax object itself, one per factory and options."""
+    """gymnax object, one per factory and options."""
     from gymnax.environments.environment import Environment
 
-    # The first look-up may come while tracing; what is cached must not hold tracers.
+    # The first look-up may happen while tracing; cached objects must not hold tracers.
     with jax.ensure_compile_time_eval(), casting.conventions(), _input_error(name, dict(options)):
         simulator = factory(**dict(options))
     if not isinstance(simulator, Environment):
         raise InputError(f"{name} is a {type(simulator).__name__}, not a gymnax Environment")
-    # gymnax cuts gradients between steps unless told otherwise. Values stay the same, and who does not differentiate
-    # pays nothing.
+    # By default gymnax stops gradients between steps. This changes no value and costs nothing without a gradient.
     return simulator.with_transition_gradients() if simulator.supports_transition_gradients else simulator
 
 
@@ -262,7 +262,7 @@ def _passes_gradients(name: str) -> bool:
 
 @contextlib.contextmanager
 def _input_error(name: str, options: Mapping[str, Any]) -> Iterator[None]:
-    """Report what the simulator's own code makes of the options as the caller's error."""
+    """Context that reports errors of the simulator's own code as `InputError`."""
     try:
         yield
     except InputError:
@@ -289,7 +289,7 @@ def _constructor_defaults(factory: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _parameters(name: str, defaults: Any, changes: Mapping[str, Any]) -> Any:
-    """gymnax's parameters with some changed, and strong arrays in all leaves."""
+    """gymnax's parameters with some changed, and arrays of strong dtype in all leaves."""
     values = {}
     for field in dataclasses.fields(defaults):
         default = getattr(defaults, field.name)
@@ -309,12 +309,12 @@ def _parameters(name: str, defaults: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def _derived(params: Any) -> dict[str, _Rule]:
-    """Parameters that follow from others."""
+    """Rules of the derived parameters, by name."""
     return _DERIVED.get(type(params).__module__, {})
 
 
 def _complete(params: Any) -> Any:
-    """`params` with what follows from them."""
+    """Copy of `params` with the derived parameters computed."""
     values = {
         name: rule.combine(*(getattr(params, source) for source in rule.sources))
         for name, rule in _derived(params).items()
@@ -335,10 +335,10 @@ def _is_default(defaults: Any, field: str, params: Any) -> bool:
 
 
 def _spaces(name: str, simulator: Any, params: Any) -> tuple[Space, Space]:
-    """Observations, read off an abstract reset, and actions."""
+    """Spaces of observations (from an abstract reset) and actions."""
     with jax.ensure_compile_time_eval(), casting.conventions():
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params)):
-            # Bounds are static: parameters that have no value yet cannot move them.
+            # Bounds are static: traced parameters cannot change them.
             params = _parameters(name, simulator.default_params, {})
         params = _complete(params)
         obs, _ = jax.eval_shape(simulator.reset_env, jax.random.key(0), params)
@@ -353,7 +353,7 @@ def _spaces(name: str, simulator: Any, params: Any) -> tuple[Space, Space]:
 
 
 def _space(name: str, what: str, declared: Any, shape: tuple[int, ...], dtype: Any) -> Space:
-    """Our space for gymnax's `declared` one; where the declaration is wrong, `shape` and `dtype` are the truth."""
+    """purerl's space for gymnax's `declared` one, with the actual `shape` and `dtype`."""
     from gymnax.environments import spaces
 
     if isinstance(declared, spaces.Discrete) and shape == ():
@@ -364,5 +364,5 @@ def _space(name: str, what: str, declared: Any, shape: tuple[int, ...], dtype: A
 
 
 def _fitting(bound: Any, shape: tuple[int, ...], otherwise: float) -> Any:
-    """`bound` if it can be one for arrays of that shape."""
+    """Bound if it fits arrays of that shape, else `otherwise`."""
     return bound if np.ndim(bound) == 0 or np.shape(bound) == shape else otherwise

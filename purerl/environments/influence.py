@@ -1,4 +1,4 @@
-"""Parameters that act: a number that no reset and no step reads cannot be varied, fitted or randomised."""
+"""Check that a parameter has an effect: a reset or a step must read it if it is varied, fitted or randomised."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from purerl.types import Environment
 
 
 def check_acts(env: Environment, names: Iterable[str]) -> None:
-    """Refuse parameters that change nothing.
+    """Refuse parameters without any effect.
 
     Args:
         env: the environment.
-        names: dotted paths of leaves in it, or of what holds leaves, such as ``"params.gravity"``.
+        names: dotted paths of leaves or subtrees, such as ``"params.gravity"``.
 
     Raises:
-        InputError: if no reset and no step of `env` reads any of what a name stands for; names the nearest that acts.
+        InputError: if no reset and no step of `env` reads any leaf of a name; the message suggests a similar name
+            that has an effect.
     """
     names = tuple(names)
     if not names:
@@ -35,7 +36,7 @@ def check_acts(env: Environment, names: Iterable[str]) -> None:
         held = [acts for path, acts in zip(paths, read, strict=True) if f"{path}.".startswith(f"{name}.")]
         if held and not any(held):
             acting = [path for path, acts in zip(paths, read, strict=True) if acts]
-            # Libraries rename what they copy: the end of a path says most.
+            # Libraries store copies under other paths: the last part of a path is the most informative.
             ends = {path.rsplit(".", 1)[-1]: path for path in reversed(acting)}
             close = difflib.get_close_matches(name.rsplit(".", 1)[-1], ends, n=1)
             hint = f"; {ends[close[0]]} does act" if close else ""
@@ -43,15 +44,15 @@ def check_acts(env: Environment, names: Iterable[str]) -> None:
 
 
 def dotted(path: tuple[Any, ...]) -> str:
-    """A path of JAX's as people write it: ``params.link.inertia.mass``."""
+    """Dotted name of a JAX key path, such as ``params.link.inertia.mass``."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 @functools.lru_cache(maxsize=64)
 def _read(structure: Any, shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> tuple[bool, ...]:
-    """For every leaf of an environment, whether a reset or a step depends on it. Traces both, runs and compiles none.
+    """Whether a reset or a step depends on each leaf of an environment. Traces both; runs and compiles nothing.
 
-    It depends on what is left of the program when every instruction without influence on a result is taken out.
+    A leaf is read if the program still uses it after dead code elimination.
     """
 
     def both(leaves: list[Any], reset_key: Any, step_key: Any, state: Any, action: Any) -> Any:

@@ -1,4 +1,4 @@
-"""MuJoCo MJX for reverse mode: the same steps, with the derivative of what its constraint solver converges to."""
+"""Reverse-mode derivatives of MuJoCo MJX: implicit differentiation of its constraint solver, with unchanged values."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from purerl.types import Array, PyTree
 
 @functools.cache
 def pipeline() -> Any:
-    """Brax's module ``brax.mjx.pipeline``, stepping MJX with `solve` in place of MJX's own solver.
+    """Brax's module ``brax.mjx.pipeline`` with `solve` in place of MJX's own solver.
 
-    These are private copies of two modules: whoever else uses Brax or MJX in this process keeps theirs, whatever is
-    traced in other threads meanwhile.
+    The result uses private copies of two modules, so other users of Brax or MJX in this process, also in other threads,
+    are not affected.
 
     Raises:
-        InputError: the installed MJX is built otherwise.
+        InputError: if the installed version of MJX is not compatible.
     """
     from brax.mjx import pipeline as brax_pipeline
     from mujoco import mjx
@@ -37,29 +37,29 @@ def pipeline() -> Any:
         version = importlib.metadata.version("mujoco-mjx")
         raise InputError(
             f"cannot differentiate MJX {version}: it has no {', '.join(missing)}; "
-            "take another backend, such as backend='spring', or an MJX that has been tried (3.17.0)"
+            "use another backend, such as backend='spring', or a tested version of MJX (3.17.0)"
         )
     own = _copied(forward, solver=types.SimpleNamespace(solve=solve))
     return _copied(brax_pipeline, mjx=types.SimpleNamespace(**{**vars(mjx), "forward": own.forward, "step": own.step}))
 
 
 def solve(model: Any, data: Any) -> Any:
-    """MJX's ``solve``, with a derivative in reverse mode too.
+    """MJX's ``solve`` with a derivative in reverse mode.
 
-    The solver minimises a convex cost over accelerations; where it ends, ``F(a, x) = 0`` with the gradient ``F`` of
-    that cost and everything it depends on in ``x``. So ``da = -H^-1 dF(a, x)`` with the Hessian ``H`` (the implicit
-    function theorem; Blondel et al. 2022, arXiv:2105.15183). One linear solve replaces the derivative of each
-    iteration and of each step of its line search. A start for the iterations has no influence on what they converge
-    to, and none on this.
+    The solver minimises a convex cost over accelerations ``a``. At the minimum ``F(a, x) = 0``, where ``F`` is the
+    gradient of that cost and ``x`` is everything it depends on. So ``da = -H^-1 dF(a, x)`` with the Hessian ``H``
+    (implicit function theorem; Blondel et al. 2022, arXiv:2105.15183). One linear solve replaces the derivative of each
+    iteration and of each step of its line search. The initial guess has no influence on the minimum, and none on this
+    derivative.
 
-    A single iteration is not enough to converge, and is no loop: there MJX's own derivative is the right one.
+    With a single iteration the solver does not converge and does not loop: then MJX's own derivative is used.
 
     Args:
         model: MJX's ``Model``.
-        data: MJX's ``Data``, all forces but those of constraints known.
+        data: MJX's ``Data`` with all forces except those of constraints.
 
     Returns:
-        `data` with accelerations and forces of constraints, with the values that MJX gives them.
+        `data` with accelerations and constraint forces; their values are those of MJX.
     """
     from mujoco.mjx._src import solver
     from mujoco.mjx._src.types import SolverType
@@ -69,12 +69,12 @@ def solve(model: Any, data: Any) -> Any:
     fixed_model, fixed_data = jax.lax.stop_gradient((model, data))
     solved: Any = solver.solve(fixed_model, fixed_data)
 
-    # The Hessian is that of Newton's method, whichever method has been used.
+    # The Hessian is computed as in Newton's method, for any solver.
     newton = {"opt.solver": SolverType.NEWTON}
     model, fixed_model = model.tree_replace(newton), fixed_model.tree_replace(newton)
     here = solver.Context.create(model, data.replace(qacc=solved.qacc), grad=False)
     gradient = here.Ma - data.qfrc_smooth - here.qfrc_constraint
-    # MJX divides by its Hessian what it puts together from these three.
+    # MJX computes H^-1 (Ma - qfrc_smooth - qfrc_constraint): set the sum to `gradient`.
     nothing = jnp.zeros_like(gradient)
     fixed = jax.lax.stop_gradient(here).replace(Ma=gradient, qfrc_constraint=nothing)
     change = solver._update_gradient(fixed_model, fixed_data.replace(qfrc_smooth=nothing), fixed).Mgrad
@@ -100,7 +100,7 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 
 
 def _copied(module: types.ModuleType, **names: PyTree) -> types.ModuleType:
-    """A second instance of a module in which some global names mean something else."""
+    """Second instance of a module with some global names replaced."""
     spec = importlib.util.find_spec(module.__name__)
     assert spec is not None
     assert spec.loader is not None

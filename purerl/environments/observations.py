@@ -1,4 +1,4 @@
-"""Environments that show the agent something else: flat vectors, several observations at once, part of one.
+"""Wrappers of observations: flattening, frame stacking, masking.
 
 Each is a small frozen pytree with a field `env`, like those of `purerl.environments.wrappers`, and nests with them.
 """
@@ -19,7 +19,7 @@ from purerl.types import Array, Environment, PyTree, TimeStep
 
 @struct.dataclass
 class FlattenObservation:
-    """Turns every observation into one float32 vector; discrete ones become one-hot, pictures lie in [0, 1].
+    """Environment with flat float32 observations; discrete ones become one-hot vectors, pictures lie in [0, 1].
 
     Attributes:
         env: the environment.
@@ -29,7 +29,7 @@ class FlattenObservation:
 
     @property
     def observation_space(self) -> Box:
-        """A vector, with the bounds of the entries it is made of."""
+        """Vector space with the bounds of the original entries."""
         space = self.env.observation_space
         if isinstance(space, Discrete):
             return Box((space.n,), 0.0, 1.0)
@@ -38,7 +38,7 @@ class FlattenObservation:
 
     @property
     def action_space(self) -> Space:
-        """That of `env`."""
+        """Action space of `env`."""
         return self.env.action_space
 
     def reset(self, key: Array) -> TimeStep:
@@ -58,7 +58,7 @@ class FlattenObservation:
 
 @struct.dataclass
 class FrameStackState:
-    """State of `FrameStack`: that of its environment, and what the agent saw last."""
+    """State of `FrameStack`: the state of `env` and the stacked observation."""
 
     env: PyTree
     frames: Array
@@ -66,19 +66,19 @@ class FrameStackState:
 
 @struct.dataclass
 class FrameStack:
-    """Shows the last few observations at once, the newest at the end of the last axis.
+    """Environment that stacks the last few observations along the last axis, the newest last.
 
-    What one of them hides, such as velocities, can be told from several. A vector ``[n]`` becomes ``[n * num_frames]``,
-    an image ``[height, width, channels]`` becomes ``[height, width, channels * num_frames]``. When an episode begins,
-    all of them are its first one.
+    Several observations show what a single one hides, such as velocities. A vector ``[n]`` becomes
+    ``[n * num_frames]``, an image ``[height, width, channels]`` becomes ``[height, width, channels * num_frames]``. At
+    the beginning of an episode all frames are copies of the first observation.
 
     Attributes:
         env: an environment with a `Box` of observations that have at least one axis.
-        num_frames: observations at once.
+        num_frames: number of stacked observations.
     """
 
     env: Environment
-    num_frames: int = struct.field(static=True, help="observations at once", within="[1, inf)")
+    num_frames: int = struct.field(static=True, help="number of stacked observations", within="[1, inf)")
 
     def __post_init__(self) -> None:
         struct.check_value("frame_stack", self.num_frames, int, "[1, inf)")
@@ -87,14 +87,14 @@ class FrameStack:
 
     @property
     def observation_space(self) -> Box:
-        """That of `env`, `num_frames` times as long in the last axis."""
+        """Observation space of `env` with a last axis `num_frames` times as long."""
         space = _box_of_observations(self.env)
         low, high = (np.concatenate([bound] * self.num_frames, axis=-1) for bound in space.bounds)
         return Box(low.shape, tuple(low.ravel()), tuple(high.ravel()), space.dtype)
 
     @property
     def action_space(self) -> Space:
-        """That of `env`."""
+        """Action space of `env`."""
         return self.env.action_space
 
     def reset(self, key: Array) -> TimeStep:
@@ -113,15 +113,15 @@ class FrameStack:
 
 @struct.dataclass
 class MaskObservation:
-    """Shows only some entries of a vector, so that the agent must remember or infer the others.
+    """Environment that shows only some entries of the observation: the agent must remember or infer the others.
 
     Attributes:
         env: an environment whose observations are vectors.
-        keep: indices of the entries that are seen, in this order.
+        keep: indices of the visible entries, in this order.
     """
 
     env: Environment
-    keep: Sequence[int] = struct.field(static=True, help="indices of the entries that are seen")
+    keep: Sequence[int] = struct.field(static=True, help="indices of the visible entries of the observation")
 
     def __post_init__(self) -> None:
         space = self.env.observation_space
@@ -130,19 +130,19 @@ class MaskObservation:
         keep = tuple(self.keep) if isinstance(self.keep, list | tuple) else ()
         whole = all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in keep)
         if not keep or not whole or len(set(keep)) < len(keep) or not set(keep) <= set(range(space.shape[0])):
-            raise InputError(f"keep must name different entries, 0 to {space.shape[0] - 1}, got {self.keep!r}")
+            raise InputError(f"keep must be different indices from 0 to {space.shape[0] - 1}, got {self.keep!r}")
         object.__setattr__(self, "keep", tuple(int(i) for i in keep))
 
     @property
     def observation_space(self) -> Box:
-        """A vector with as many entries as are kept, with their bounds."""
+        """Vector space of the kept entries with their bounds."""
         space = _box_of_observations(self.env)
         low, high = (bound[np.asarray(self.keep)] for bound in space.bounds)
         return Box(low.shape, tuple(low), tuple(high), space.dtype)
 
     @property
     def action_space(self) -> Space:
-        """That of `env`."""
+        """Action space of `env`."""
         return self.env.action_space
 
     def reset(self, key: Array) -> TimeStep:

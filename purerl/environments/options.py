@@ -1,4 +1,4 @@
-"""Options of environments as people give them: checked against their defaults and made hashable."""
+"""Options of environments: checks against the defaults, and conversion to hashable values."""
 
 import enum
 import numbers
@@ -16,19 +16,19 @@ from purerl.errors import InputError
 Options = tuple[tuple[str, Any], ...]
 
 COMMON = ("episode_length", "action_repeat", "keep", "frame_stack", "differentiable")
-"""What `purerl.make` takes for every environment."""
+"""Options of `purerl.make` for every environment."""
 
 
 def constructor_options(environment: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Options:
-    """`given` as sorted ``(name, value)`` pairs that hash and compare by value.
+    """Sorted ``(name, value)`` pairs of the options, hashable and compared by value.
 
     Args:
-        environment: its name, for messages.
-        given: what the caller asked for.
-        defaults: the default of every option; a value must be of its default's kind, ``None`` accepts any.
+        environment: name of the environment, for messages.
+        given: options of the caller.
+        defaults: default of every option; a value must be of its default's kind, ``None`` accepts any.
 
     Raises:
-        InputError: for a value of the wrong kind, or one that is no plain value.
+        InputError: for a value of the wrong kind, or one that is not a number, text or a list of these.
     """
     return tuple((name, _plain(f"{name} of {environment}", given[name], defaults.get(name))) for name in sorted(given))
 
@@ -83,12 +83,12 @@ def _is(kind: str, value: Any) -> bool:
 
 
 def parameter(what: str, value: Any, default: Any) -> Any:
-    """A numeric parameter as a leaf: `value` with the strong dtype of `default`.
+    """Numeric parameter as an array with the strong dtype of `default`.
 
-    Python numbers count as float32, int32 or bool. Tracers pass, so that ``make`` works inside a transformation.
+    Python numbers count as float32, int32 or bool. Tracers are accepted: ``make`` works inside a transformation.
 
     Raises:
-        InputError: if `value` is no number of that kind, is NaN, does not fit, or has another number of axes than
+        InputError: if `value` is not a number of that kind, is NaN, does not fit, or has another number of axes than
             `default`.
     """
     dtype = numeric.dtype_of(default)
@@ -102,7 +102,7 @@ def parameter(what: str, value: Any, default: Any) -> Any:
 
 
 def as_plain(value: Any) -> Any:
-    """`value` for people: Python numbers and tuples instead of arrays, and what an enumeration stands for."""
+    """Plain Python value for display: numbers and tuples instead of arrays, and values of enumerations."""
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, np.ndarray | np.generic | jax.Array):

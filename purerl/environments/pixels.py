@@ -1,8 +1,9 @@
-"""CartPole as a camera sees it: the dynamics of gymnax, and small pictures instead of numbers.
+"""CartPole with pixel observations: the dynamics of gymnax, observed as small grey pictures.
 
-Positions and angles must be read off the pixels, and velocities off the difference of two pictures, which `purerl.make`
-stacks by default. Pictures are drawn by arithmetic on distances, in the same compiled program as everything else. An
-edge that lies within a pixel lights it in part, so that movements far smaller than a pixel can be seen.
+Positions and angles must be inferred from the pixels, and velocities from the difference of two pictures, which
+`purerl.make` stacks by default. Pictures are computed from signed distances, in the same compiled program as everything
+else. Edges are anti-aliased: an edge within a pixel lights it in part, so movements far smaller than a pixel are
+visible.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from purerl.types import Array, PyTree, TimeStep
 PREFIX = "pixels/"
 
 FRAME_STACK = 2
-"""Pictures that `purerl.make` shows at once by default."""
+"""Number of pictures that `purerl.make` stacks by default."""
 
 _HEIGHT, _WIDTH = 10, 36
 _PIXEL = 0.15
-"""Length of its sides (m): the picture is 5.4 m wide, a little more than the track, and 1.5 m high."""
+"""Side of a pixel (m): the picture is 5.4 m wide, a little more than the track, and 1.5 m high."""
 
 _CART = (0.25, 0.1)
-"""Half its length and height (m)."""
+"""Half the length and half the height of the cart (m)."""
 _POLE = 0.5 * _PIXEL
-"""Half the width of the pole (m). As wide as a pixel, it shares its light out between two of them in proportion."""
+"""Half the width of the pole (m): it is as wide as a pixel, and its light is divided between two neighbours."""
 
 
 @struct.dataclass
 class PixelCartPole:
-    """A picture of CartPole: 1 where cart and pole are, 0 elsewhere, in between along their edges.
+    """CartPole with grey pictures as observations: 1 for cart and pole, 0 for background, in between at edges.
 
     Attributes:
-        env: gymnax's CartPole, with its parameters as leaves; the pole is drawn as long as it is.
+        env: gymnax's CartPole, with its parameters as leaves; the drawn pole has the length of its parameters.
     """
 
     env: GymnaxEnvironment
@@ -49,7 +50,7 @@ class PixelCartPole:
 
     @property
     def action_space(self) -> Space:
-        """That of `env`."""
+        """Action space of `env`."""
         return self.env.action_space
 
     def reset(self, key: Array) -> TimeStep:
@@ -66,8 +67,8 @@ class PixelCartPole:
 
 
 def draw(x: Array, angle: Array, length: Array) -> Array:
-    """The picture ``[height, width, 1]`` of a cart at `x` (m) whose pole of `length` (m) leans by `angle` (rad)."""
-    # Of every pixel's middle as seen from the hinge, in the middle of the cart.
+    """Picture ``[height, width, 1]`` of a cart at `x` (m) with a pole of `length` (m) at `angle` (rad)."""
+    # Coordinates of the pixels' centres relative to the hinge, which is at the centre of the cart.
     right = _PIXEL * (jnp.arange(_WIDTH) - 0.5 * (_WIDTH - 1))[None, :] - x
     up = _PIXEL * (_HEIGHT - 1 - jnp.arange(_HEIGHT))[:, None]
     # Signed distances, negative inside, of the cart as a box and the pole as a thick line with round ends.

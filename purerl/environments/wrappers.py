@@ -1,4 +1,4 @@
-"""Environments around environments: time limits, action repeat, scaling, rewards, sticky actions, random physics.
+"""Environment wrappers: time limit, action repeat, action scaling, reward, sticky actions, domain randomisation.
 
 Each is a small frozen pytree with a field `env` and satisfies the same contract, so they nest in any order.
 """
@@ -23,7 +23,7 @@ from purerl.types import Array, Environment, PyTree, TimeStep
 
 @struct.dataclass
 class TimeLimitState:
-    """State of `TimeLimit`: that of its environment and the steps taken, int32."""
+    """State of `TimeLimit`: the state of `env` and the number of steps taken, int32."""
 
     env: PyTree
     num_steps: Array
@@ -31,15 +31,15 @@ class TimeLimitState:
 
 @struct.dataclass
 class TimeLimit:
-    """Truncates an episode that has not ended after `length` steps.
+    """Environment with a limit on the number of steps of an episode: it is truncated after `length` steps.
 
     Attributes:
         env: the environment.
-        length: steps after which to stop looking; a leaf, so that changing it compiles nothing.
+        length: number of steps; a leaf, so that changing it does not compile again.
     """
 
     env: Environment
-    length: int | Array = struct.field(help="steps after which an episode is cut", within="[1, inf)")
+    length: int | Array = struct.field(help="steps after which an episode is truncated", within="[1, inf)")
 
     def __post_init__(self) -> None:
         struct.check_value("length of a time limit", self.length, int, "[1, inf)")
@@ -47,12 +47,12 @@ class TimeLimit:
 
     @property
     def observation_space(self) -> Space:
-        """That of `env`."""
+        """Observation space of `env`."""
         return self.env.observation_space
 
     @property
     def action_space(self) -> Space:
-        """That of `env`."""
+        """Action space of `env`."""
         return self.env.action_space
 
     def reset(self, key: Array) -> TimeStep:
@@ -72,10 +72,10 @@ class TimeLimit:
 
 @struct.dataclass
 class ActionRepeat:
-    """Takes every action `repeats` times, or fewer if the episode ends, and adds up the rewards.
+    """Environment with action repeat: every action is applied `repeats` times, and the rewards are summed.
 
-    Around a `TimeLimit` (or a simulator with one of its own) the limit counts the inner steps and is kept exactly,
-    also where it is no multiple of `repeats`: the last action is then repeated less often.
+    An action is repeated fewer times if the episode ends. A `TimeLimit` inside (or a simulator's own limit) counts the
+    inner steps and is kept exactly, even if it is not a multiple of `repeats`.
 
     Attributes:
         env: the environment.
@@ -90,12 +90,12 @@ class ActionRepeat:
 
     @property
     def observation_space(self) -> Space:
-        """That of `env`."""
+        """Observation space of `env`."""
         return self.env.observation_space
 
     @property
     def action_space(self) -> Space:
-        """That of `env`."""
+        """Action space of `env`."""
         return self.env.action_space
 
     def reset(self, key: Array) -> TimeStep:
@@ -103,11 +103,11 @@ class ActionRepeat:
         return self.env.reset(key)
 
     def step(self, key: Array, state: PyTree, action: Array) -> TimeStep:
-        """Advance `state` by up to `repeats` inner steps; the result is the first done one if there is any."""
+        """Advance `state` by up to `repeats` inner steps, until the episode ends."""
 
         def inner(timestep: TimeStep, key: Array) -> tuple[TimeStep, None]:
-            # After the end, step from the start again and drop the result: stepping a state that is done may give
-            # NaN, whose gradient passes through a selection that drops it.
+            # After the end of the episode, step from `state` again and drop the result: a step from a state that is
+            # done may give NaN, and its gradient is NaN even if `where` drops the value.
             done = timestep.done
             ongoing = _where(done, state, timestep.state)
             onward = self.env.step(key, ongoing, action)
@@ -127,9 +127,9 @@ class ActionRepeat:
 
 @struct.dataclass
 class ScaleAction:
-    """Lets the agent act in ``[-1, 1]`` and maps that onto the bounds of the environment's actions (`Box.from_unit`).
+    """Environment with actions in ``[-1, 1]``, mapped onto the bounds of the inner environment (`Box.from_unit`).
 
-    An entry without an upper bound has none here either, so with one without a lower bound; both keep their unit.
+    An entry without an upper or lower bound has no such bound here either and keeps its unit.
 
     Attributes:
         env: an environment with a `Box` of actions.
@@ -142,12 +142,12 @@ class ScaleAction:
 
     @property
     def observation_space(self) -> Space:
-        """That of `env`."""
+        """Observation space of `env`."""
         return self.env.observation_space
 
     @property
     def action_space(self) -> Box:
-        """``[-1, 1]``, with -1 or 1 missing where the environment's actions have no such bound."""
+        """Box ``[-1, 1]``, unbounded on a side where the environment's actions are unbounded."""
         inner = _box_of_actions(self.env)
         low, high = inner.bounds
         unit = np.where(np.isfinite(low), -1.0, low), np.where(np.isfinite(high), 1.0, high)
@@ -158,18 +158,18 @@ class ScaleAction:
         return self.env.reset(key)
 
     def step(self, key: Array, state: PyTree, action: Array) -> TimeStep:
-        """Advance `state` by one action in ``[-1, 1]``; values beyond are clipped."""
+        """Advance `state` by one action in ``[-1, 1]``; values outside are clipped."""
         return self.env.step(key, state, _box_of_actions(self.env).from_unit(action))
 
 
 @struct.dataclass
 class WithReward:
-    """Another reward for the same dynamics, such as one that is smooth where the environment's own is not.
+    """Environment with another reward function, for example a smooth one.
 
     Attributes:
         env: the environment.
-        reward: ``reward(state, action, timestep) -> scalar`` of the state that was left, the action taken there and the
-            time step it led to. A function, or a `Partial` of one whose arguments (weights, say) then are leaves too.
+        reward: ``reward(state, action, timestep) -> scalar`` of the state before the step, the action, and the time
+            step after it. A function, or a `Partial` of one, whose arguments (such as weights) then are leaves.
     """
 
     env: Environment
@@ -180,12 +180,12 @@ class WithReward:
 
     @property
     def observation_space(self) -> Space:
-        """That of `env`."""
+        """Observation space of `env`."""
         return self.env.observation_space
 
     @property
     def action_space(self) -> Space:
-        """That of `env`."""
+        """Action space of `env`."""
         return self.env.action_space
 
     def reset(self, key: Array) -> TimeStep:
@@ -201,7 +201,7 @@ class WithReward:
 
 @struct.dataclass
 class StickyActionsState:
-    """State of `StickyActions`: that of its environment, the action last taken, and whether there is one yet."""
+    """State of `StickyActions`: the state of `env`, the previous action, and whether there is one."""
 
     env: PyTree
     previous: Array
@@ -210,17 +210,19 @@ class StickyActionsState:
 
 @struct.dataclass
 class StickyActions:
-    """Takes the previous action again with some probability, whatever the agent chose (Machado et al. 2018, sec. 5).
+    """Environment with sticky actions: the previous action is repeated at random (Machado et al. 2018, section 5).
 
     The first action of an episode is always the agent's.
 
     Attributes:
         env: the environment.
-        probability: of repeating; a leaf.
+        probability: probability of repeating the previous action; a leaf.
     """
 
     env: Environment
-    probability: float | Array = struct.field(default=0.25, help="of repeating the previous action", within="[0, 1]")
+    probability: float | Array = struct.field(
+        default=0.25, help="probability of repeating the previous action", within="[0, 1]"
+    )
 
     def __post_init__(self) -> None:
         struct.check_value("probability of sticky actions", self.probability, float, "[0, 1]")
@@ -228,12 +230,12 @@ class StickyActions:
 
     @property
     def observation_space(self) -> Space:
-        """That of `env`."""
+        """Observation space of `env`."""
         return self.env.observation_space
 
     @property
     def action_space(self) -> Space:
-        """That of `env`."""
+        """Action space of `env`."""
         return self.env.action_space
 
     def reset(self, key: Array) -> TimeStep:
@@ -244,7 +246,7 @@ class StickyActions:
         return struct.replace(timestep, state=state)
 
     def step(self, key: Array, state: StickyActionsState, action: Array) -> TimeStep:
-        """Advance `state` by `action` or by the one before."""
+        """Advance `state` by `action` or by the previous action."""
         stick_key, env_key = jax.random.split(key)
         sticks = state.has_previous & (jax.random.uniform(stick_key) < self.probability)
         taken = jnp.where(sticks, state.previous, jnp.asarray(action, state.previous.dtype))
@@ -257,8 +259,8 @@ class RandomizedState:
     """State of `RandomizeParameters`.
 
     Attributes:
-        env: the environment's own state.
-        drawn: the parameters drawn for this episode, by their path in the environment.
+        env: state of the environment.
+        drawn: parameters drawn for this episode, by their path in the environment.
     """
 
     env: PyTree
@@ -267,15 +269,15 @@ class RandomizedState:
 
 @struct.dataclass
 class RandomizeParameters:
-    """Draws physics parameters anew for every episode (domain randomisation, Tobin et al. 2017).
+    """Environment with domain randomisation: physics parameters are drawn for every episode (Tobin et al. 2017).
 
-    The drawn values live in the state, so that environments side by side differ and an episode keeps its own; what
-    `sample` leaves alone is stored once.
+    The drawn values are part of the state, so parallel environments differ and each episode keeps its own values.
+    Leaves that `sample` does not change are stored once.
 
     Attributes:
-        env: the environment as it is on average; any whose parameters are leaves.
-        sample: ``sample(key, env) -> env`` with other values in some leaves. A function, or a `Partial` of one whose
-            arguments (ranges, say) then are leaves too.
+        env: the nominal environment; its parameters must be leaves.
+        sample: ``sample(key, env) -> env`` with other values in some leaves. A function, or a `Partial` of one, whose
+            arguments (such as ranges) then are leaves.
     """
 
     env: Environment
@@ -288,12 +290,12 @@ class RandomizeParameters:
 
     @property
     def observation_space(self) -> Space:
-        """That of `env`."""
+        """Observation space of `env`."""
         return self.env.observation_space
 
     @property
     def action_space(self) -> Space:
-        """That of `env`."""
+        """Action space of `env`."""
         return self.env.action_space
 
     def reset(self, key: Array) -> TimeStep:
@@ -305,13 +307,13 @@ class RandomizeParameters:
         return struct.replace(timestep, state=RandomizedState(timestep.state, drawn))
 
     def step(self, key: Array, state: RandomizedState, action: Array) -> TimeStep:
-        """Advance `state` by one action under its own parameters."""
+        """Advance `state` by one action with the parameters of its episode."""
         timestep = _with_leaves(self.env, state.drawn).step(key, state.env, action)
         return struct.replace(timestep, state=RandomizedState(timestep.state, state.drawn))
 
 
 def _changed_leaves(env: Environment, other: Environment) -> dict[str, Array]:
-    """The leaves in which `other` is not the very same as `env`, by path."""
+    """Leaves of `other` that are not the same objects as in `env`, by path."""
     before, structure = jax.tree_util.tree_flatten_with_path(env)
     after, other_structure = jax.tree.flatten(other)
     if structure != other_structure:
@@ -327,7 +329,7 @@ def _changed_leaves(env: Environment, other: Environment) -> dict[str, Array]:
 
 
 def _with_leaves(env: Environment, leaves: dict[str, Array]) -> Environment:
-    """`env` with the leaves at some paths replaced."""
+    """Copy of `env` with the leaves at some paths replaced."""
     paths, structure = jax.tree_util.tree_flatten_with_path(env)
     return jax.tree.unflatten(structure, [leaves.get(dotted(path), leaf) for path, leaf in paths])
 
@@ -339,7 +341,7 @@ def _box_of_actions(env: Environment) -> Box:
 
 
 def _set_leaf(node: Any, name: str, value: Any, dtype: Any) -> None:
-    """Keep `value` with a strong type, so that a number and an array of it compile to the same program."""
+    """Store `value` with a strong dtype, so that a number and an array use the same compiled program."""
     traced = isinstance(value, jax.Array)
     object.__setattr__(node, name, jnp.asarray(value, dtype) if traced else np.asarray(value, dtype))
 

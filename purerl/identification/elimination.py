@@ -1,4 +1,4 @@
-"""One Gauss-Newton step: the linear problem, solved segment by segment."""
+"""Gauss-Newton step: solution of the linearised problem by elimination, segment by segment."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import numpy as np
 
 from purerl.identification.problem import Linearization
 
-# Derivatives in float32 are known to about six digits. A direction that matters less than this share of what its
-# parameters do one by one is rounding, not information.
+# Derivatives in float32 have about six digits. A direction whose effect is less than this fraction of the effects of
+# its single parameters is rounding, not information.
 _RANK_TOLERANCE = 1e-5
-# Weights of the linearised constraints and of holding start states, relative to that of a segment's observations.
+# Weights of the linearised constraints and of the start states' prior, relative to that of a segment's observations.
 _LINK, _HOLD = 1e6, 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A constrained Gauss-Newton step, and what its linear problem says about the solution.
+    """Constrained Gauss-Newton step, and the covariance and rank of its linear problem.
 
     Parameters are in the coordinates of the search.
 
     Attributes:
-        params: ``[num_params]``.
-        starts: ``[num_trajectories, num_segments, d]``.
-        residual: change ``[num_trajectories, num_segments, R]`` of the residuals, to first order.
+        params: ``[num_params]``, change of the parameters.
+        starts: ``[num_trajectories, num_segments, d]``, change of the start states.
+        residual: ``[num_trajectories, num_segments, R]``, change of the residuals, to first order.
         covariance: ``[num_params, num_params]`` for residuals of variance 1, without the open directions.
-        open_directions: ``[num_open, num_params]``, on which no residual depends.
-        rank: how many unknowns the residuals determine.
+        open_directions: ``[num_open, num_params]``, directions on which no residual depends.
+        rank: number of unknowns that the residuals determine.
     """
 
     params: np.ndarray
@@ -39,12 +39,12 @@ class Step:
 
 
 def solve(at: Linearization) -> Step:
-    """Minimise the linearised residuals over all unknowns that close the linearised gaps.
+    """Minimise the linearised residuals subject to the linearised constraints (no gaps between segments).
 
     Start states are eliminated one after the other, each by an orthogonal transformation of the rows in which it
-    appears (as in a square-root information filter, Bierman 1977). Unlike substituting the constraints ("condensing"),
-    which multiplies derivatives over the whole trajectory, this is stable for dynamics that are not. Constraints are
-    rows of great weight. Rows of little weight hold back moves of start states that nothing is known about.
+    appears (as in a square-root information filter, Bierman 1977). Substitution of the constraints ("condensing") would
+    multiply derivatives over the whole trajectory; elimination is stable even for unstable dynamics. Constraints are
+    rows of large weight. Rows of small weight limit changes of start states that the data do not determine.
     """
     num_trajectories, _, size, width = at.ends_by_unknowns.shape
     num_params = width - size
@@ -71,15 +71,15 @@ def solve(at: Linearization) -> Step:
 
 
 def _eliminate(at: Linearization, scale: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """Triangles that give each start state by what comes later, and the rows that are left for the parameters.
+    """Triangular systems for each start state given the later unknowns, and the remaining rows for the parameters.
 
     Args:
         at: the linear problem.
-        scale: ``[d]``, how strongly residuals depend on each entry of a start state.
+        scale: ``[d]``, sensitivity of the residuals to each entry of a start state.
 
     Returns:
-        For each segment ``[num_trajectories, d, columns]`` with the columns this start state, the next one (but for the
-        last segment), parameters, constant; and rows ``[num_rows, num_params + 1]``.
+        For each segment ``[num_trajectories, d, columns]`` with the columns: this start state, the next one (except for
+        the last segment), parameters, constant; and rows ``[num_rows, num_params + 1]``.
     """
     num_trajectories, num_segments, size, width = at.ends_by_unknowns.shape
 
@@ -104,7 +104,7 @@ def _eliminate(at: Linearization, scale: np.ndarray) -> tuple[list[np.ndarray], 
 
 
 def _substitute(triangles: list[np.ndarray], params: np.ndarray) -> np.ndarray:
-    """Moves of the start states ``[num_trajectories, num_segments, d]``, from the last segment back to the first."""
+    """Changes of the start states ``[num_trajectories, num_segments, d]`` by back substitution, last segment first."""
     num_trajectories, size = triangles[0].shape[:2]
     fixed = np.tile(np.append(params, 1.0), (num_trajectories, 1))
     starts, later = [], fixed

@@ -1,4 +1,4 @@
-"""Parameters from a recording, from the first guess to the report."""
+"""Estimation of parameters from a recording: first guess, search, report."""
 
 from __future__ import annotations
 
@@ -37,33 +37,34 @@ def fit_params(
     """Estimate physics parameters and their uncertainty from `data` (method: see `purerl.identification`).
 
     The dynamics must be deterministic, and the noise of the observations independent from step to step. The first
-    observation of a trajectory only helps to guess where it starts: an `Environment` observes after a step.
+    observation of a trajectory is used only to guess its start state, because an `Environment` observes after a step.
 
-    A parameter is a floating-point leaf of `env`, named by its path or by any end of the path that is unique:
-    ``"mass"``, ``"params.m"``, ``"link.inertia.mass[1]"``. An array without index stands for all its entries.
+    A parameter is a floating-point leaf of `env`, named by its path or by any unique end of the path: ``"mass"``,
+    ``"params.m"``, ``"link.inertia.mass[1]"``. An array without index stands for all its entries.
 
     Args:
-        env: the environment. Or ``build({name: value}) -> env``, for parameters that are no leaves.
-        parameters: names, and the search starts at the values in `env`; or a mapping of names to start values.
-        data: what was recorded. Its states, if it has any, are where the search starts.
-        segment_length: steps between two start states. Short segments forgive a bad start, long ones cost less.
-        free_states: estimate the floating-point leaves of the state at the start of each segment. False takes the
-            states of `data` for exact: for simulators whose state is large or redundant, such as Brax.
-        noise: standard deviations of the entries of an observation, of which only the ratios matter. By default they
-            are estimated: the fit is repeated twice with the deviations that it left.
-        signed: names of parameters that may change their sign. The others keep it, because it is their logarithm that
-            is fitted; except for those that start at 0.
-        max_iterations: limit of Gauss-Newton steps per fit.
-        callback: ``callback(estimate, misfit, gap)`` before each step, with the root mean squares of residual over
-            noise and of the gaps between segments.
+        env: the environment; or ``build({name: value}) -> env``, for parameters that are not leaves.
+        parameters: names, with the values in `env` as start values; or a mapping of names to start values.
+        data: the recording. Its states, if it has any, are the initial guess of the start states.
+        segment_length: number of steps between two start states. Short segments tolerate bad start values, long ones
+            cost less.
+        free_states: estimate the floating-point leaves of the state at the start of each segment. With False the states
+            of `data` count as exact: for simulators whose state is large or redundant, such as Brax.
+        noise: standard deviations of the entries of an observation; only their ratios matter. By default they are
+            estimated: the fit is repeated twice, with the deviations of the previous fit.
+        signed: names of parameters that may change their sign. The others keep it, because their logarithm is fitted;
+            except for those that start at 0.
+        max_iterations: largest number of Gauss-Newton steps per fit.
+        callback: ``callback(estimate, misfit, gap)`` before each step, with the root mean squares of residual / noise
+            and of the gaps between segments.
 
     Returns:
-        The estimates. A direction in parameter space about which the data say nothing stays where it started, and a
-        warning names it.
+        The estimates. Directions in parameter space that the data do not determine keep their start values, and a
+        warning names them.
 
     Raises:
-        InputError: for names, shapes and numbers that make no sense, before anything compiles; and for start values
-            with which the simulation is not finite.
+        InputError: for invalid names, shapes and numbers, before anything compiles; and for start values with which the
+            simulation is not finite.
     """
     struct.check_value("segment_length", segment_length, int, "[1, inf)")
     struct.check_value("max_iterations", max_iterations, int, "[1, inf)")
@@ -100,7 +101,7 @@ def fit_params(
 
 
 def _check_noise(noise: float | Sequence[float] | np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raise `InputError` unless these are standard deviations for an observation of that shape."""
+    """Raise `InputError` unless `noise` has standard deviations for an observation of that shape."""
     if np.shape(noise) not in ((), shape):
         raise InputError(f"noise must be one number or one for each of {shape[0]} entries, got {noise!r}")
     struct.check_value("noise", noise, float, "(0, inf)")

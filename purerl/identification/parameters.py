@@ -1,4 +1,4 @@
-"""Parameters: names to entries of an environment's leaves, and values to the coordinates of the search."""
+"""Parameters to estimate: names, their places in an environment's leaves, and the coordinates of the search."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from purerl.types import Array, Environment, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Parameters:
-    """What is to be estimated, and the coordinates in which it is searched for.
+    """Parameters to estimate, and the coordinates of the search.
 
     Attributes:
-        base: the environment whose leaves parameters are; None where `assign` builds another one.
+        base: the environment whose leaves are the parameters; None if `assign` builds a new environment.
         assign: ``assign(base, values [num_params]) -> env``; hashable.
-        names: of the parameters.
-        start: ``[num_params]``, values at which the search starts.
-        logarithmic: ``[num_params]`` bool, whether the search moves in the logarithm.
+        names: names of the parameters.
+        start: ``[num_params]``, start values of the search.
+        logarithmic: ``[num_params]`` bool, whether the coordinate of the search is the logarithm.
     """
 
     base: PyTree
@@ -36,23 +36,23 @@ class Parameters:
     logarithmic: np.ndarray
 
     def named(self, values: np.ndarray) -> dict[str, float]:
-        """The same by name."""
+        """Values by the names of their parameters."""
         return dict(zip(self.names, values.tolist(), strict=True))
 
     def slope(self, values: np.ndarray) -> np.ndarray:
-        """``[num_params]``, derivative of each parameter by its coordinate in the search."""
+        """Derivatives ``[num_params]`` of the parameters with respect to their coordinates in the search."""
         return np.where(self.logarithmic, values, 1.0)
 
     def moved(self, values: np.ndarray, change: np.ndarray) -> np.ndarray:
-        """The values after `change` of their coordinates, which may be infinite."""
-        with np.errstate(over="ignore"):  # out of the range of float64 is as good as infinite
+        """Values after a `change` of their coordinates; they may be infinite."""
+        with np.errstate(over="ignore"):  # an overflow gives infinity, which is right
             factor = np.exp(np.where(self.logarithmic, change, 0.0))
         return np.where(self.logarithmic, values * factor, values + change)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Entries:
-    """Puts values into entries of an environment's leaves: ``(leaf, index in it)`` each."""
+    """Assignment of values to entries ``(leaf, index in it)`` of an environment's leaves."""
 
     places: tuple[tuple[int, tuple[int, ...]], ...]
 
@@ -65,7 +65,7 @@ class _Entries:
 
 @dataclasses.dataclass(frozen=True)
 class _Build:
-    """Calls the user's function with values by name."""
+    """Construction of an environment by the user's function from values by name."""
 
     function: Callable[[dict[str, Array]], Environment]
     names: tuple[str, ...]
@@ -79,7 +79,7 @@ def find_parameters(
     names: Sequence[str] | Mapping[str, float],
     signed: Collection[str],
 ) -> Parameters:
-    """The parameters that `names` stand for (see `fit_params`)."""
+    """Parameters for the arguments of `fit_params`."""
     names = [names] if isinstance(names, str) else names
     if not names:
         raise InputError("name at least one parameter to estimate")
@@ -96,14 +96,14 @@ def find_parameters(
 
 
 def _arguments(function: Any, given: dict[str, float]) -> tuple[None, _Build, dict[str, float]]:
-    """``(base, assign, start)`` of a function that builds environments; start values by name."""
+    """``(base, assign, start)`` for a function that builds environments; start values by name."""
     if not given:
         raise InputError("a function that builds environments needs start values: pass a mapping {name: value}")
     return None, _Build(function, tuple(given)), {name: float(value) for name, value in given.items()}
 
 
 def _leaves(env: Any, names: Iterable[str], given: dict[str, float]) -> tuple[PyTree, _Entries, dict[str, float]]:
-    """``(base, assign, start)`` of entries in the leaves of `env`; start values by name."""
+    """``(base, assign, start)`` for entries in the leaves of `env`; start values by name."""
     paths, _ = jax.tree_util.tree_flatten_with_path(env)
     leaves = {
         dotted(path): (number, np.asarray(leaf)) for number, (path, leaf) in enumerate(paths) if floats.is_float(leaf)
@@ -125,7 +125,7 @@ def _leaves(env: Any, names: Iterable[str], given: dict[str, float]) -> tuple[Py
 
 
 def _split(name: str) -> tuple[str, tuple[int, ...] | None]:
-    """``"mass[1]"`` into path and index."""
+    """Path and index of a name such as ``"mass[1]"``."""
     match = re.fullmatch(r"([^\[\]]+)(?:\[(\d+(?:, *\d+)*)\])?", name)
     if match is None:
         raise InputError(f"a parameter is a path with an optional index, such as 'mass' or 'mass[1]', got {name!r}")
@@ -133,21 +133,21 @@ def _split(name: str) -> tuple[str, tuple[int, ...] | None]:
 
 
 def _path(stem: str, leaves: Collection[str]) -> str:
-    """The path that `stem` is, or is the only one to end in."""
+    """Path that equals `stem`, or the only path that ends in it."""
     if stem in leaves:
         return stem
     matches = [path for path in leaves if path.endswith(f".{stem}")]
     if len(matches) > 1:
         raise InputError(f"parameter {stem!r} may be {' or '.join(matches)}: give more of the path")
     if not matches:
-        # Whoever wrote the end of a path is best served with the ends of others.
+        # Compare with ends of paths that have as many parts.
         depth = stem.count(".") + 1
         raise unknown("parameter", stem, {".".join(path.split(".")[-depth:]) for path in leaves})
     return matches[0]
 
 
 def _entries(name: str, index: tuple[int, ...] | None, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The entries of an array of that shape which `name` stands for."""
+    """Indices of the entries of an array of that shape that `name` stands for."""
     if index is None:
         return list(np.ndindex(shape))
     if len(index) != len(shape) or any(i >= n for i, n in zip(index, shape, strict=False)):

@@ -1,4 +1,4 @@
-"""The constrained least-squares problem, and what it looks like to first order."""
+"""Constrained least-squares problem of multiple shooting, and its linearisation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from purerl.identification.shooting import Model, float32, simulate_segments
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Where a search is: parameters ``[num_params]``, start states ``[num_trajectories, num_segments, d]``."""
+    """Unknowns of the search: parameters ``[num_params]``, start states ``[num_trajectories, num_segments, d]``."""
 
     values: np.ndarray
     starts: np.ndarray
@@ -21,13 +21,13 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Linearization:
-    """Residuals and gaps to first order; R weighted residuals per segment, d entries of a start state.
+    """Residuals and gaps with their derivatives; R weighted residuals per segment, d entries of a start state.
 
     Attributes:
-        residual: ``[num_trajectories, num_segments, R]``, prediction minus observation over noise.
+        residual: ``[num_trajectories, num_segments, R]``, (prediction minus observation) / noise.
         gap: ``[num_trajectories, num_segments - 1, d]``, the end of a segment minus the start of the next.
         by_unknowns: ``[num_trajectories, num_segments, R, d + num_params]``, derivatives of `residual`.
-        ends_by_unknowns: ``[num_trajectories, num_segments, d, d + num_params]``, derivatives of the ends.
+        ends_by_unknowns: ``[num_trajectories, num_segments, d, d + num_params]``, derivatives of the end states.
     """
 
     residual: np.ndarray
@@ -36,14 +36,14 @@ class Linearization:
     ends_by_unknowns: np.ndarray
 
     def mismatch(self) -> float:
-        """Squared change of the residuals, to first order, if all segments began where the ones before them end."""
+        """Squared change of the residuals, to first order, if each segment started at the end of the previous one."""
         change = self.by_unknowns[:, 1:, :, : self.gap.shape[-1]] @ self.gap[..., None]
         return float(np.sum(change**2))
 
     def merit(self, penalty: float) -> float:
-        """What a step has to decrease: half the squared residual and `penalty` times the norm of the gaps."""
+        """Merit function of the line search: half the squared residual plus `penalty` times the norm of the gaps."""
         value = 0.5 * np.sum(self.residual**2) + penalty * np.linalg.norm(self.gap)
-        # No step starts where there are no derivatives. Nothing follows the last segment, whose end does not matter.
+        # A next step needs finite derivatives, except those of the last segment's end, which has no successor.
         derivatives = (self.by_unknowns, self.ends_by_unknowns[:, :-1])
         usable = np.isfinite(value) and all(np.all(np.isfinite(array)) for array in derivatives)
         return float(value) if usable else np.inf
@@ -51,13 +51,13 @@ class Linearization:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What a search minimises.
+    """Least-squares problem of the search.
 
     Attributes:
-        model: what simulates.
-        parameters: what is searched for.
+        model: simulation of all segments.
+        parameters: parameters to estimate.
         segments: the data.
-        weights: ``[num_entries]``, one over the noise; 0 for an entry that never changes.
+        weights: ``[num_entries]``, 1 / noise; 0 for an entry that never changes.
     """
 
     model: Model
@@ -67,12 +67,12 @@ class Problem:
 
     @property
     def num_observed(self) -> int:
-        """Numbers to be explained."""
+        """Number of observed values with a nonzero weight."""
         return self.segments.num_steps * int(np.count_nonzero(self.weights))
 
     @property
     def rounding(self) -> float:
-        """Sum of squared weighted residuals that float32 cannot tell from zero."""
+        """Sum of squared weighted residuals due to rounding in float32."""
         return self.segments.rounding(self.weights)
 
     def linearize(self, point: Point) -> Linearization:
@@ -82,7 +82,7 @@ class Problem:
             [np.asarray(x, np.float64) for x in pair] for pair in (outcome, derivatives)
         )
         weights = self.segments.used[..., None] * self.weights
-        with np.errstate(invalid="ignore", over="ignore"):  # a step that goes too far is none of the user's business
+        with np.errstate(invalid="ignore", over="ignore"):  # the line search rejects steps that are too long
             residual = np.where(weights > 0.0, (predicted - self.segments.observed) * weights, 0.0)
             by_unknowns = np.where(weights[..., None] > 0.0, by_unknowns * weights[..., None], 0.0)
         scale = np.concatenate([np.ones(point.starts.shape[-1]), self.parameters.slope(point.values)])

@@ -1,4 +1,4 @@
-"""Recordings: what a system did, and what a simulator does in its place."""
+"""Recordings of trajectories, and simulation of the same trajectories."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from purerl.types import Array, Environment, Policy, PyTree
 
 @struct.dataclass
 class Recording:
-    """Trajectories of one length, in none of which an episode ends.
+    """Recorded trajectories of equal length, without the end of an episode.
 
     Attributes:
         actions: ``[num_trajectories, T, ...]``.
-        observations: ``[num_trajectories, T + 1, ...]``, what a sensor said before the first and after each action.
-        states: of the simulator, ``[num_trajectories, T + 1, ...]`` in every leaf, or None if nobody knows them.
+        observations: ``[num_trajectories, T + 1, ...]``, measured before the first and after each action.
+        states: states of the simulator, ``[num_trajectories, T + 1, ...]`` in every leaf, or None if unknown.
     """
 
     actions: Array
@@ -32,14 +32,14 @@ class Recording:
 
 
 def record(env: Environment, policy: Policy, key: Array, *, num_trajectories: int, length: int) -> Recording:
-    """Let `policy` act and write everything down, without noise.
+    """Record trajectories of `policy` in `env`, without measurement noise.
 
     Args:
-        env: the environment, standing in for the real thing.
-        policy: how to act. What is not excited cannot be identified; see `random_actions`.
+        env: the environment, in place of the real system.
+        policy: policy that acts. Only motions that it excites can be identified; see `random_actions`.
         key: randomness of starts and actions.
-        num_trajectories: how many, each from a reset of its own.
-        length: steps of each.
+        num_trajectories: number of trajectories, each from its own reset.
+        length: number of steps of each trajectory.
 
     Raises:
         InputError: if an episode ends earlier than that.
@@ -58,9 +58,9 @@ def record(env: Environment, policy: Policy, key: Array, *, num_trajectories: in
 
 
 def random_actions(env: Environment, hold: int = 1) -> Policy:
-    """A policy that draws actions at random and keeps to each for `hold` steps.
+    """Policy with random actions, each kept for `hold` steps.
 
-    Mechanics average out what changes with every step; actions that are held excite slow motions too.
+    A mechanical system averages out actions that change at every step; actions that are held excite slow motions too.
     """
     struct.check_value("hold", hold, int, "[1, inf)")
     space = env.action_space
@@ -80,10 +80,10 @@ def simulate(env: Environment, states: PyTree, actions: Array) -> Array:
 
 
 def shoot(env: Environment, state: PyTree, actions: Array) -> tuple[PyTree, Array]:
-    """The state after `actions`, and the observation after each."""
+    """Final state after `actions`, and the observation after each action."""
 
     def step(state: PyTree, action: Array) -> tuple[PyTree, Array]:
-        # Nothing is random, but `step` wants a key.
+        # The dynamics are deterministic, but `step` takes a key.
         timestep = env.step(jax.random.key(0), state, action)
         return timestep.state, timestep.obs
 
@@ -126,7 +126,7 @@ def _hold(env: Environment, hold: Array, key: Array, carry: PyTree, obs: Array) 
 
 @partial(jax.jit, static_argnames="length")
 def _record(env: Environment, policy: Policy, keys: Array, length: int) -> tuple[Recording, Array]:
-    """Trajectories, and whether the episode had ended ``[num_trajectories, length]``."""
+    """Recorded trajectories, and whether the episode had ended ``[num_trajectories, length]``."""
 
     def one(key: Array) -> tuple[Recording, Array]:
         reset_key, step_key = jax.random.split(key)

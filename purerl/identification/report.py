@@ -1,4 +1,4 @@
-"""What a fit tells: estimates with their uncertainty, and in words what the data leave open."""
+"""Report of a fit: estimates with their uncertainty, and parameters that the data do not determine."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from purerl.types import Environment, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """What `fit_params` found.
+    """Result of `fit_params`.
 
     Attributes:
         env: the environment with the estimated parameters.
         estimate: value of each parameter.
-        standard_error: of each estimate; infinite for those that the data leave open.
-        interval: 95 % confidence interval of each parameter, by Student's t; symmetric in the logarithm where that is
-            what was fitted, so that it does not reach beyond 0.
-        covariance: ``[num_params, num_params]`` of the estimates, in the order of `estimate`; the start states, which
-            were estimated along with them, are accounted for.
-        undetermined: one sentence for each direction in parameter space that the data say nothing about.
-        noise: ``[num_entries]``, standard deviation of what observations deviate from predictions, per entry.
-        states: ``[num_trajectories, ...]`` in every leaf, where the trajectories start: as estimated or as given.
-        num_evaluations: simulations of the whole recording with derivatives.
-        converged: whether another step would change the predictions by next to nothing. If not, do not believe the
-            rest: the search got stuck, as it does where impacts make the misfit jump.
+        standard_error: standard error of each estimate; infinite for parameters that the data do not determine.
+        interval: 95 % confidence interval of each parameter, by Student's t; symmetric in the logarithm if the
+            logarithm was fitted, so that it does not contain 0.
+        covariance: ``[num_params, num_params]``, covariance of the estimates in the order of `estimate`, including the
+            uncertainty of the start states, which are estimated too.
+        undetermined: one sentence for each direction in parameter space that the data do not determine.
+        noise: ``[num_entries]``, standard deviation of observation minus prediction, per entry.
+        states: ``[num_trajectories, ...]`` in every leaf, start states of the trajectories, estimated or given.
+        num_evaluations: number of simulations of the whole recording with derivatives.
+        converged: whether another step would hardly change the predictions. If not, do not trust the rest: the search
+            got stuck, for example because impacts make the misfit jump.
     """
 
     env: Environment
@@ -61,14 +61,14 @@ class Fit:
 
 
 def report(problem: Problem, result: Result, num_evaluations: int) -> Fit:
-    """Estimates in their own units, with intervals."""
+    """Result of a search as estimates in the parameters' own units, with intervals."""
     model, parameters, values, step = problem.model, problem.parameters, result.point.values, result.step
     covariance = variance(problem, result.at, step) * step.covariance
     error = np.sqrt(np.diag(covariance))
     open_directions = step.open_directions / np.max(np.abs(step.open_directions), axis=1, keepdims=True, initial=1e-300)
     error = np.where(np.any(np.abs(open_directions) > 1e-2, axis=0), np.inf, error)
     half = stdtrit(problem.num_observed - step.rank, 0.975) * error
-    # Still in the coordinates of the search, where the problem is closer to linear.
+    # Intervals are computed in the coordinates of the search, in which the problem is closer to linear.
     bounds = np.sort([parameters.moved(values, -half), parameters.moved(values, half)], axis=0)
     slope = parameters.slope(values)
     undetermined = tuple(_sentence(parameters, direction) for direction in open_directions)
@@ -92,7 +92,7 @@ def report(problem: Problem, result: Result, num_evaluations: int) -> Fit:
 
 
 def _sentence(parameters: Parameters, direction: np.ndarray) -> str:
-    """Says which change of parameters leaves all predictions as they are."""
+    """Sentence about a change of parameters that does not change any prediction."""
     involved = np.flatnonzero(np.abs(direction) > 1e-2)
     if len(involved) == 1:
         return f"the data say nothing about {parameters.names[involved[0]]}"

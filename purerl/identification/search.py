@@ -1,4 +1,4 @@
-"""The search: Gauss-Newton steps that close the gaps between segments, as far as they improve the fit."""
+"""Search for the least-squares solution: constrained Gauss-Newton steps with a line search."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from purerl.errors import InputError
 from purerl.identification.elimination import Step, solve
 from purerl.identification.problem import Linearization, Point, Problem
 
-# No parameter changes by more than this factor in one step.
+# Largest factor by which a parameter may change in one step.
 _LARGEST_FACTOR = 3.0
 _MOST_HALVINGS = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Where a search ended, with the linear problem there."""
+    """Final point of a search, with the linear problem there."""
 
     point: Point
     at: Linearization
@@ -28,7 +28,7 @@ class Result:
 
 
 def search(problem: Problem, point: Point, max_iterations: int, callback: Callable | None) -> Result:
-    """Constrained Gauss-Newton with a line search on the exact penalty of Han (1977), which falls along every step."""
+    """Constrained Gauss-Newton method with a line search on the exact penalty function of Han (1977)."""
     named = problem.parameters.named
     here = problem.linearize(point)
     if not np.isfinite(here.merit(1.0)):
@@ -45,7 +45,7 @@ def search(problem: Problem, point: Point, max_iterations: int, callback: Callab
 
         slope, gap = float(np.sum(here.residual * step.residual)), float(np.linalg.norm(here.gap))
         if gap > 0.0:
-            # At least what the gaps would cost as residuals.
+            # At least the cost of the gaps as residuals.
             penalty = max(penalty, 2.0 * slope / gap, 0.5 * here.mismatch() / gap)
         found, tried = _line_search(problem, point, here, step, penalty, slope - penalty * gap)
         num_evaluations += tried
@@ -58,8 +58,8 @@ def search(problem: Problem, point: Point, max_iterations: int, callback: Callab
 def _line_search(
     problem: Problem, point: Point, here: Linearization, step: Step, penalty: float, descent: float
 ) -> tuple[tuple[Point, Linearization] | None, int]:
-    """Halve the step until the merit falls by a share of `descent`, its slope (Armijo); and how many were tried."""
-    # What the merit may rise by rounding in the simulations alone.
+    """Backtracking line search (Armijo condition, slope `descent`): the new point, and the number of steps tried."""
+    # Largest increase of the merit that may be due to rounding in the simulations.
     slack = float(np.linalg.norm(here.residual)) * np.sqrt(problem.rounding / problem.num_observed)
     largest = np.max(np.abs(step.params[problem.parameters.logarithmic]), initial=0.0)
     share = min(1.0, np.log(_LARGEST_FACTOR) / max(largest, 1e-30))
@@ -74,12 +74,12 @@ def _line_search(
 
 
 def variance(problem: Problem, at: Linearization, step: Step) -> float:
-    """Of a weighted residual, by what the unknowns cannot explain."""
+    """Estimated variance of a weighted residual, from the residuals that remain after the fit."""
     return float(np.sum(at.residual**2)) / max(problem.num_observed - step.rank, 1)
 
 
 def deviations(problem: Problem, result: Result) -> np.ndarray:
-    """``[num_entries]`` standard deviations of observation minus prediction."""
+    """Standard deviations ``[num_entries]`` of observation minus prediction."""
     weights = problem.weights
     squared = np.sum(result.at.residual.reshape(-1, weights.size) ** 2, axis=0)
     share = (problem.num_observed - result.step.rank) / problem.num_observed
@@ -88,7 +88,7 @@ def deviations(problem: Problem, result: Result) -> np.ndarray:
 
 
 def _is_negligible(problem: Problem, at: Linearization, step: Step) -> bool:
-    """Whether a step moves predictions by little of their uncertainty (Bates and Watts 1981), or by rounding only, and
-    so would closing the gaps."""
+    """Whether a step and the remaining gaps change predictions by much less than their uncertainty (Bates and Watts
+    1981), or by rounding only."""
     uncertainty = step.rank * variance(problem, at, step)
     return float(np.sum(step.residual**2)) + at.mismatch() <= max(1e-4 * uncertainty, problem.rounding)

@@ -1,4 +1,4 @@
-"""A recording cut into the segments that are simulated one by one."""
+"""Segments of a recording for multiple shooting."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 
 from purerl.identification.recording import Recording
 
-# Simulations in float32 reproduce observations to about this share of their spread, and no better.
+# Relative accuracy of simulated observations in float32, as a fraction of their standard deviation.
 _ROUNDING = 3e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Segments:
-    """A recording cut up; the last segment is filled up with steps that count for nothing.
+    """Recording cut into segments of equal length; the last segment is padded.
 
     Attributes:
         actions: ``[num_trajectories, num_segments, segment_length, ...]``.
-        observed: ``[num_trajectories, num_segments, segment_length, num_entries]``, after each action.
-        used: ``[num_segments, segment_length]`` bool, False for the filling.
+        observed: ``[num_trajectories, num_segments, segment_length, num_entries]``, observations after each action.
+        used: ``[num_segments, segment_length]`` bool, False for padding.
         spread: ``[num_entries]``, standard deviation of each entry of an observation over the recording.
     """
 
@@ -31,21 +31,21 @@ class Segments:
 
     @property
     def num_steps(self) -> int:
-        """Steps recorded, of all trajectories."""
+        """Number of recorded steps of all trajectories."""
         return len(self.observed) * int(np.count_nonzero(self.used))
 
     def weights(self, noise: float | Sequence[float] | np.ndarray) -> np.ndarray:
-        """``[num_entries]``, one over the noise; an entry that never changes counts for nothing."""
+        """Weights ``[num_entries]``: 1 / noise; 0 for an entry that never changes."""
         noise = np.maximum(np.broadcast_to(noise, self.spread.shape), _ROUNDING * self.spread)
         return np.where(self.spread > 0.0, 1.0 / np.where(self.spread > 0.0, noise, 1.0), 0.0)
 
     def rounding(self, weights: np.ndarray) -> float:
-        """Sum of squared weighted residuals that float32 cannot tell from zero."""
+        """Sum of squared weighted residuals due to rounding in float32."""
         return self.num_steps * float(np.sum((_ROUNDING * weights * self.spread) ** 2))
 
 
 def cut(data: Recording, segment_length: int) -> Segments:
-    """Segments of `segment_length` steps, or of as many as there are."""
+    """Segments of `segment_length` steps, or of the whole length if that is less."""
     actions, observed = np.asarray(data.actions), np.asarray(data.observations, np.float64)[:, 1:]
     num_trajectories, length = actions.shape[:2]
     observed = observed.reshape(num_trajectories, length, -1)

@@ -15,12 +15,12 @@ from purerl.types import Array, Environment, PyTree
 
 @struct.dataclass
 class Model:
-    """What simulates all segments.
+    """Simulation model of all segments.
 
     Attributes:
-        env: the environment whose leaves parameters are; None where `assign` builds another one.
+        env: the environment whose leaves are the parameters; None if `assign` builds a new environment.
         assign: ``assign(env, values [num_params]) -> env``; hashable.
-        template: ``[num_trajectories, num_segments, ...]`` states, which give the entries that are not free.
+        template: ``[num_trajectories, num_segments, ...]`` states, with the values of the leaves that are not free.
         actions: ``[num_trajectories, num_segments, segment_length, ...]``.
     """
 
@@ -32,10 +32,10 @@ class Model:
 
 @jax.jit
 def simulate_segments(model: Model, values: Array, starts: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Predicted observations and end of every segment, and their derivatives by its start and the parameters.
+    """Predicted observations and end state of every segment, and their derivatives by its start and the parameters.
 
     Args:
-        model: what simulates.
+        model: simulation of all segments.
         values: ``[num_params]``.
         starts: ``[num_trajectories, num_segments, d]``; d is 0 if states are known.
 
@@ -59,10 +59,10 @@ def simulate_segments(model: Model, values: Array, starts: Array) -> tuple[tuple
 
 
 def unravel(template: PyTree, vector: Array) -> PyTree:
-    """`template` with the vector in place of its floating-point leaves; unchanged if the vector is empty."""
+    """State with the vector in place of the floating-point leaves of `template`; unchanged if the vector is empty."""
     return floats.ravel(template)[1](vector) if vector.size else template
 
 
 def float32(array: Any) -> Array:
-    """What leaves the host's float64 for the accelerator."""
+    """Array in float32 for the accelerator; the host computes in float64."""
     return jnp.asarray(array, jnp.float32)

@@ -1,4 +1,4 @@
-"""First guesses of the states at which segments begin, where nobody recorded them."""
+"""Initial guesses of the start states of segments, for recordings without states."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _TRACKING_STEPS = 10
 
 @jax.jit
 def nearest_resets(env: Environment, observations: Array, weights: Array) -> PyTree:
-    """For each first observation ``[num_trajectories, ...]`` the one of many start states that looks most like it."""
+    """Start states, chosen from many resets, whose observations are nearest to ``[num_trajectories, ...]``."""
     draws = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), _NUM_RESETS))
 
     def nearest(observation: Array) -> Array:
         difference = (draws.obs - observation[None]).reshape(_NUM_RESETS, -1) * weights[None]
         distance = jnp.sum(difference**2, axis=1)
-        # A draw that is no number is near nothing, but would pass for the least.
+        # `argmin` would choose NaN.
         return jnp.argmin(jnp.where(jnp.isnan(distance), jnp.inf, distance))
 
     chosen = jax.vmap(nearest)(observations)
@@ -32,11 +32,11 @@ def nearest_resets(env: Environment, observations: Array, weights: Array) -> PyT
 
 @jax.jit
 def track(model: Model, values: Array, observed: Array, weights: Array) -> Array:
-    """Start states of all segments, found one after the other: each begins the search where the one before ended,
-    or at its guess where that breaks the simulation down.
+    """Start states of all segments, fitted one after the other. The initial guess of each is the end of the previous
+    segment, or the state in the template if the simulation from that end fails.
 
     Args:
-        model: what simulates; the states in its template are guesses.
+        model: simulation of all segments; the states in its template are guesses.
         values: ``[num_params]``.
         observed: ``[num_trajectories, num_segments, segment_length, num_entries]``.
         weights: ``[num_segments, segment_length, num_entries]``.
@@ -51,7 +51,7 @@ def track(model: Model, values: Array, observed: Array, weights: Array) -> Array
 
         def errors(start: Array) -> tuple[Array, tuple[Array, Array]]:
             end, predicted = shoot(env, unravel(template, start), actions)
-            # Steps that count for nothing may have left the range of numbers.
+            # Padded steps may be infinite or NaN.
             error = jnp.where(weights > 0.0, (predicted.reshape(weights.shape) - observed) * weights, 0.0)
             return jnp.ravel(error), (jnp.ravel(error), floats.ravel(end)[0])
 
@@ -64,7 +64,7 @@ def track(model: Model, values: Array, observed: Array, weights: Array) -> Array
             better = jnp.sum(errors(tried)[0] ** 2) < jnp.sum(error**2)
             return (jnp.where(better, tried, start), jnp.where(better, 0.2 * damping, 5.0 * damping)), None
 
-        # Where the one before has led out of the range of numbers, from the guess.
+        # If the end of the previous segment gives infinite or NaN errors, start from the guess.
         follows = jnp.all(jnp.isfinite(errors(start)[0]))
         start = jnp.where(follows, start, floats.ravel(template)[0])
         (start, _), _ = lax.scan(improve, (start, jnp.float32(0.1)), None, _TRACKING_STEPS)

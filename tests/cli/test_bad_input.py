@@ -97,8 +97,8 @@ CASES = [
     (f"{DQN} --channels 16", ["--channels is not for --trunk mlp"]),
     ("train td3 Pendulum-v1 --num-critics 0", ["--num-critics must lie in [1, inf)"]),
     # what the agent sees
-    (f"{PPO} --env.keep 4", ["keep must name different entries, 0 to 3, got [4]"]),
-    (f"{PPO} --env.keep x", ["keep must name different entries", "x"]),
+    (f"{PPO} --env.keep 4", ["keep must be different indices from 0 to 3, got [4]"]),
+    (f"{PPO} --env.keep x", ["keep must be different indices", "x"]),
     (f"{PPO} --env.frame-stack 0", ["frame_stack must lie in [1, inf)"]),
     ("train ppo FrozenLake-misc --env.frame-stack 2", ["only observations that are arrays can be stacked"]),
     # learning from a replay

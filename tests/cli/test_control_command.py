@@ -43,7 +43,7 @@ def test_help_of_a_planner_has_its_flags_and_those_of_the_environment(capsys: py
             main(["evaluate", *words.split()])
         assert not done.value.code
         out = " ".join(capsys.readouterr().out.split())
-        assert "--horizon INT steps to look ahead (default 30; range [1, inf))" in out
+        assert "--horizon INT planning horizon in steps (default 30; range [1, inf))" in out
         assert "--num-samples INT" in out
         assert "--num-step-sizes" not in out
         assert ("--env.mass FLOAT" in out) == words.startswith("smooth")

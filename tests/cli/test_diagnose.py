@@ -21,7 +21,7 @@ def test_a_table_a_sentence_and_a_picture(tmp_path: Path, capsys: pytest.Capture
     assert lines[1].split()[:3] == ["horizon", "steps", "gradient"]
     assert [line.split()[:2] for line in lines[2:4]] == [["1", "1"], ["4", "4"]]
     assert all("0 of 2" in line and line.endswith("0 %") for line in lines[2:4])
-    assert lines[-2].startswith("Recommended horizon: 4 steps, the longest one tried")
+    assert lines[-2].startswith("Recommended horizon: 4 steps, the longest one tested")
     assert lines[-1] == str(out)
     assert out.read_bytes().startswith(b"\x89PNG")
 
@@ -40,10 +40,10 @@ def found(*, biased: tuple[bool, ...] = (False, False), scale: float = 1.0) -> D
 @pytest.mark.parametrize(
     ("diagnosis", "sentence"),
     [
-        (found(), "Recommended horizon: 8 steps, the longest one tried; nothing speaks against gradients there."),
+        (found(), "Recommended horizon: 8 steps, the longest one tested; no problem was found."),
         (
             found(biased=(False, True)),
-            "Recommended horizon: 1 step, because at 8 steps gradients are biased at 1 of 1 starts: something jumps.",
+            "Recommended horizon: 1 step, because at 8 steps gradients are biased at 1 of 1 starts: the dynamics jump.",
         ),
         (found(biased=(True, False)), "No horizon is recommended: at 1 step gradients are biased"),
         (found(scale=9.0), "No horizon is recommended: at 1 step gradients are 9 times as large"),

@@ -78,7 +78,7 @@ def test_help_shows_shares_of_the_run(capsys: pytest.CaptureFixture[str]) -> Non
 def test_help_says_which_kind_a_parameter_belongs_to(capsys: pytest.CaptureFixture[str]) -> None:
     out = helped(capsys, "train", "dqn", "CartPole-v1")
     assert "--head {mean,c51,quantile} kind of head (default mean)" in out
-    assert "with --head c51: returns that get a probability (default 51; range" in out
+    assert "with --head c51: atoms of the distribution of returns (default 51; range" in out
     assert "--hidden-sizes INT [INT ...] width of each dense layer (default 120 84;" in out
     assert "--kernel INT [INT ...] with --trunk cnn: height and width of every convolution (default 3 3;" in out
 

@@ -99,7 +99,7 @@ WRONG = {
         variant(first=lambda self: "start", fields=lambda self, state: {"obs": jnp.zeros(3)}),
         "Variant.reset: state must be an array, got str",
     ),
-    "a branch": (variant(after=branching), "needs the value of something that JAX traces.*test_check_env.py, line"),
+    "a branch": (variant(after=branching), "needs a concrete value where JAX traces.*test_check_env.py, line"),
     "NumPy": (variant(after=lambda self, state: np.sin(state)), "uses NumPy on values that JAX traces: use jax.numpy"),
     "a tuple of results": (
         variant(timestep=lambda self, state: (jnp.zeros(3), 0.0)),
@@ -182,7 +182,7 @@ def test_a_reward_of_ones_own_is_one_number():
             "terminated and truncated at once: write trunc",
         ),
         (giving(reward=lambda s: jnp.sqrt(3 - s)), "reward is not finite"),
-        (Ramp(speed=np.float32(100.0)), r"obs from 100 to 10000 leave Box\(\[3\], \[0, 1000\]\)"),
+        (Ramp(speed=np.float32(100.0)), r"obs from 100 to 10000 are outside of Box\(\[3\], \[0, 1000\]\)"),
     ],
 )
 def test_values_are_checked_by_acting(env, message):

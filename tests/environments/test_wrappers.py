@@ -376,7 +376,7 @@ def test_random_parameters_act():
         *(
             (
                 partial(MaskObservation, FlattenObservation(Line()), keep),
-                "keep must name different entries, 0 to 1, got",
+                "keep must be different indices from 0 to 1, got",
             )
             for keep in ((), (2,), (-1,), (0, 0), (0.0,), (True,), 1, "01")
         ),

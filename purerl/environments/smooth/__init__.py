@@ -1,8 +1,8 @@
-"""Small environments that are smooth in state, action and parameters, for planning and learning by their gradients.
+"""Small differentiable environments, smooth in state, action and parameters, for planning and learning by gradients.
 
 All are deterministic after a reset. The state is one float32 vector, every physical quantity is a leaf, and nothing is
-clipped, so that `jax.grad` and `jax.jvp` through `step` are the derivatives of what happens. One environment shows
-where that does not help: see `BouncingMass`.
+clipped, so `jax.grad` and `jax.jvp` through `step` are the true derivatives. One environment shows where these are not
+useful: see `BouncingMass`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from purerl.types import Environment
 
 PREFIX = "smooth/"
 
-# Steps after which `purerl.make` cuts an episode; the environments themselves go on for ever.
+# Time limits set by `purerl.make`, in steps; the environments themselves never end an episode.
 EPISODE_LENGTH = {
     "smooth/lqr": 50,
     "smooth/pendulum": 200,

@@ -1,4 +1,4 @@
-"""A pole on a cart, to be swung up and balanced by pushing the cart."""
+"""Swing-up of a cart-pole: the pole is swung up and balanced by a force on the cart."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _NUM_SUBSTEPS = 2
 
 @struct.dataclass
 class CartPoleSwingUp:
-    """A cart on a rail and a uniform pole that turns on it without friction (Florian 2007, "Correct equations for the
-    dynamics of the cart-pole system"); the rail has viscous friction.
+    """Cart on a rail with viscous friction, and a uniform pole with a frictionless hinge (Florian 2007, "Correct
+    equations for the dynamics of the cart-pole system").
 
-    The angle (rad) is 0 upright, positive towards positive x, and is not wrapped. The pole begins almost at rest,
-    hanging. Springs stop the cart at both ends of the rail.
+    The angle (rad) is 0 upright, positive towards positive x, and is not wrapped. At first the pole hangs down almost
+    at rest. Springs stop the cart at both ends of the rail.
 
     State: ``[x, v, angle, omega]``. Observation: ``[x, v, cos(angle), sin(angle), omega]``. Action: ``[force]`` on the
-    cart (N), taken as it is: clipping would hide its gradient, so keeping the bounds is up to the agent. Reward, of
-    the state reached::
+    cart (N), not clipped: clipping would hide its gradient, so the agent must keep the bounds. Reward, a function of
+    the state after the step::
 
         cos(angle) - 0.1 x^2 - 0.01 omega^2 - 0.001 force^2
 
     Attributes:
-        cart_mass: of the cart alone.
-        pole_mass: of the pole.
-        pole_length: from the hinge to the middle of the pole, half of its whole length.
+        cart_mass: mass of the cart alone.
+        pole_mass: mass of the pole.
+        pole_length: distance from the hinge to the middle of the pole, half of its whole length.
         gravity: acceleration of free fall.
-        friction: of the rail, force per velocity.
-        rail_length: from the middle of the rail to either spring.
-        spring_stiffness: of the springs, force per compression.
+        friction: viscous friction of the rail, force per velocity.
+        rail_length: distance from the middle of the rail to either spring.
+        spring_stiffness: stiffness of the springs, force per compression.
         dt: time between two actions.
         max_force: bound of the action.
     """
@@ -47,8 +47,8 @@ class CartPoleSwingUp:
     pole_length: float | Array = struct.field(default=0.5, within="(0, inf)", help="half the length of the pole (m)")
     gravity: float | Array = struct.field(default=9.81, within="[0, inf)", help="acceleration of free fall (m/s^2)")
     friction: float | Array = struct.field(default=0.1, within="[0, inf)", help="viscous friction of the rail (N s/m)")
-    rail_length: float | Array = struct.field(default=2.4, within="(0, inf)", help="from the middle to a spring (m)")
-    spring_stiffness: float | Array = struct.field(default=100.0, within="[0, inf)", help="of the springs (N/m)")
+    rail_length: float | Array = struct.field(default=2.4, within="(0, inf)", help="half the length of the rail (m)")
+    spring_stiffness: float | Array = struct.field(default=100.0, within="[0, inf)", help="spring stiffness (N/m)")
     dt: float | Array = struct.field(default=0.05, within="(0, inf)", help="time between two actions (s)")
     max_force: float = struct.field(default=10.0, static=True, within="(0, inf)", help="bound of the action (N)")
 
@@ -57,13 +57,13 @@ class CartPoleSwingUp:
 
     @property
     def observation_space(self) -> Box:
-        """``[x, v, cos, sin, omega]``, unbounded but for cosine and sine."""
+        """Vectors ``[x, v, cos, sin, omega]``, unbounded except for cosine and sine."""
         high = (math.inf, math.inf, 1.0, 1.0, math.inf)
         return Box((5,), tuple(-bound for bound in high), high)
 
     @property
     def action_space(self) -> Box:
-        """The force on the cart (N)."""
+        """Force on the cart (N)."""
         return Box((1,), -self.max_force, self.max_force)
 
     def reset(self, key: Array) -> TimeStep:
@@ -72,7 +72,7 @@ class CartPoleSwingUp:
         return common.start(state, _observe(state))
 
     def step(self, key: Array, state: Array, action: Array) -> TimeStep:
-        """Advance `state` by one action; nothing is random."""
+        """Advance `state` by one action; deterministic."""
         del key
         force = jnp.asarray(action)[0]
         state = rk4(lambda x: self._derivative(x, force), state, self.dt, _NUM_SUBSTEPS)
@@ -84,8 +84,8 @@ class CartPoleSwingUp:
         x, v, angle, omega = state
         sin, cos = jnp.sin(angle), jnp.cos(angle)
         mass = self.cart_mass + self.pole_mass
-        # What the cart would do if the pole turned at a constant rate.
         force += self.spring_stiffness * (jnp.clip(x, -self.rail_length, self.rail_length) - x) - self.friction * v
+        # Acceleration of the cart if the pole turned at a constant rate.
         push = (force + self.pole_mass * self.pole_length * omega**2 * sin) / mass
         inertia = self.pole_length * (4.0 / 3.0 - self.pole_mass * cos**2 / mass)
         turn = (self.gravity * sin - push * cos) / inertia

@@ -1,4 +1,4 @@
-"""What the smooth environments share: parameters as float32 leaves, and time steps that end nothing."""
+"""Helpers of the smooth environments: float32 parameters, and time steps of episodes without end."""
 
 import dataclasses
 from typing import Any
@@ -12,9 +12,9 @@ from purerl.types import Array, TimeStep
 
 
 def set_parameters(env: Any) -> None:
-    """Check the fields of `env`, which is just being constructed, and keep every leaf as float32.
+    """Check the fields of `env` during its construction, and convert every leaf to float32.
 
-    A number and an array of it then compile to the same program.
+    Then a number and an array use the same compiled program.
 
     Raises:
         InputError: for a value outside of its field's interval.
@@ -32,10 +32,10 @@ def set_parameters(env: Any) -> None:
 
 
 def start(state: Array, obs: Array) -> TimeStep:
-    """The first time step of an episode; float32, also where JAX computes with 64 bits."""
+    """First time step of an episode, in float32 even with JAX's 64 bits enabled."""
     return onward(jnp.asarray(state, jnp.float32), jnp.asarray(obs, jnp.float32), jnp.float32(0.0))
 
 
 def onward(state: Array, obs: Array, reward: Array) -> TimeStep:
-    """A time step after which the episode goes on."""
+    """Time step that does not end the episode."""
     return TimeStep(state, obs, reward, terminated=jnp.bool_(False), truncated=jnp.bool_(False))

@@ -6,15 +6,15 @@ from purerl.types import Array
 
 
 def rk4(derivative: Callable[[Array], Array], state: Array, dt: float | Array, num_substeps: int) -> Array:
-    """The state after `dt` by the classic Runge-Kutta method of fourth order (Kutta 1901).
+    """State after `dt` by the classic Runge-Kutta method of fourth order (Kutta 1901).
 
-    The error at a fixed time falls with the fourth power of the length of a substep.
+    The error at a fixed time is of fourth order in the length of a substep.
 
     Args:
-        derivative: ``x' = derivative(x)``, ``[n]`` to ``[n]``; what acts from outside is constant meanwhile.
+        derivative: ``x' = derivative(x)``, ``[n]`` to ``[n]``; external forces are constant during the interval.
         state: ``[n]``.
         dt: length of the interval (s).
-        num_substeps: equal parts in which it is crossed. Few are meant: their loop is unrolled, so that a step of an
+        num_substeps: number of equal substeps. It should be small: the loop is unrolled, so that a step of an
             environment is one kernel.
     """
     h = dt / num_substeps

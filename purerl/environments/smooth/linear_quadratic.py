@@ -1,4 +1,4 @@
-"""A linear system with quadratic costs, whose optimal control is known exactly, and the equations that give it."""
+"""Linear system with quadratic costs, and its exact optimal control by the Riccati equation."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from purerl.types import Array, TimeStep
 
 @struct.dataclass
 class LinearQuadratic:
-    """The linear-quadratic regulator in discrete time; by default a double integrator, pushed every 0.1 s::
+    """Linear-quadratic regulator in discrete time; by default a double integrator with a time step of 0.1 s::
 
         x_{t+1} = A x_t + B u_t
         reward  = -(x_t' Q x_t + u_t' R u_t)
 
-    The reward is that of the state *left*, so that the least cost of an episode is ``x_0' P x_0`` (see `value_matrix`).
-    It begins at a normally distributed ``x_0``.
+    The reward is a function of the state *before* the step, so the least cost of an episode is ``x_0' P x_0`` (see
+    `value_matrix`). The start state ``x_0`` is normally distributed.
 
-    State and observation: ``x [n]``. Action: ``u [m]``, taken as it is; its bounds are for agents that need some.
+    State and observation: ``x [n]``. Action: ``u [m]``, not clipped; its bounds are for agents that need bounds.
 
     Attributes:
         A: ``[n, n]``.
@@ -35,10 +35,10 @@ class LinearQuadratic:
         max_action: bound of each entry of the action.
     """
 
-    A: Array | np.ndarray = struct.field(default=((1.0, 0.1), (0.0, 1.0)), help="what becomes of the state by itself")
-    B: Array | np.ndarray = struct.field(default=((0.005,), (0.1,)), help="what an action adds to the state")
-    Q: Array | np.ndarray = struct.field(default=((1.0, 0.0), (0.0, 0.1)), help="cost of the state")
-    R: Array | np.ndarray = struct.field(default=((0.1,),), help="cost of the action")
+    A: Array | np.ndarray = struct.field(default=((1.0, 0.1), (0.0, 1.0)), help="state matrix")
+    B: Array | np.ndarray = struct.field(default=((0.005,), (0.1,)), help="input matrix")
+    Q: Array | np.ndarray = struct.field(default=((1.0, 0.0), (0.0, 0.1)), help="cost matrix of the state")
+    R: Array | np.ndarray = struct.field(default=((0.1,),), help="cost matrix of the action")
     max_action: float = struct.field(default=10.0, static=True, within="(0, inf)", help="bound of the action")
 
     def __post_init__(self) -> None:
@@ -49,12 +49,12 @@ class LinearQuadratic:
 
     @property
     def observation_space(self) -> Box:
-        """The state, unbounded."""
+        """State vectors, unbounded."""
         return Box((self.B.shape[-2],))
 
     @property
     def action_space(self) -> Box:
-        """One entry per column of B."""
+        """Vectors with one entry per column of B."""
         return Box((self.B.shape[-1],), -self.max_action, self.max_action)
 
     def reset(self, key: Array) -> TimeStep:
@@ -63,7 +63,7 @@ class LinearQuadratic:
         return common.start(state, state)
 
     def step(self, key: Array, state: Array, action: Array) -> TimeStep:
-        """Advance `state` by one action; nothing is random."""
+        """Advance `state` by one action; deterministic."""
         del key
         action = jnp.asarray(action)
         reward = -(state @ self.Q @ state + action @ self.R @ action)
@@ -72,15 +72,15 @@ class LinearQuadratic:
 
 
 def value_matrix(env: LinearQuadratic, gamma: float | Array, horizon: int) -> Array:
-    """The matrix P ``[n, n]`` of the least discounted cost ``x' P x`` over `horizon` steps from x.
+    """Matrix P ``[n, n]`` of the least discounted cost ``x' P x`` over `horizon` steps from x.
 
-    The Riccati difference equation in discrete time (Bertsekas 2017, "Dynamic Programming and Optimal Control" vol. 1,
-    section 3.1), with the discount in it::
+    It solves the discrete-time Riccati difference equation with discount (Bertsekas 2017, "Dynamic Programming and
+    Optimal Control" vol. 1, section 3.1)::
 
         P_0     = 0
         P_{k+1} = Q + gamma A' P_k (A - B K_k)        K_k: see `gain`
 
-    A long horizon gives that of the endless task. Differentiable in `env` and `gamma`.
+    A long horizon approximates the infinite-horizon task. Differentiable in `env` and `gamma`.
     """
 
     def longer(value: Array, _: None) -> tuple[Array, None]:
@@ -91,7 +91,7 @@ def value_matrix(env: LinearQuadratic, gamma: float | Array, horizon: int) -> Ar
 
 
 def gain(env: LinearQuadratic, value: Array, gamma: float | Array) -> Array:
-    """The matrix K ``[m, n]`` of the best action ``u = -K x``, if the cost after it is ``gamma x' P x``::
+    """Matrix K ``[m, n]`` of the optimal action ``u = -K x`` if the cost of the next state x is ``gamma x' P x``::
 
         K = (R + gamma B' P B)^-1 gamma B' P A
 

@@ -1,4 +1,4 @@
-"""A pendulum to be swung up by a motor that is too weak to lift it."""
+"""Swing-up of a pendulum with a motor that is too weak to lift it directly."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ _NUM_SUBSTEPS = 2
 
 @struct.dataclass
 class Pendulum:
-    """A point mass on a massless rod::
+    """Point mass on a massless rod::
 
         m l^2 angle'' = m g l sin(angle) - d angle' + torque
 
-    The angle (rad) is 0 upright and is not wrapped. It begins anywhere on the circle with up to 1 rad/s; the motor
-    holds the default pendulum up to 24 degrees off the vertical, further off it has to swing.
+    The angle (rad) is 0 upright and is not wrapped. The start angle is uniform on the circle, with up to 1 rad/s. The
+    motor can hold the default pendulum up to 24 degrees off the vertical; from further off it has to swing it up.
 
-    State: ``[angle, velocity]``. Observation: ``[cos(angle), sin(angle), velocity]``. Action: ``[torque]`` (N m), taken
-    as it is: clipping would hide its gradient, so keeping the bounds is up to the agent. Reward, of the state reached::
+    State: ``[angle, velocity]``. Observation: ``[cos(angle), sin(angle), velocity]``. Action: ``[torque]`` (N m), not
+    clipped: clipping would hide its gradient, so the agent must keep the bounds. Reward, a function of the state after
+    the step::
 
         -(1 - cos(angle)) - 0.01 velocity^2 - 0.01 torque^2
 
     Attributes:
-        mass: m.
-        length: l.
-        damping: d.
-        gravity: g.
+        mass: m, mass at the end of the rod.
+        length: l, length of the rod.
+        damping: d, viscous friction.
+        gravity: g, acceleration of free fall.
         dt: time between two actions.
         max_torque: bound of the action.
     """
@@ -51,12 +52,12 @@ class Pendulum:
 
     @property
     def observation_space(self) -> Box:
-        """``[cos, sin, velocity]``, the velocity unbounded."""
+        """Vectors ``[cos, sin, velocity]``, the velocity unbounded."""
         return Box((3,), (-1.0, -1.0, -math.inf), (1.0, 1.0, math.inf))
 
     @property
     def action_space(self) -> Box:
-        """The torque (N m)."""
+        """Torque (N m)."""
         return Box((1,), -self.max_torque, self.max_torque)
 
     def reset(self, key: Array) -> TimeStep:
@@ -65,7 +66,7 @@ class Pendulum:
         return common.start(state, _observe(state))
 
     def step(self, key: Array, state: Array, action: Array) -> TimeStep:
-        """Advance `state` by one action; nothing is random."""
+        """Advance `state` by one action; deterministic."""
         del key
         torque = jnp.asarray(action)[0]
         state = rk4(lambda x: self._derivative(x, torque), state, self.dt, _NUM_SUBSTEPS)
