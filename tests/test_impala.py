@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import Probe, action_times_obs
+from probes import Probe, action_times_obs, endless
 from test_contract import NETWORK, begin, bits, last
 
 import purerl
@@ -113,6 +113,20 @@ def test_values_are_those_of_the_policy_that_learns_only_with_the_correction(cor
     np.testing.assert_allclose(learned, values, atol=0.06)
     act = algorithm.policy(state, explore=False).act
     assert act(jax.random.key(0), network.initial_carry(), jnp.float32([0.0]))[0] == action
+
+
+@pytest.mark.parametrize(("rollout_length", "traces"), [(1, False), (5, True)])
+def test_one_bound_is_for_differences_and_one_for_traces(rollout_length, traces):
+    """A window of one step has no trace. Without a lag ratios are 1, so a bound below 1 takes effect at every step."""
+
+    def learned(**bounds):
+        algorithm = IMPALA(env=endless(), lag=0, **SETTINGS | {"rollout_length": rollout_length} | bounds)
+        state = last(iterate(algorithm, begin(algorithm, jax.random.key(0)), 1)).state
+        return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(bits(state.params))])
+
+    unbounded = learned()
+    assert not np.array_equal(learned(rho_bar=0.1), unbounded)
+    assert np.array_equal(learned(c_bar=0.1), unbounded) != traces
 
 
 def test_unlimited_ratios_are_allowed():

@@ -31,6 +31,25 @@ def test_every_index_is_equally_likely_in_every_minibatch_and_beside_every_other
     expect(together, (size / num_minibatches - 1) / (size - 1), num_shuffles)
 
 
+@pytest.mark.parametrize("size", [1024, 32 * 37])
+@pytest.mark.parametrize("inverse", [False, True], ids=["places", "indices"])
+def test_two_places_say_nothing_about_the_distance_of_what_comes_there(size, inverse):
+    """Two pushes of a Feistel network instead of six keep distances between rows, and their inverse between columns."""
+    num_shuffles, bins = 4000, 16
+    keys = jax.random.split(jax.random.key(0), num_shuffles)
+    order = np.asarray(jax.jit(jax.vmap(lambda key: shuffled_indices(key, size)))(keys))
+    order = np.argsort(order, axis=1) if inverse else order
+    one, other = np.triu_indices(size // 32, k=1)
+    near = np.arange(0, size, 32)  # in one column of the smallest network
+    pairs = np.r_[np.c_[near[one], near[other]], np.c_[one, other]]  # and in one row
+    distance = (order[:, pairs[:, 0]] - order[:, pairs[:, 1]]) % size
+    for place in (distance * bins // size, distance % bins):
+        share = (place[..., None] == np.arange(bins)).mean(axis=0)
+        possible = np.full(bins, size // bins)
+        possible[0] -= 1  # a distance of 0
+        expect(share, possible / (size - 1), num_shuffles)
+
+
 def expect(shares, probability, number):
     """As close as so many comparisons allow: the largest of ``n`` normal deviations is about ``sqrt(2 log n)``."""
     deviation = np.abs(shares - probability) / np.sqrt(probability * (1 - probability) / number)

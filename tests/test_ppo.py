@@ -103,16 +103,18 @@ def test_loss_against_a_slow_reference():
 
 @pytest.mark.parametrize("normalize_advantage", [True, False])
 def test_advantages_are_standardised_within_minibatches(normalize_advantage):
-    algorithm = ppo(obs_reward(), normalize_advantage=normalize_advantage, num_envs=8, rollout_length=4)
+    # Of two advantages, standardised, only their order remains. Over the whole batch the cube would change them.
+    pairs = {"num_envs": 8, "rollout_length": 4, "num_minibatches": 16}
+    algorithm = ppo(obs_reward(), normalize_advantage=normalize_advantage, **pairs)
     state, batch = begin(algorithm, jax.random.key(0)), as_steps(algorithm, random_batch())
-    other = dataclasses.replace(batch, advantage=7.0 * batch.advantage + 3.0)
+    other = dataclasses.replace(batch, advantage=7.0 * batch.advantage**3 + 3.0)
     update = jax.jit(lambda batch: algorithm._update(state, batch, jax.random.key(1))[0])
     before, one, two = (
         np.concatenate([x.ravel() for x in jax.tree.leaves(bits(params))])
         for params in (state.params, update(batch), update(other))
     )
     assert np.abs(one - before).max() > 1e-3
-    assert np.allclose(one, two, atol=1e-5) == normalize_advantage
+    assert np.allclose(one, two, atol=1e-4) == normalize_advantage
 
 
 def test_epochs_stop_once_the_policy_has_moved_too_far():
