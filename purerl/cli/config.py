@@ -8,6 +8,7 @@ import itertools
 import platform
 from typing import TYPE_CHECKING, Any
 
+from purerl import presets
 from purerl.cli.fields import value_of
 from purerl.cli.network import build_network
 from purerl.errors import InputError, unknown
@@ -18,33 +19,13 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Of config.json; raised when older files can no longer be read."""
 
-ALGORITHMS = {
-    "ppo": "PPO",
-    "a2c": "A2C",
-    "impala": "IMPALA",
-    "reinforce": "REINFORCE",
-    "npg": "TRPO",
-    "trpo": "TRPO",
-    "dqn": "DQN",
-    "rainbow": "DQN",
-    "pqn": "PQN",
-    "ddpg": "DDPG",
-    "td3": "TD3",
-    "sac": "SAC",
-    "discrete_sac": "DiscreteSAC",
-    "apg": "APG",
-    "shac": "SHAC",
-}
-"""Name on the command line to public name in `purerl`; names that share a class have presets of their own. The only
-look-up of an algorithm by name."""
-
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
     """One run. All numbers of steps and iterations count one member.
 
     Attributes:
-        algorithm: name, a key of `ALGORITHMS`.
+        algorithm: name, as for `purerl.presets.row`.
         env: name for `purerl.make`.
         env_options: its options, all of them.
         hyperparameters: fields of the algorithm, all that have a plain value.
@@ -135,7 +116,7 @@ class RunConfig:
         """
         import purerl
 
-        algorithm = algorithm_class(self.algorithm)
+        algorithm = presets.row(self.algorithm).load()
         fields = {field.name: field for field in dataclasses.fields(algorithm)}
         values = {}
         for name, value in self.hyperparameters.items():
@@ -147,15 +128,6 @@ class RunConfig:
         env = purerl.make(self.env, **self.env_options)
         member = algorithm(env=env, network=build_network(algorithm, self.network), **values)
         return purerl.Population.grid(member, self.seeds, self.vary)
-
-
-def algorithm_class(name: str) -> Any:
-    """The algorithm called `name` on the command line."""
-    import purerl
-
-    if name not in ALGORITHMS:
-        raise unknown("algorithm", name, ALGORITHMS)
-    return getattr(purerl, ALGORITHMS[name])
 
 
 def versions() -> dict[str, str]:

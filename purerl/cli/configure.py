@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from purerl import presets
 from purerl.cli import flags
-from purerl.cli.config import RunConfig, algorithm_class, versions
+from purerl.cli.config import RunConfig, versions
 from purerl.cli.fields import hyperparameters, kind_of
 from purerl.cli.network import complete_network
 from purerl.cli.parser import Flag, parse
 from purerl.cpu import usable_cores
 from purerl.errors import InputError, unknown
-from purerl.presets import base, preset
 
 if TYPE_CHECKING:
     from purerl.population import Population
@@ -33,7 +33,8 @@ def show_help(algorithm: str | None) -> None:
     if algorithm is None:
         about += "\nName an algorithm and an environment to see their flags too: purerl train ppo CartPole-v1 --help"
     else:
-        algorithm_type, start = algorithm_class(algorithm), base(algorithm)
+        row = presets.row(algorithm)
+        algorithm_type, start = row.load(), row.base
         groups.append(flags.hyperparameter_group(algorithm, algorithm_type, start))
         groups.append(flags.network_group(algorithm_type, start))
         about += f"\nName an environment to see the defaults tuned for it: purerl train {algorithm} CartPole-v1 --help"
@@ -54,11 +55,12 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
     Raises:
         InputError: for anything that can be seen to be wrong without building the run.
     """
-    algorithm_type = algorithm_class(algorithm)
+    row = presets.row(algorithm)
+    algorithm_type = row.load()
     from purerl.environments import environment_options
 
     options = environment_options(env)
-    start = preset(algorithm, env)
+    start = row.preset(env)
     tunable = flags.hyperparameter_group(algorithm, algorithm_type, start)
     network = flags.network_group(algorithm_type, start)
     simulator = flags.env_group(env, options, start.env)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from purerl import presets, references
 from purerl.cli import flags
-from purerl.cli.config import ALGORITHMS, RunConfig, versions
+from purerl.cli.config import RunConfig, versions
 from purerl.cli.configure import USAGE, configure, show_help, with_total_steps
 from purerl.cli.files import pasteable
 from purerl.cli.parser import parse
 from purerl.cli.run_directory import RunDirectory
-from purerl.errors import InputError, unknown
+from purerl.errors import InputError
 
 _HELP = {"-h", "--help"}
 
@@ -21,8 +22,7 @@ def command(argv: Sequence[str]) -> int:
     algorithm, env, words = _targets(argv)
     if algorithm is None:
         return _without_algorithm(words)
-    if algorithm not in ALGORITHMS:
-        raise unknown("algorithm", algorithm, ALGORITHMS)
+    presets.row(algorithm)  # a name that is unknown is the first thing to say
     if env is None:
         if _HELP & set(words):
             show_help(algorithm)
@@ -44,12 +44,18 @@ def _targets(argv: Sequence[str]) -> tuple[str | None, str | None, list[str]]:
     words = list(argv)
     if not words:
         raise InputError("name an algorithm and an environment, as in: purerl train ppo CartPole-v1")
-    at = 0 if not words[0].startswith("-") else next((i for i, word in enumerate(words) if word in ALGORITHMS), None)
+    at = (
+        0 if not words[0].startswith("-") else next((i for i, word in enumerate(words) if _names_algorithm(word)), None)
+    )
     if at is None:
         return None, None, words
     algorithm = words.pop(at)
     env = words.pop(at) if at < len(words) and not words[at].startswith("-") else None
     return algorithm, env, words
+
+
+def _names_algorithm(word: str) -> bool:
+    return word in presets.ALGORITHMS or (references.is_reference(word) and not word.startswith("-"))
 
 
 def _without_algorithm(words: list[str]) -> int:
