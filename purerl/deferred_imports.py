@@ -5,6 +5,7 @@ import importlib
 import sys
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -17,6 +18,10 @@ def deferred(*names: str) -> Iterator[None]:
         names: in full. Modules that are already loaded are left as they are.
     """
     promises = {name: _promise(name) for name in names if name not in sys.modules}
+    for name, promise in promises.items():  # a promised package has its promised modules
+        package, _, module = name.rpartition(".")
+        if package in promises:
+            setattr(promises[package], module, promise)
     sys.modules.update(promises)
     try:
         yield
@@ -28,5 +33,13 @@ def deferred(*names: str) -> Iterator[None]:
 
 def _promise(name: str) -> ModuleType:
     module = ModuleType(name)
-    module.__getattr__ = lambda attribute: getattr(importlib.import_module(name), attribute)  # type: ignore[method-assign]
+
+    def load(attribute: str) -> Any:
+        if attribute.startswith("__"):  # the import system asks whether it is a package: not yet
+            raise AttributeError(attribute)
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+        return getattr(importlib.import_module(name), attribute)
+
+    module.__getattr__ = load  # type: ignore[method-assign]
     return module

@@ -57,9 +57,9 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
     """
     row = presets.row(algorithm)
     algorithm_type = row.load()
-    from purerl.environments import environment_options
+    from purerl.environments import options_of
 
-    options = environment_options(env)
+    options = options_of(env)
     start = row.preset(env)
     tunable = flags.hyperparameter_group(algorithm, algorithm_type, start)
     network = flags.network_group(algorithm_type, start)
@@ -93,7 +93,9 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
     )
     population = draft.population()
     config = with_total_steps(draft, population, requested)
-    evaluations, batch, final = evaluation_plan(config.total_steps, {**options, **config.env_options})
+    evaluations, batch, final = evaluation_plan(
+        config.total_steps, {**{name: option.default for name, option in options.items()}, **config.env_options}
+    )
     log_every, eval_every, checkpoint_every = intervals(
         config.num_iterations - population.warmup_iterations,
         given.get("log_every"),

@@ -14,21 +14,18 @@ def environments(argv: Sequence[str]) -> int:
     """Run ``purerl envs`` with the words after it; returns the exit code."""
     about = "List environments with their spaces and time limits; WORDs select names that contain one of them."
     _, words = parse("purerl envs [WORD ...]", about, [], argv, positional="WORD")
-    from rich.console import Console
-
     from purerl.cli.tables import Table
     from purerl.environments import describe, environment_names
+    from purerl.environments.overview import OVERVIEW
 
     names = environment_names()
     chosen = [name for name in names if not words or any(word.lower() in name.lower() for word in words)]
     if not chosen:
         raise unknown("environment", words[0], names)
     table = Table(["environment", "observations", "actions", "time limit"])
-    with Console(stderr=True).status("") as status:  # building all robots takes a while; shown on terminals only
-        for name in chosen:
-            status.update(name)
-            observations, actions, limit = describe(name)
-            table.add(name, str(observations), str(actions), "none" if limit is None else str(limit))
+    for name in chosen:
+        observations, actions, limit = OVERVIEW.get(name) or describe(name)
+        table.add(name, str(observations), str(actions), "none" if limit is None else str(limit))
     table.show()
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,11 @@ def command(argv: Sequence[str]) -> int:
         raise InputError(f"name an environment too, as in: purerl train {algorithm} CartPole-v1 (see purerl envs)")
     if any(word == "--resume" or word.startswith("--resume=") for word in words):
         raise InputError(f"--resume takes everything from the run's own configuration: leave out {algorithm} {env}")
-    config, path, overwrite = configure(algorithm, env, words)
+    gc.disable()  # imports make objects that stay; looking for garbage among them takes a tenth of a second
+    try:
+        config, path, overwrite = configure(algorithm, env, words)
+    finally:
+        gc.enable()
     if path is not None:
         RunDirectory.check_free(path, overwrite)
     from purerl.cli.training import Training

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from purerl import references
+from purerl.deferred_imports import deferred
 from purerl.errors import InputError
 from purerl.presets.settings import Preset
 
@@ -43,7 +44,9 @@ class Row:
         Raises:
             InputError: if it cannot be imported or is no algorithm.
         """
-        cls = references.load(self.reference)
+        # Flax can draw a network as a table. What it draws with takes as long to load as the rest of it.
+        with deferred("rich", "rich.console", "rich.table", "rich.text", "yaml"):
+            cls = references.load(self.reference)
         from purerl.types import Algorithm
 
         absent = references.missing(cls, Algorithm)

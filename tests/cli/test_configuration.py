@@ -250,10 +250,10 @@ def test_a_population_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 def test_every_environment_option_is_a_flag() -> None:
-    from purerl.environments import environment_options
+    from purerl.environments import environment_options, options_of
 
     for name in ("Acrobot-v1", "FourRooms-misc", "FrozenLake-misc", "pixels/CartPole-v1", "brax/ant", "brax/fast"):
-        group = flags.env_group(name, environment_options(name), {})
+        group = flags.env_group(name, options_of(name), {})
         assert {flag.name for flag in group.flags} == {f"env.{option}" for option in environment_options(name)}
         assert all(flag.description for flag in group.flags)
 

@@ -39,6 +39,30 @@ def test_help_is_immediate_and_imports_nothing_heavy(typed: str) -> None:
     assert time.perf_counter() - begun < 2.0
 
 
+LAZY = """
+import sys
+from purerl.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as done:
+    assert not done.code
+unneeded = {"matplotlib", "seaborn", "pandas", "scipy", "rich", "yaml", "orbax", "brax", "mujoco"}
+print(sorted(unneeded & set(sys.modules)))
+print("gymnax" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("typed", "simulator"), [("train ppo CartPole-v1 --help", True), ("envs", False)])
+def test_what_needs_jax_imports_little_else(typed: str, simulator: bool) -> None:
+    # Jax, flax, optax and gymnax take 0.9 s of processor time, which is what the help of a training may take.
+    # Tables are made by rich.
+    code = LAZY.replace('"rich", ', "") if typed == "envs" else LAZY
+    begun = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code, *typed.split()], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-2:] == ["[]", str(simulator)], done.stderr
+    assert time.perf_counter() - begun < 10.0
+
+
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
