@@ -16,7 +16,7 @@ from purerl.errors import InputError, unknown
 if TYPE_CHECKING:
     from purerl.population import Population
 
-FORMAT = 2
+FORMAT = 3
 """Of config.json; raised when older files can no longer be read."""
 
 
@@ -42,7 +42,7 @@ class RunConfig:
         eval_episodes: per member, at the end.
         eval_batch: episodes played side by side, per member; so many make an evaluation along the way.
         checkpoint_every: iterations between checkpoints; a multiple of `log_every`.
-        tensorboard: whether to write TensorBoard files too.
+        loggers: to which rows of metrics are written too, names in `purerl.cli.loggers.LOGGERS`.
         versions: of the programs that started the run.
         processes: that the members are spread over.
     """
@@ -64,7 +64,7 @@ class RunConfig:
     eval_episodes: int
     eval_batch: int
     checkpoint_every: int
-    tensorboard: bool
+    loggers: list[str]
     versions: dict[str, str]
     processes: int = 1
 

@@ -12,6 +12,7 @@ from purerl import presets
 from purerl.cli import flags
 from purerl.cli.config import RunConfig, versions
 from purerl.cli.fields import hyperparameters, kind_of
+from purerl.cli.loggers import LOGGERS
 from purerl.cli.network import complete_network
 from purerl.cli.parser import Flag, parse
 from purerl.cpu import usable_cores
@@ -88,7 +89,7 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         eval_episodes=0,
         eval_batch=0,
         checkpoint_every=0,
-        tensorboard=given.get("tensorboard", False),
+        loggers=[name for name in LOGGERS if given.get(name, False)],
         versions=versions(),
     )
     population = draft.population()

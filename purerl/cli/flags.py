@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from purerl.cli.fields import annotation_of, choices_of, hyperparameters, kind_of, word_of
+from purerl.cli.loggers import LOGGERS
 from purerl.cli.network import ACTIVATIONS, KINDS, complete_network, default_network, parameters, part_class
 from purerl.cli.parser import COUNTABLE, Flag, Group
 from purerl.presets import Preset
@@ -55,7 +56,7 @@ RUN = Group(
         ),
         Flag("log_every", "int", "iterations per row of metrics (default 50 rows)", within="[1, inf)"),
         Flag("checkpoint_every", "int", "iterations between checkpoints (default 10 checkpoints)", within="[1, inf)"),
-        Flag("tensorboard", "bool", "write TensorBoard files too"),
+        *(Flag(name, "bool", meaning) for name, meaning in LOGGERS.items()),
     ],
 )
 
