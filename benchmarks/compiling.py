@@ -15,8 +15,8 @@ from pathlib import Path
 
 from benchmarks import worker
 from benchmarks.report import machine
-from purerl.cli.config import ALGORITHMS
 from purerl.cpu import choose_thread_pool
+from purerl.presets import ALGORITHMS
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = dict.fromkeys(ALGORITHMS, "CartPole-v1") | dict.fromkeys(

@@ -5,6 +5,7 @@ import importlib
 import sys
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -17,6 +18,10 @@ def deferred(*names: str) -> Iterator[None]:
         names: full names of the modules. Modules that are already loaded stay as they are.
     """
     placeholders = {name: _placeholder(name) for name in names if name not in sys.modules}
+    for name, placeholder in placeholders.items():  # a package has its modules as attributes
+        package, _, module = name.rpartition(".")
+        if package in placeholders:
+            setattr(placeholders[package], module, placeholder)
     sys.modules.update(placeholders)
     try:
         yield
@@ -28,5 +33,13 @@ def deferred(*names: str) -> Iterator[None]:
 
 def _placeholder(name: str) -> ModuleType:
     module = ModuleType(name)
-    module.__getattr__ = lambda attribute: getattr(importlib.import_module(name), attribute)  # type: ignore[method-assign]
+
+    def load(attribute: str) -> Any:
+        if attribute.startswith("__"):  # the import system asks whether it is a package: not yet
+            raise AttributeError(attribute)
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+        return getattr(importlib.import_module(name), attribute)
+
+    module.__getattr__ = load  # type: ignore[method-assign]
     return module

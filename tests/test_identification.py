@@ -288,7 +288,7 @@ def test_names_that_could_be_several_parameters():
 @pytest.mark.slow
 @pytest.mark.parametrize(("backend", "name"), [("generalized", "link.inertia.mass[1]"), ("mjx", "body_mass[2]")])
 def test_mass_of_a_pole_in_brax(backend: str, name: str):
-    env = purerl.environments.brax.make("brax/inverted_pendulum", backend=backend)
+    env = purerl.environments.brax.unlimited("brax/inverted_pendulum", backend=backend)
     # Gently: the episode ends when the pole leans.
     policy = Policy(jax.tree_util.Partial(lambda key, carry, obs: (0.02 * jax.random.normal(key, (1,)), carry, {})))
     data = record(env, policy, jax.random.key(0), num_trajectories=4, length=10)

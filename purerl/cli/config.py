@@ -8,6 +8,7 @@ import itertools
 import platform
 from typing import TYPE_CHECKING, Any
 
+from purerl import presets
 from purerl.cli.fields import value_of
 from purerl.cli.network import build_network
 from purerl.errors import InputError, unknown
@@ -15,28 +16,8 @@ from purerl.errors import InputError, unknown
 if TYPE_CHECKING:
     from purerl.population import Population
 
-FORMAT = 2
+FORMAT = 3
 """Of config.json; raised when older files can no longer be read."""
-
-ALGORITHMS = {
-    "ppo": "PPO",
-    "a2c": "A2C",
-    "impala": "IMPALA",
-    "reinforce": "REINFORCE",
-    "npg": "TRPO",
-    "trpo": "TRPO",
-    "dqn": "DQN",
-    "rainbow": "DQN",
-    "pqn": "PQN",
-    "ddpg": "DDPG",
-    "td3": "TD3",
-    "sac": "SAC",
-    "discrete_sac": "DiscreteSAC",
-    "apg": "APG",
-    "shac": "SHAC",
-}
-"""Name on the command line to public name in `purerl`; names that share a class have presets of their own. The only
-look-up of an algorithm by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +25,7 @@ class RunConfig:
     """One run. All numbers of steps and iterations count one member.
 
     Attributes:
-        algorithm: name, a key of `ALGORITHMS`.
+        algorithm: name, as for `purerl.presets.row`.
         env: name for `purerl.make`.
         env_options: its options, all of them.
         hyperparameters: fields of the algorithm, all that have a plain value.
@@ -61,7 +42,7 @@ class RunConfig:
         eval_episodes: per member, at the end.
         eval_batch: episodes played side by side, per member; so many make an evaluation along the way.
         checkpoint_every: iterations between checkpoints; a multiple of `log_every`.
-        tensorboard: whether to write TensorBoard files too.
+        loggers: to which rows of metrics are written too, names in `purerl.cli.loggers.LOGGERS`.
         versions: of the programs that started the run.
         processes: that the members are spread over.
     """
@@ -83,7 +64,7 @@ class RunConfig:
     eval_episodes: int
     eval_batch: int
     checkpoint_every: int
-    tensorboard: bool
+    loggers: list[str]
     versions: dict[str, str]
     processes: int = 1
 
@@ -135,7 +116,7 @@ class RunConfig:
         """
         import purerl
 
-        algorithm = algorithm_class(self.algorithm)
+        algorithm = presets.row(self.algorithm).load()
         fields = {field.name: field for field in dataclasses.fields(algorithm)}
         values = {}
         for name, value in self.hyperparameters.items():
@@ -147,15 +128,6 @@ class RunConfig:
         env = purerl.make(self.env, **self.env_options)
         member = algorithm(env=env, network=build_network(algorithm, self.network), **values)
         return purerl.Population.grid(member, self.seeds, self.vary)
-
-
-def algorithm_class(name: str) -> Any:
-    """The algorithm called `name` on the command line."""
-    import purerl
-
-    if name not in ALGORITHMS:
-        raise unknown("algorithm", name, ALGORITHMS)
-    return getattr(purerl, ALGORITHMS[name])
 
 
 def versions() -> dict[str, str]:

@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from purerl import presets
 from purerl.cli import flags
-from purerl.cli.config import RunConfig, algorithm_class, versions
+from purerl.cli.config import RunConfig, versions
 from purerl.cli.fields import hyperparameters, kind_of
+from purerl.cli.loggers import LOGGERS
 from purerl.cli.network import complete_network
 from purerl.cli.parser import Flag, parse
 from purerl.cpu import usable_cores
 from purerl.errors import InputError, unknown
-from purerl.presets import base, preset
 
 if TYPE_CHECKING:
     from purerl.population import Population
@@ -33,7 +34,8 @@ def show_help(algorithm: str | None) -> None:
     if algorithm is None:
         about += "\nName an algorithm and an environment to see their flags too: purerl train ppo CartPole-v1 --help"
     else:
-        algorithm_type, start = algorithm_class(algorithm), base(algorithm)
+        row = presets.row(algorithm)
+        algorithm_type, start = row.load(), row.base
         groups.append(flags.hyperparameter_group(algorithm, algorithm_type, start))
         groups.append(flags.network_group(algorithm_type, start))
         about += f"\nName an environment to see the defaults tuned for it: purerl train {algorithm} CartPole-v1 --help"
@@ -54,11 +56,12 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
     Raises:
         InputError: for anything that can be seen to be wrong without building the run.
     """
-    algorithm_type = algorithm_class(algorithm)
-    from purerl.environments import environment_options
+    row = presets.row(algorithm)
+    algorithm_type = row.load()
+    from purerl.environments import options_of
 
-    options = environment_options(env)
-    start = preset(algorithm, env)
+    options = options_of(env)
+    start = row.preset(env)
     tunable = flags.hyperparameter_group(algorithm, algorithm_type, start)
     network = flags.network_group(algorithm_type, start)
     simulator = flags.env_group(env, options, start.env)
@@ -86,12 +89,14 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         eval_episodes=0,
         eval_batch=0,
         checkpoint_every=0,
-        tensorboard=given.get("tensorboard", False),
+        loggers=[name for name in LOGGERS if given.get(name, False)],
         versions=versions(),
     )
     population = draft.population()
     config = with_total_steps(draft, population, requested)
-    evaluations, batch, final = evaluation_plan(config.total_steps, {**options, **config.env_options})
+    evaluations, batch, final = evaluation_plan(
+        config.total_steps, {**{name: option.default for name, option in options.items()}, **config.env_options}
+    )
     log_every, eval_every, checkpoint_every = intervals(
         config.num_iterations - population.warmup_iterations,
         given.get("log_every"),

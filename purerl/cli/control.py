@@ -64,9 +64,9 @@ def command(usage: str, controller: str, argv: Sequence[str]) -> int:
     env_name, *words = argv
     if (Path(env_name) / "config.json").is_file():
         raise InputError(f"{env_name} is a run with trained agents: leave out --controller, or name an environment")
-    from purerl.environments import environment_options, make
+    from purerl.environments import make, options_of
 
-    env_group = flags.env_group(env_name, environment_options(env_name), {})
+    env_group = flags.env_group(env_name, options_of(env_name), {})
     given, _ = parse(usage, about, [_RUN, planner_group, env_group], words)
     env = make(env_name, **flags.given_in(env_group, given, flags.ENV_PREFIX))
     planner = planner_type(**flags.given_in(planner_group, given))

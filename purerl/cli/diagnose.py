@@ -63,10 +63,10 @@ def command(argv: Sequence[str]) -> int:
             parse(USAGE, f"{ABOUT}\nName an environment to see its options too.", [FLAGS], ["--help"])
         raise InputError("name an environment first, as in: purerl diagnose Pendulum-v1 (see purerl envs)")
     name = words.pop(0)
-    from purerl.environments import environment_options, make
+    from purerl.environments import environment_options, make, options_of
 
     options = {**environment_options(name), "differentiable": True}
-    simulator = flags.env_group(name, options, {})
+    simulator = flags.env_group(name, options_of(name), options)
     given, _ = parse(USAGE, ABOUT, [FLAGS, simulator], words)
     values = {flag.name: given.get(flag.name, flag.default) for flag in FLAGS.flags}
     chosen = {"differentiable": True, **flags.given_in(simulator, given, flags.ENV_PREFIX)}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from purerl.cli.fields import annotation_of, choices_of, hyperparameters, kind_of, word_of
+from purerl.cli.loggers import LOGGERS
 from purerl.cli.network import ACTIVATIONS, KINDS, complete_network, default_network, parameters, part_class
 from purerl.cli.parser import COUNTABLE, Flag, Group
 from purerl.presets import Preset
+
+if TYPE_CHECKING:
+    from purerl.environments.options import Option
 
 ENV_PREFIX = "env."
 
@@ -52,7 +56,7 @@ RUN = Group(
         ),
         Flag("log_every", "int", "iterations per row of metrics (default 50 rows)", within="[1, inf)"),
         Flag("checkpoint_every", "int", "iterations between checkpoints (default 10 checkpoints)", within="[1, inf)"),
-        Flag("tensorboard", "bool", "write TensorBoard files too"),
+        *(Flag(name, "bool", meaning) for name, meaning in LOGGERS.items()),
     ],
 )
 
@@ -116,13 +120,21 @@ def _of_field(field: dataclasses.Field, default: Any) -> Flag:
     return Flag(field.name, kind, meaning, default, within, choices_of(field), many)
 
 
-def env_group(env: str, options: Mapping[str, Any], preset: Mapping[str, Any]) -> Group:
-    """One ``--env.`` flag per option of the environment; its default says of what kind it is."""
-    return Group(f"environment {env}", [_option(name, preset.get(name, value)) for name, value in options.items()])
+def env_group(env: str, options: Mapping[str, Option], preset: Mapping[str, Any]) -> Group:
+    """One ``--env.`` flag per option of the environment; its kind or its default says of what kind it is."""
+    flags = [_option(name, option, preset.get(name, option.default)) for name, option in options.items()]
+    return Group(f"environment {env}", flags)
 
 
-def _option(name: str, default: Any) -> Flag:
+def _option(name: str, option: Option, default: Any) -> Flag:
     kinds = ((bool, "bool"), (int, "int"), (float, "float"), (str, "str"))
     one = default[0] if isinstance(default, tuple) and default else default
     kind = next((kind for type_, kind in kinds if isinstance(one, type_)), "any | None")
-    return Flag(ENV_PREFIX + name, kind, f"option {name!r}", default, many=isinstance(default, tuple))
+    return Flag(
+        ENV_PREFIX + name,
+        option.kind or kind,
+        option.help or f"option {name!r}",
+        default,
+        option.within,
+        many=isinstance(default, tuple),
+    )

@@ -2,7 +2,8 @@
 
 ``config.json``: everything needed to build the run again. ``summary.json``: the outcome, written last.
 ``timings.json``: seconds spent so far, over all sessions. ``checkpoints/``: the whole state. ``unlogged/``: the metrics
-since the last row, of a run that was stopped between log points. ``learning_curve.png``; ``tensorboard/`` if asked for.
+since the last row, of a run that was stopped between log points. ``learning_curve.png``. A folder for each logger that
+was asked for, such as ``tensorboard/``.
 
 ``metrics.jsonl``: one row per log point and member, all with the same keys. ``iteration``, ``env_steps`` (of this
 member) and ``member`` say where; ``varied`` holds the member's own values if the run has ``--vary``; ``episodes``
@@ -28,10 +29,11 @@ from typing import Any
 
 from purerl.cli.config import RunConfig
 from purerl.cli.files import pasteable, replace, writing
+from purerl.cli.loggers import LOGGERS
 from purerl.errors import InputError
 
 FILES = ("config.json", "metrics.jsonl", "summary.json", "timings.json", "learning_curve.png")
-FOLDERS = ("checkpoints", "tensorboard", "unlogged")
+FOLDERS = ("checkpoints", "unlogged", *LOGGERS)
 
 
 class RunDirectory:
@@ -41,7 +43,6 @@ class RunDirectory:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.curve = path / "learning_curve.png"
-        self.tensorboard = path / "tensorboard"
         self.unlogged = path / "unlogged"
 
     @classmethod

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 
+from purerl import presets, references
 from purerl.cli import flags
-from purerl.cli.config import ALGORITHMS, RunConfig, versions
+from purerl.cli.config import RunConfig, versions
 from purerl.cli.configure import USAGE, configure, show_help, with_total_steps
 from purerl.cli.files import pasteable
 from purerl.cli.parser import parse
 from purerl.cli.run_directory import RunDirectory
-from purerl.errors import InputError, unknown
+from purerl.errors import InputError
 
 _HELP = {"-h", "--help"}
 
@@ -21,15 +23,18 @@ def command(argv: Sequence[str]) -> int:
     algorithm, env, words = _targets(argv)
     if algorithm is None:
         return _without_algorithm(words)
-    if algorithm not in ALGORITHMS:
-        raise unknown("algorithm", algorithm, ALGORITHMS)
+    presets.row(algorithm)  # a name that is unknown is the first thing to say
     if env is None:
         if _HELP & set(words):
             show_help(algorithm)
         raise InputError(f"name an environment too, as in: purerl train {algorithm} CartPole-v1 (see purerl envs)")
     if any(word == "--resume" or word.startswith("--resume=") for word in words):
         raise InputError(f"--resume takes everything from the run's own configuration: leave out {algorithm} {env}")
-    config, path, overwrite = configure(algorithm, env, words)
+    gc.disable()  # imports make objects that stay; looking for garbage among them takes a tenth of a second
+    try:
+        config, path, overwrite = configure(algorithm, env, words)
+    finally:
+        gc.enable()
     if path is not None:
         RunDirectory.check_free(path, overwrite)
     from purerl.cli.training import Training
@@ -44,12 +49,18 @@ def _targets(argv: Sequence[str]) -> tuple[str | None, str | None, list[str]]:
     words = list(argv)
     if not words:
         raise InputError("name an algorithm and an environment, as in: purerl train ppo CartPole-v1")
-    at = 0 if not words[0].startswith("-") else next((i for i, word in enumerate(words) if word in ALGORITHMS), None)
+    at = (
+        0 if not words[0].startswith("-") else next((i for i, word in enumerate(words) if _names_algorithm(word)), None)
+    )
     if at is None:
         return None, None, words
     algorithm = words.pop(at)
     env = words.pop(at) if at < len(words) and not words[at].startswith("-") else None
     return algorithm, env, words
+
+
+def _names_algorithm(word: str) -> bool:
+    return word in presets.ALGORITHMS or (references.is_reference(word) and not word.startswith("-"))
 
 
 def _without_algorithm(words: list[str]) -> int:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from purerl import checkpoint, population, runner
-from purerl.cli import evaluation, output, plot, report, tensorboard, unlogged
+from purerl.cli import evaluation, loggers, output, plot, report, unlogged
 from purerl.cli.config import RunConfig
 from purerl.cli.progress import LiveDisplay, PlainDisplay, Point, display
 from purerl.cli.run_directory import RunDirectory
@@ -39,8 +39,8 @@ class Training:
     """
 
     def __init__(self, config: RunConfig) -> None:
-        if config.tensorboard:
-            tensorboard.check()
+        for name in config.loggers:
+            loggers.load(name).check()
         self.config = config
         self.population = config.population()
         self._key = jax.random.key(config.seed)
@@ -92,7 +92,7 @@ class Training:
         print(report.headline(config, run, self._env_steps, resumed=self._restored is not None), flush=True)
         with (
             display(config.total_steps, self._env_steps) as screen,
-            _Log(config, run, self._env_steps, screen) as log,
+            _Log(config, run, screen) as log,
             checkpoint.Checkpointer(run.checkpoints) as checkpointer,
             self._members() as members,
         ):
@@ -229,15 +229,12 @@ class Training:
 class _Log:
     """Log points, written to every place that shows them. To be used as a context manager."""
 
-    def __init__(
-        self, config: RunConfig, run: RunDirectory, done_steps: int, screen: LiveDisplay | PlainDisplay
-    ) -> None:
+    def __init__(self, config: RunConfig, run: RunDirectory, screen: LiveDisplay | PlainDisplay) -> None:
         self._config = config
         self._run = run
         self._screen = screen
-        self._tensorboard = (
-            tensorboard.TensorBoard(run.tensorboard, config.num_members, done_steps) if config.tensorboard else None
-        )
+        rows = run.rows() if config.loggers else []
+        self._loggers = [loggers.load(name)(run.path / name, config.num_members, rows) for name in config.loggers]
         self._eval_returns: np.ndarray | None = None
         self._nonfinite: set[int] = set()
 
@@ -245,8 +242,8 @@ class _Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        for logger in self._loggers:
+            logger.close()
 
     def write(self, iteration: int, env_steps: int, rate: float, metrics: Metrics, episodes: Episodes | None) -> None:
         """Write one log point."""
@@ -269,8 +266,8 @@ class _Log:
             ended = {"episodes": int(counts["episode_return"][member])}
             rows.append({**place, **varied, **ended, **values, **looked})
         self._run.append(rows)
-        if self._tensorboard is not None:
-            self._tensorboard.write(rows)
+        for logger in self._loggers:
+            logger.write(rows)
         self._screen.update(Point(env_steps, rate, means["episode_return"], self._eval_returns))
         # No finished episode gives no return, which is fine; a mean over something must be a number.
         broken = np.any([(counts[name] > 0) & ~np.isfinite(means[name]) for name in means], axis=0)

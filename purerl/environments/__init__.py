@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from purerl import struct
-from purerl.environments import brax, gymnax, pixels, smooth
 from purerl.environments.casting import StrictTypes
 from purerl.environments.check import check_env, check_types
 from purerl.environments.gradient_gate import GradientGate
 from purerl.environments.observations import FlattenObservation, FrameStack, MaskObservation
-from purerl.environments.options import COMMON
+from purerl.environments.options import COMMON, Option
+from purerl.environments.suites import Suite, suite_of, suites
 from purerl.environments.wrappers import (
     ActionRepeat,
     RandomizeParameters,
@@ -44,10 +44,8 @@ __all__ = [
     "environment_names",
     "environment_options",
     "make",
+    "options_of",
 ]
-
-# Brax's environments have no time limit of their own; this is the one that its benchmarks use.
-_BRAX_EPISODE_LENGTH = 1000
 
 
 def make(
@@ -67,7 +65,8 @@ def make(
 
     Args:
         name_or_env: gymnax's id such as ``"CartPole-v1"``, ``"brax/<name>"``, ``"smooth/<name>"``, ``"pixels/<name>"``,
-            or an `Environment`. One that returns Python numbers or other dtypes that fit comes in `StrictTypes`.
+            a class of your own as ``"mypackage.envs:MyEnv"``, or an `Environment`. One of your own that returns Python
+            numbers or other dtypes that fit comes in `StrictTypes`.
         episode_length: time limit; by default gymnax's own, 1000 for Brax, `environment_options` tells those of the
             smooth ones, and none for an object.
         action_repeat: simulator steps per action; their rewards are added.
@@ -90,13 +89,14 @@ def make(
     env = _make(name_or_env, episode_length, differentiable, options)
     env = env if action_repeat == 1 else ActionRepeat(env, action_repeat)
     env = env if keep == () else MaskObservation(env, keep)
-    num_frames = _num_frames(name_or_env) if frame_stack is None else frame_stack
-    return env if num_frames == 1 else FrameStack(env, num_frames)
+    if frame_stack is None:
+        frame_stack = _suite(name_or_env).frame_stack(name_or_env) if isinstance(name_or_env, str) else 1
+    return env if frame_stack == 1 else FrameStack(env, frame_stack)
 
 
 def environment_names() -> list[str]:
-    """Every name that `make` knows and that needs no download. Imports gymnax and Brax, which takes seconds."""
-    return [*smooth.names(), *pixels.names(), *gymnax.names(), *brax.names()]
+    """Every name that `make` knows and that needs no download."""
+    return [name for suite in suites() for name in suite.names()]
 
 
 def environment_options(name: str) -> dict[str, Any]:
@@ -104,60 +104,42 @@ def environment_options(name: str) -> dict[str, Any]:
 
     ``None`` as a default means that the environment decides.
     """
-    library = _library(name)
-    common = {
-        "episode_length": _time_limit(name),
+    return {name: option.default for name, option in options_of(name).items()}
+
+
+def options_of(name: str) -> dict[str, Option]:
+    """The options of an environment with defaults, meaning and allowed range."""
+    suite = _suite(name)
+    defaults = {
+        "episode_length": suite.time_limit(name),
         "action_repeat": 1,
         "keep": (),
-        "frame_stack": _num_frames(name),
+        "frame_stack": suite.frame_stack(name),
         "differentiable": False,
     }
-    return {**library.environment_options(name), **common}
+    return {**suite.options(name), **{option: Option(defaults[option], help) for option, help in COMMON.items()}}
 
 
 def describe(name: str) -> tuple[Space, Space, int | None]:
     """Observations, actions and time limit of an environment with default options; runs no physics."""
     env = make(name)
-    return env.observation_space, env.action_space, _time_limit(name)
-
-
-def _time_limit(name: str) -> int | None:
-    """The default one."""
-    library = _library(name)
-    if library is pixels:
-        return _time_limit(name.removeprefix(pixels.PREFIX))
-    if library is gymnax:
-        return gymnax.time_limit(gymnax.make(name))
-    return _BRAX_EPISODE_LENGTH if library is brax else smooth.EPISODE_LENGTH[name]
-
-
-def _num_frames(name_or_env: str | Environment) -> int:
-    """Observations that the agent sees at once unless asked otherwise."""
-    return pixels.FRAME_STACK if isinstance(name_or_env, str) and name_or_env.startswith(pixels.PREFIX) else 1
+    return env.observation_space, env.action_space, _suite(name).time_limit(name)
 
 
 def _make(
     name_or_env: str | Environment, episode_length: int | None, differentiable: bool, options: dict[str, Any]
 ) -> Environment:
-    if not isinstance(name_or_env, str):
-        env = name_or_env if check_types(name_or_env) else StrictTypes(name_or_env)
-        if options:
-            raise unknown("option of an environment object", next(iter(options)), COMMON)
-        return env if episode_length is None else TimeLimit(env, episode_length)
-    library = _library(name_or_env)
-    if library in (gymnax, pixels):
-        return library.make(name_or_env, episode_length=episode_length, differentiable=differentiable, **options)
-    if library is brax:
-        env = brax.make(name_or_env, differentiable=differentiable, **options)
-    else:
-        env = smooth.make(name_or_env, **options)
-    limit = _time_limit(name_or_env) if episode_length is None else episode_length
-    return env if limit is None else TimeLimit(env, limit)
+    if isinstance(name_or_env, str):
+        make_known = _suite(name_or_env).make
+        return make_known(name_or_env, episode_length=episode_length, differentiable=differentiable, **options)
+    env = name_or_env if check_types(name_or_env) else StrictTypes(name_or_env)
+    if options:
+        raise unknown("option of an environment object", next(iter(options)), COMMON)
+    return env if episode_length is None else TimeLimit(env, episode_length)
 
 
-def _library(name: str) -> Any:
-    """The module that knows the environment `name`; imports only that one's simulator if it does."""
-    library = next((library for library in (brax, smooth, pixels) if name.startswith(library.PREFIX)), gymnax)
-    if not library.is_known(name):
+def _suite(name: str) -> Suite:
+    suite = suite_of(name)
+    if suite is None:
         raise unknown("environment", name, environment_names())
-    return library
+    return suite

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import inspect
 import io
+import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,9 @@ import numpy as np
 
 from purerl import struct
 from purerl.environments import casting, mjx_gradients
-from purerl.environments.options import COMMON, Options, as_plain, constructor_options
+from purerl.environments.options import COMMON, Option, Options, as_plain, constructor_options
+from purerl.environments.overview import OVERVIEW
+from purerl.environments.wrappers import TimeLimit
 from purerl.errors import InputError, unknown
 from purerl.spaces import Box
 from purerl.types import Array, PyTree, TimeStep
@@ -27,6 +30,9 @@ from purerl.types import Array, PyTree, TimeStep
 BACKENDS = ("generalized", "spring", "positional", "mjx")
 
 PREFIX = "brax/"
+
+_EPISODE_LENGTH = 1000
+"""Default time limit. Brax's environments have none of their own; this is the one that its benchmarks use."""
 
 _NO_GRADIENT = {
     "fast": "is a step function of the action",
@@ -123,6 +129,8 @@ class BraxEnvironment:
 
 def names() -> list[str]:
     """Every Brax environment, as ``"brax/<name>"``."""
+    if "brax.envs" not in sys.modules:  # nobody can have registered another one
+        return [name for name in OVERVIEW if name.startswith(PREFIX)]
     return [f"{PREFIX}{name}" for name in _registry()]
 
 
@@ -131,14 +139,21 @@ def is_known(name: str) -> bool:
     return name in names()
 
 
-def make(name: str, *, differentiable: bool = False, **options: Any) -> BraxEnvironment:
-    """The Brax environment ``"brax/<name>"``, without time limit.
+def make(name: str, *, episode_length: int | None = None, differentiable: bool = False, **options: Any) -> TimeLimit:
+    """Brax environment ``"brax/<name>"`` with a time limit; see `unlimited`.
 
     Args:
         name: with the prefix.
+        episode_length: time limit in steps; by default that of Brax's benchmarks.
         differentiable: set up for reverse mode, or refuse what passes no gradient.
         options: constructor arguments, such as ``backend="spring"``.
     """
+    env = unlimited(name, differentiable=differentiable, **options)
+    return TimeLimit(env, _EPISODE_LENGTH if episode_length is None else episode_length)
+
+
+def unlimited(name: str, *, differentiable: bool = False, **options: Any) -> BraxEnvironment:
+    """Brax environment ``"brax/<name>"`` without time limit, with arguments as for `make`."""
     if differentiable and name.removeprefix(PREFIX) in _NO_GRADIENT:
         raise InputError(
             f"the reward of {name} {_NO_GRADIENT[name.removeprefix(PREFIX)]}: it passes no gradient; "
@@ -164,10 +179,20 @@ def make(name: str, *, differentiable: bool = False, **options: Any) -> BraxEnvi
         raise InputError(f"cannot make {name}{f' with {given}' if given else ''}: {reason}") from error
 
 
-def environment_options(name: str) -> dict[str, Any]:
-    """Constructor arguments of ``"brax/<name>"`` with their defaults, as plain values."""
+def options(name: str) -> dict[str, Option]:
+    """Constructor arguments of ``"brax/<name>"``."""
     defaults = _constructor_defaults(_registry()[name.removeprefix(PREFIX)])
-    return {k: as_plain(v) for k, v in defaults.items()}
+    return {k: Option(as_plain(v)) for k, v in defaults.items()}
+
+
+def time_limit(name: str) -> int:
+    """Default time limit in steps."""
+    return _EPISODE_LENGTH
+
+
+def frame_stack(name: str) -> int:
+    """One observation at a time."""
+    return 1
 
 
 @functools.cache

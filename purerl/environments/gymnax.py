@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import inspect
 import operator
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -19,10 +20,13 @@ from purerl import struct
 from purerl.deferred_imports import deferred
 from purerl.environments import casting
 from purerl.environments.influence import check_acts
-from purerl.environments.options import COMMON, Options, as_plain, constructor_options, parameter
+from purerl.environments.options import COMMON, Option, Options, as_plain, constructor_options, parameter
+from purerl.environments.overview import OVERVIEW
 from purerl.errors import InputError, unknown
 from purerl.spaces import Box, Discrete, Space
 from purerl.types import Array, PyTree, TimeStep
+
+PREFIX = ""
 
 # The constructor downloads a data set: `make` may do this, a listing of environments must not.
 _DOWNLOADS = ("MNISTBandit-bsuite",)
@@ -156,12 +160,14 @@ class GymnaxEnvironment:
 
 def names() -> list[str]:
     """Every gymnax id that can be made without a download, the user's own included."""
+    if "gymnax" not in sys.modules:  # nobody can have registered another one
+        return [name for name in OVERVIEW if "/" not in name]
     return [name for name in _registry() if name not in _DOWNLOADS]
 
 
 def is_known(name: str) -> bool:
     """Whether gymnax has an environment of that name."""
-    return name in _registry()
+    return name in names() or name in _registry()
 
 
 def make(
@@ -192,7 +198,7 @@ def make(
         chosen = tuple(sorted(chosen + constructor_options(name, rest, {})))
         simulator = _simulator(name, factory, chosen)
     elif rest:
-        valid = {*environment_options(name), *COMMON}
+        valid = {*_option_defaults(name), *COMMON}
         raise unknown(f"option of {name}", next(iter(rest)), valid)
 
     changes = {k: v for k, v in options.items() if k in fields and k not in arguments}
@@ -212,8 +218,12 @@ def make(
     return env
 
 
-def environment_options(name: str) -> dict[str, Any]:
-    """Constructor arguments and parameters of `name` with their defaults, as plain values."""
+def options(name: str) -> dict[str, Option]:
+    """Constructor arguments and parameters of `name`."""
+    return {option: Option(default) for option, default in _option_defaults(name).items()}
+
+
+def _option_defaults(name: str) -> dict[str, Any]:
     factory = _registry()[name]
     params = _simulator(name, factory, ()).default_params
     fields = {f.name: as_plain(getattr(params, f.name)) for f in dataclasses.fields(params)}
@@ -222,15 +232,20 @@ def environment_options(name: str) -> dict[str, Any]:
     return {**{k: as_plain(v) for k, v in _constructor_defaults(factory).items()}, **fields}
 
 
-def time_limit(env: GymnaxEnvironment) -> int | None:
-    """Number of steps after which an episode is truncated, or None."""
-    limits = {f.name: getattr(env.params, f.name) for f in dataclasses.fields(env.params)}
-    return int(limits["max_steps_in_episode"]) if "max_steps_in_episode" in limits else None
+def time_limit(name: str) -> int | None:
+    """Default time limit of `name` in steps, if it has one."""
+    limit = getattr(_simulator(name, _registry()[name], ()).default_params, "max_steps_in_episode", None)
+    return None if limit is None else int(limit)
+
+
+def frame_stack(name: str) -> int:
+    """One observation at a time."""
+    return 1
 
 
 def _registry() -> dict[str, Callable[..., Any]]:
     # The plotting libraries of environments that can draw themselves take longer to import than everything else.
-    with deferred("matplotlib.pyplot", "seaborn"):
+    with deferred("matplotlib", "matplotlib.pyplot", "matplotlib.colors", "seaborn"):
         from gymnax import registration
 
     # `gymnax.registered_envs` has only names, but equality by value needs the factory.

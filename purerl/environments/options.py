@@ -3,7 +3,7 @@
 import enum
 import numbers
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,30 @@ from purerl.errors import InputError
 
 Options = tuple[tuple[str, Any], ...]
 
-COMMON = ("episode_length", "action_repeat", "keep", "frame_stack", "differentiable")
-"""Options of `purerl.make` for every environment."""
+COMMON = {
+    "episode_length": "time limit of an episode, in steps of the simulator",
+    "action_repeat": "simulator steps per action; their rewards are added",
+    "keep": "indices of the entries of a vector that the agent sees; none shows all",
+    "frame_stack": "observations that the agent sees at once",
+    "differentiable": "require gradients through the dynamics",
+}
+"""Options that `purerl.make` takes for every environment, with their meaning."""
+
+
+class Option(NamedTuple):
+    """One option of an environment.
+
+    Attributes:
+        default: a plain value. None means that the environment decides, or that it must be given.
+        help: its meaning in one sentence, where it is known.
+        within: interval of allowed numbers, as in `purerl.struct.field`.
+        kind: ``int``, ``float`` or ``bool``; empty where the default tells.
+    """
+
+    default: Any
+    help: str = ""
+    within: str = ""
+    kind: str = ""
 
 
 def constructor_options(environment: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Options:

@@ -15,13 +15,11 @@ import jax.numpy as jnp
 from purerl import struct
 from purerl.environments import gymnax
 from purerl.environments.gymnax import GymnaxEnvironment
+from purerl.environments.options import Option
 from purerl.spaces import Box, Space
 from purerl.types import Array, PyTree, TimeStep
 
 PREFIX = "pixels/"
-
-FRAME_STACK = 2
-"""Number of pictures that `purerl.make` stacks by default."""
 
 _HEIGHT, _WIDTH = 10, 36
 _PIXEL = 0.15
@@ -100,6 +98,16 @@ def make(name: str, **options: Any) -> PixelCartPole:
     return PixelCartPole(gymnax.make(name.removeprefix(PREFIX), **options))
 
 
-def environment_options(name: str) -> dict[str, Any]:
-    """The parameters of ``"pixels/<name>"`` with their defaults, as plain values."""
-    return gymnax.environment_options(name.removeprefix(PREFIX))
+def options(name: str) -> dict[str, Option]:
+    """Parameters of the environment of gymnax behind ``"pixels/<name>"``."""
+    return gymnax.options(name.removeprefix(PREFIX))
+
+
+def time_limit(name: str) -> int | None:
+    """Time limit of the environment behind ``"pixels/<name>"``, in steps."""
+    return gymnax.time_limit(name.removeprefix(PREFIX))
+
+
+def frame_stack(name: str) -> int:
+    """Two pictures, so that velocities can be seen."""
+    return 2

@@ -1,4 +1,7 @@
-"""Settings that are known to learn, per algorithm and environment.
+"""The table of algorithms: names, classes, and settings that are known to learn.
+
+One `Row` says all that the rest of purerl must know about an algorithm: public names, the command line, its help and
+`preset` read it. Nothing here imports JAX before a class or an environment is asked for.
 
 A preset says what differs from an algorithm's own defaults. ``preset("ppo", "CartPole-v1")`` is what
 ``purerl train ppo CartPole-v1`` uses; every value can be changed by a flag.
@@ -6,15 +9,36 @@ A preset says what differs from an algorithm's own defaults. ``preset("ppo", "Ca
 
 from __future__ import annotations
 
+from purerl import references
 from purerl.errors import unknown
 from purerl.presets import first_order, off_policy, on_policy
+from purerl.presets.row import Row
 from purerl.presets.settings import Preset
 
-__all__ = ["Preset", "base", "preset"]
+__all__ = ["ALGORITHMS", "FAMILIES", "Preset", "Row", "base", "preset", "row"]
 
-_BASE = on_policy.BASE | off_policy.BASE | first_order.BASE
-_GENERIC = on_policy.GENERIC | off_policy.GENERIC | first_order.GENERIC
-_TUNED = on_policy.TUNED | off_policy.TUNED | first_order.TUNED
+FAMILIES: dict[str, tuple[Row, ...]] = {
+    "on-policy": on_policy.ROWS,
+    "off-policy": off_policy.ROWS,
+    "first-order": first_order.ROWS,
+}
+"""Rows of the table by what an algorithm learns from: fresh rollouts, a replay, or gradients through the dynamics."""
+
+ALGORITHMS: dict[str, Row] = {row.name: row for rows in FAMILIES.values() for row in rows}
+"""Name on the command line to row. The only look-up of an algorithm by name."""
+
+
+def row(name: str) -> Row:
+    """The row of `name`, or a new one for a class of the user's own, given as ``"package.module:Class"``.
+
+    Raises:
+        InputError: if there is no algorithm of that name.
+    """
+    if references.is_reference(name):
+        return Row(name, name, actions="", summary="")
+    if name not in ALGORITHMS:
+        raise unknown("algorithm", name, ALGORITHMS)
+    return ALGORITHMS[name]
 
 
 def base(algorithm: str) -> Preset:
@@ -23,9 +47,7 @@ def base(algorithm: str) -> Preset:
     Raises:
         InputError: if there is no such algorithm.
     """
-    if algorithm not in _BASE:
-        raise unknown("algorithm", algorithm, _BASE)
-    return _BASE[algorithm]
+    return row(algorithm).base
 
 
 def preset(algorithm: str, env: str) -> Preset:
@@ -38,9 +60,4 @@ def preset(algorithm: str, env: str) -> Preset:
     Raises:
         InputError: if either is unknown.
     """
-    base(algorithm)
-    if env in _TUNED[algorithm]:
-        return _TUNED[algorithm][env]
-    import purerl
-
-    return _GENERIC[algorithm](purerl.make(env))
+    return row(algorithm).preset(env)

@@ -1,10 +1,10 @@
-"""Presets of algorithms that learn from a replay of the past."""
+"""Rows of algorithms that learn from a replay, with their settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from purerl.presets.row import Row
 from purerl.presets.settings import Preset, is_image
 
 if TYPE_CHECKING:
@@ -27,17 +27,6 @@ _RAINBOW = Preset(
 )
 
 _OFF_POLICY = Preset(anneal=False)
-
-
-BASE = {
-    "dqn": _DQN,
-    "rainbow": _RAINBOW,
-    "ddpg": _OFF_POLICY,
-    "td3": _OFF_POLICY,
-    "sac": _OFF_POLICY,
-    "discrete_sac": _OFF_POLICY,
-}
-"""What belongs to the name of an algorithm; its other presets differ from that."""
 
 
 def _generic_rainbow(env: Environment) -> Preset:
@@ -98,51 +87,87 @@ _DETERMINISTIC_PENDULUM = _OFF_POLICY.extended(
     total_steps=20_000,
 )
 
-GENERIC: dict[str, Callable[[Environment], Preset]] = {
-    "dqn": lambda env: _DQN_ON_IMAGES if is_image(env) else _DQN.extended(hyperparameters={"max_grad_norm": 10.0}),
-    "rainbow": _generic_rainbow,
-    "ddpg": lambda env: _CONTINUOUS,
-    "td3": lambda env: _CONTINUOUS,
-    "sac": lambda env: _CONTINUOUS,
-    "discrete_sac": lambda env: _DISCRETE_SAC_ON_IMAGES if is_image(env) else _DISCRETE_SAC,
-}
-"""Settings by kind of spaces. An algorithm that is not for these spaces says so itself."""
-
-TUNED: dict[str, dict[str, Preset]] = {
-    "dqn": {
-        # CleanRL's dqn_jax.py, which is also this algorithm's default but for the loss.
-        "CartPole-v1": _DQN.extended(network={"huber_delta": None}),
-        "Breakout-MinAtar": _DQN_ON_IMAGES,
-    },
-    "rainbow": {
-        # A reward of 1 per step is worth at most 1 / (1 - gamma) = 100.
-        "CartPole-v1": _RAINBOW.extended(network={"num_atoms": 101, "v_min": 0.0, "v_max": 100.0}),
-        "Breakout-MinAtar": _RAINBOW_ON_IMAGES,
-    },
-    # RL Baselines3 Zoo.
-    "ddpg": {"Pendulum-v1": _DETERMINISTIC_PENDULUM},
-    "td3": {"Pendulum-v1": _DETERMINISTIC_PENDULUM},
-    "sac": {
-        # RL Baselines3 Zoo.
-        "Pendulum-v1": _OFF_POLICY.extended(
-            hyperparameters={"buffer_size": 50_000, "warmup_steps": 100}, total_steps=20_000
-        ),
-        # Brax's own test; it has no warm-up, the replay needs two rows.
-        "brax/fast": _OFF_POLICY.extended(
-            hyperparameters={
-                "num_envs": 64,
-                "num_updates": 64,
-                "batch_size": 64,
-                "buffer_size": 32_768,
-                "warmup_steps": 128,
-                "learning_rate": 3e-4,
-                "reward_scale": 10.0,
-                "normalize_observations": True,
-            },
-            env={"episode_length": 128},
-            total_steps=32_768,
-        ),
-    },
-    "discrete_sac": {"CartPole-v1": _DISCRETE_SAC},
-}
-"""Tuned settings by algorithm and environment."""
+ROWS = (
+    Row(
+        "dqn",
+        "purerl.algorithms.dqn:DQN",
+        "discrete",
+        "Q-learning from replay against a slow target network (Mnih et al. 2015)",
+        base=_DQN,
+        generic=lambda env: _DQN_ON_IMAGES if is_image(env) else _DQN.extended(hyperparameters={"max_grad_norm": 10.0}),
+        tuned={
+            # CleanRL's dqn_jax.py, which is also this algorithm's default but for the loss.
+            "CartPole-v1": _DQN.extended(network={"huber_delta": None}),
+            "Breakout-MinAtar": _DQN_ON_IMAGES,
+        },
+    ),
+    Row(
+        "rainbow",
+        "purerl.algorithms.dqn:DQN",
+        "discrete",
+        "dqn with the six improvements of Hessel et al. 2018",
+        base=_RAINBOW,
+        generic=_generic_rainbow,
+        tuned={
+            # A reward of 1 per step is worth at most 1 / (1 - gamma) = 100.
+            "CartPole-v1": _RAINBOW.extended(network={"num_atoms": 101, "v_min": 0.0, "v_max": 100.0}),
+            "Breakout-MinAtar": _RAINBOW_ON_IMAGES,
+        },
+    ),
+    Row(
+        "ddpg",
+        "purerl.algorithms.ddpg:DDPG",
+        "continuous",
+        "deterministic policy gradient from replay (Lillicrap et al. 2016)",
+        base=_OFF_POLICY,
+        generic=lambda env: _CONTINUOUS,
+        tuned={"Pendulum-v1": _DETERMINISTIC_PENDULUM},
+    ),
+    Row(
+        "td3",
+        "purerl.algorithms.td3:TD3",
+        "continuous",
+        "ddpg with twin critics, smoothed targets and a delayed policy (Fujimoto et al. 2018)",
+        base=_OFF_POLICY,
+        generic=lambda env: _CONTINUOUS,
+        tuned={"Pendulum-v1": _DETERMINISTIC_PENDULUM},
+    ),
+    Row(
+        "sac",
+        "purerl.algorithms.sac:SAC",
+        "continuous",
+        "entropy-regularised actor and twin critics from replay (Haarnoja et al. 2018)",
+        base=_OFF_POLICY,
+        generic=lambda env: _CONTINUOUS,
+        tuned={
+            # RL Baselines3 Zoo.
+            "Pendulum-v1": _OFF_POLICY.extended(
+                hyperparameters={"buffer_size": 50_000, "warmup_steps": 100}, total_steps=20_000
+            ),
+            # Brax's own test; it has no warm-up, the replay needs two rows.
+            "brax/fast": _OFF_POLICY.extended(
+                hyperparameters={
+                    "num_envs": 64,
+                    "num_updates": 64,
+                    "batch_size": 64,
+                    "buffer_size": 32_768,
+                    "warmup_steps": 128,
+                    "learning_rate": 3e-4,
+                    "reward_scale": 10.0,
+                    "normalize_observations": True,
+                },
+                env={"episode_length": 128},
+                total_steps=32_768,
+            ),
+        },
+    ),
+    Row(
+        "discrete_sac",
+        "purerl.algorithms.discrete_sac:DiscreteSAC",
+        "discrete",
+        "sac with exact expectations over actions (Christodoulou 2019); ppo where every step costs",
+        base=_OFF_POLICY,
+        generic=lambda env: _DISCRETE_SAC_ON_IMAGES if is_image(env) else _DISCRETE_SAC,
+        tuned={"CartPole-v1": _DISCRETE_SAC},
+    ),
+)

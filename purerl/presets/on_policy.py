@@ -1,10 +1,10 @@
-"""Presets of algorithms that learn from what the current policy did, and forget it."""
+"""Rows of algorithms that learn from fresh rollouts of the current policy, with their settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from purerl.presets.row import Row
 from purerl.presets.settings import Preset, is_image
 
 if TYPE_CHECKING:
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 # A velocity of at most 0.07 (MountainCar) is nothing to a network, and a return of -100 too much for its first layers.
 _STANDARDIZED = {"normalize_observations": True, "normalize_rewards": True}
 
-_PPO = Preset()
-
 _ACTOR_CRITIC = Preset()
 
 _POLICY_GRADIENT = Preset()
@@ -22,18 +20,6 @@ _POLICY_GRADIENT = Preset()
 _NPG = _POLICY_GRADIENT.extended(hyperparameters={"line_search": False})
 
 _PQN = Preset(shares={"epsilon_steps": 0.2})
-
-
-BASE = {
-    "ppo": _PPO,
-    "a2c": _ACTOR_CRITIC,
-    "impala": _ACTOR_CRITIC,
-    "reinforce": _POLICY_GRADIENT,
-    "npg": _NPG,
-    "trpo": _POLICY_GRADIENT,
-    "pqn": _PQN,
-}
-"""What belongs to the name of an algorithm; its other presets differ from that."""
 
 
 def _generic_ppo(env: Environment) -> Preset:
@@ -125,172 +111,211 @@ _POLICY_GRADIENT_ON_PENDULUM = _POLICY_GRADIENT.extended(
     total_steps=300_000,
 )
 
-GENERIC: dict[str, Callable[[Environment], Preset]] = {
-    "ppo": _generic_ppo,
-    "a2c": _generic_actor_critic,
-    "impala": _generic_actor_critic,
-    "reinforce": _generic_policy_gradient,
-    "npg": lambda env: _generic_policy_gradient(env).extended(hyperparameters=_NPG.hyperparameters),
-    "trpo": _generic_policy_gradient,
-    "pqn": lambda env: _PQN_ON_IMAGES if is_image(env) else _PQN,
-}
-"""Settings by kind of spaces. An algorithm that is not for these spaces says so itself."""
-
-TUNED: dict[str, dict[str, Preset]] = {
-    "ppo": {
-        # CleanRL's ppo.py, which is also this algorithm's default.
-        "CartPole-v1": Preset(),
-        "Acrobot-v1": Preset(),
-        "Pendulum-v1": Preset(
-            hyperparameters={
-                "num_envs": 8,
-                "rollout_length": 256,
-                "num_epochs": 10,
-                "num_minibatches": 16,
-                "learning_rate": 5e-4,
-                "gamma": 0.98,
-                "entropy_coef": 0.0,
-                "normalize_rewards": True,
-            },
-            total_steps=300_000,
-        ),
-        "smooth/cartpole-swingup": Preset(
-            hyperparameters={
-                "num_envs": 16,
-                "rollout_length": 256,
-                "num_epochs": 10,
-                "num_minibatches": 32,
-                "learning_rate": 3e-4,
-                "gamma": 0.98,
-                "entropy_coef": 0.0,
-                "normalize_observations": True,
-                "normalize_rewards": True,
-            },
-            total_steps=400_000,
-        ),
-        # What is asked at the end is shown at the beginning only.
-        "MemoryChain-bsuite": Preset(
-            hyperparameters={"num_envs": 16, "rollout_length": 64, "learning_rate": 1e-3},
-            network={"memory": "gru", "memory_size": 32},
-            total_steps=100_000,
-        ),
-        # gymnax-blines.
-        "Catch-bsuite": Preset(
-            hyperparameters={"num_envs": 16, "rollout_length": 32, "learning_rate": 5e-4, "max_grad_norm": 1.0},
-            network={"activation": "relu"},
-            total_steps=100_000,
-            anneal=False,
-        ),
-        "Breakout-MinAtar": Preset(
-            hyperparameters={
-                "num_envs": 64,
-                "rollout_length": 128,
-                "num_minibatches": 8,
-                "learning_rate": 1e-3,
-                "gamma": 0.999,
-            },
-            network={"hidden_sizes": (256, 256), "activation": "relu"},
-            total_steps=1_280_000,
-            anneal=False,
-        ),
-        # Velocities are faint differences of two pictures: without standardising, only the angle is learned.
-        "pixels/CartPole-v1": Preset(
-            hyperparameters={
-                "num_envs": 16,
-                "num_minibatches": 8,
-                "learning_rate": 1e-3,
-                "entropy_coef": 0.0,
-                "normalize_observations": True,
-            },
-            network={"trunk": "cnn", "channels": (16, 32), "stride": 2, "shared": True},
-            total_steps=1_000_000,
-        ),
-        # Brax scales rewards by 10 and clips no gradients; with clipping the value loss would drown the policy's.
-        "brax/fast": Preset(
-            hyperparameters={
-                "num_envs": 64,
-                "rollout_length": 8,
-                "learning_rate": 2e-3,
-                "gamma": 0.95,
-                "entropy_coef": 0.0,
-                "normalize_observations": True,
-                "normalize_rewards": True,
-            },
-            env={"episode_length": 128},
-            total_steps=32_768,
-            anneal=False,
-        ),
-        # Once nearly every step is a success, standardising advantages would blow up what is left of them: noise.
-        "brax/inverted_pendulum": Preset(
-            hyperparameters={
-                "num_envs": 256,
-                "rollout_length": 64,
-                "num_epochs": 8,
-                "num_minibatches": 16,
-                "learning_rate": 1e-3,
-                "gae_lambda": 0.98,
-                "value_clip_eps": None,
-                "entropy_coef": 0.0,
-                "normalize_advantage": False,
-                "normalize_observations": True,
-                "normalize_rewards": True,
-            },
-            env={"backend": "spring"},
-            total_steps=2_000_000,
-        ),
-        "brax/ant": Preset(
-            hyperparameters={
-                "num_envs": 2048,
-                "rollout_length": 20,
-                "num_minibatches": 32,
-                "learning_rate": 3e-4,
-                "gamma": 0.97,
-                "clip_eps": 0.3,
-                "value_clip_eps": None,
-                "normalize_observations": True,
-                "normalize_rewards": True,
-            },
-            network={"hidden_sizes": (256, 256), "activation": "silu"},
-            env={"backend": "spring"},
-            total_steps=25_000_000,
-            anneal=False,
-        ),
-    },
-    "a2c": {
-        # RL Baselines3 Zoo, which is also this algorithm's default.
-        "CartPole-v1": _ACTOR_CRITIC,
-        "Pendulum-v1": _ACTOR_CRITIC.extended(
-            hyperparameters={
-                "rollout_length": 8,
-                "learning_rate": 2e-3,
-                "gamma": 0.9,
-                "gae_lambda": 0.9,
-                "adam": True,
-                "normalize_observations": True,
-                "normalize_rewards": True,
-            },
-            total_steps=1_000_000,
-        ),
-    },
-    "impala": {"CartPole-v1": _ACTOR_CRITIC.extended(hyperparameters={"lag": 8})},
-    "reinforce": {
-        "CartPole-v1": _POLICY_GRADIENT,
-        "Pendulum-v1": _POLICY_GRADIENT_ON_PENDULUM.extended(
-            hyperparameters={"learning_rate": 1e-2}, total_steps=600_000
-        ),
-    },
-    "npg": {
-        "CartPole-v1": _NPG,
-        "Pendulum-v1": _POLICY_GRADIENT_ON_PENDULUM.extended(hyperparameters=_NPG.hyperparameters),
-    },
-    "trpo": {"CartPole-v1": _POLICY_GRADIENT, "Pendulum-v1": _POLICY_GRADIENT_ON_PENDULUM},
-    "pqn": {
-        "CartPole-v1": _PQN.extended(hyperparameters={"learning_rate": 1e-3}),
-        "pixels/CartPole-v1": _PQN.extended(
-            hyperparameters={"normalize_observations": True},
-            network={"trunk": "cnn", "channels": (16, 32), "stride": 2, "layer_norm": True},
-        ),
-        "Breakout-MinAtar": _PQN_ON_IMAGES,
-    },
-}
-"""Tuned settings by algorithm and environment."""
+ROWS = (
+    Row(
+        "ppo",
+        "purerl.algorithms.ppo:PPO",
+        "discrete, continuous",
+        "small clipped policy updates from fresh rollouts (Schulman et al. 2017)",
+        generic=_generic_ppo,
+        tuned={
+            # CleanRL's ppo.py, which is also this algorithm's default.
+            "CartPole-v1": Preset(),
+            "Acrobot-v1": Preset(),
+            "Pendulum-v1": Preset(
+                hyperparameters={
+                    "num_envs": 8,
+                    "rollout_length": 256,
+                    "num_epochs": 10,
+                    "num_minibatches": 16,
+                    "learning_rate": 5e-4,
+                    "gamma": 0.98,
+                    "entropy_coef": 0.0,
+                    "normalize_rewards": True,
+                },
+                total_steps=300_000,
+            ),
+            "smooth/cartpole-swingup": Preset(
+                hyperparameters={
+                    "num_envs": 16,
+                    "rollout_length": 256,
+                    "num_epochs": 10,
+                    "num_minibatches": 32,
+                    "learning_rate": 3e-4,
+                    "gamma": 0.98,
+                    "entropy_coef": 0.0,
+                    "normalize_observations": True,
+                    "normalize_rewards": True,
+                },
+                total_steps=400_000,
+            ),
+            # What is asked at the end is shown at the beginning only.
+            "MemoryChain-bsuite": Preset(
+                hyperparameters={"num_envs": 16, "rollout_length": 64, "learning_rate": 1e-3},
+                network={"memory": "gru", "memory_size": 32},
+                total_steps=100_000,
+            ),
+            # gymnax-blines.
+            "Catch-bsuite": Preset(
+                hyperparameters={"num_envs": 16, "rollout_length": 32, "learning_rate": 5e-4, "max_grad_norm": 1.0},
+                network={"activation": "relu"},
+                total_steps=100_000,
+                anneal=False,
+            ),
+            "Breakout-MinAtar": Preset(
+                hyperparameters={
+                    "num_envs": 64,
+                    "rollout_length": 128,
+                    "num_minibatches": 8,
+                    "learning_rate": 1e-3,
+                    "gamma": 0.999,
+                },
+                network={"hidden_sizes": (256, 256), "activation": "relu"},
+                total_steps=1_280_000,
+                anneal=False,
+            ),
+            # Velocities are faint differences of two pictures: without standardising, only the angle is learned.
+            "pixels/CartPole-v1": Preset(
+                hyperparameters={
+                    "num_envs": 16,
+                    "num_minibatches": 8,
+                    "learning_rate": 1e-3,
+                    "entropy_coef": 0.0,
+                    "normalize_observations": True,
+                },
+                network={"trunk": "cnn", "channels": (16, 32), "stride": 2, "shared": True},
+                total_steps=1_000_000,
+            ),
+            # Brax scales rewards by 10 and clips no gradients; with clipping the value loss would drown the policy's.
+            "brax/fast": Preset(
+                hyperparameters={
+                    "num_envs": 64,
+                    "rollout_length": 8,
+                    "learning_rate": 2e-3,
+                    "gamma": 0.95,
+                    "entropy_coef": 0.0,
+                    "normalize_observations": True,
+                    "normalize_rewards": True,
+                },
+                env={"episode_length": 128},
+                total_steps=32_768,
+                anneal=False,
+            ),
+            # Once nearly every step is a success, standardising advantages would blow up what is left of them: noise.
+            "brax/inverted_pendulum": Preset(
+                hyperparameters={
+                    "num_envs": 256,
+                    "rollout_length": 64,
+                    "num_epochs": 8,
+                    "num_minibatches": 16,
+                    "learning_rate": 1e-3,
+                    "gae_lambda": 0.98,
+                    "value_clip_eps": None,
+                    "entropy_coef": 0.0,
+                    "normalize_advantage": False,
+                    "normalize_observations": True,
+                    "normalize_rewards": True,
+                },
+                env={"backend": "spring"},
+                total_steps=2_000_000,
+            ),
+            "brax/ant": Preset(
+                hyperparameters={
+                    "num_envs": 2048,
+                    "rollout_length": 20,
+                    "num_minibatches": 32,
+                    "learning_rate": 3e-4,
+                    "gamma": 0.97,
+                    "clip_eps": 0.3,
+                    "value_clip_eps": None,
+                    "normalize_observations": True,
+                    "normalize_rewards": True,
+                },
+                network={"hidden_sizes": (256, 256), "activation": "silu"},
+                env={"backend": "spring"},
+                total_steps=25_000_000,
+                anneal=False,
+            ),
+        },
+    ),
+    Row(
+        "a2c",
+        "purerl.algorithms.a2c:A2C",
+        "discrete, continuous",
+        "one gradient step from each short rollout (Mnih et al. 2016)",
+        generic=_generic_actor_critic,
+        tuned={
+            # RL Baselines3 Zoo, which is also this algorithm's default.
+            "CartPole-v1": _ACTOR_CRITIC,
+            "Pendulum-v1": _ACTOR_CRITIC.extended(
+                hyperparameters={
+                    "rollout_length": 8,
+                    "learning_rate": 2e-3,
+                    "gamma": 0.9,
+                    "gae_lambda": 0.9,
+                    "adam": True,
+                    "normalize_observations": True,
+                    "normalize_rewards": True,
+                },
+                total_steps=1_000_000,
+            ),
+        },
+    ),
+    Row(
+        "impala",
+        "purerl.algorithms.impala:IMPALA",
+        "discrete, continuous",
+        "a2c from actions of older policies, with V-trace (Espeholt et al. 2018)",
+        generic=_generic_actor_critic,
+        tuned={"CartPole-v1": _ACTOR_CRITIC.extended(hyperparameters={"lag": 8})},
+    ),
+    Row(
+        "reinforce",
+        "purerl.algorithms.reinforce:REINFORCE",
+        "discrete, continuous",
+        "Monte-Carlo policy gradient with a choice of baselines (Williams 1992)",
+        generic=_generic_policy_gradient,
+        tuned={
+            "CartPole-v1": _POLICY_GRADIENT,
+            "Pendulum-v1": _POLICY_GRADIENT_ON_PENDULUM.extended(
+                hyperparameters={"learning_rate": 1e-2}, total_steps=600_000
+            ),
+        },
+    ),
+    Row(
+        "npg",
+        "purerl.algorithms.trpo:TRPO",
+        "discrete, continuous",
+        "trpo without its line search: steps of a given KL divergence (Kakade 2001)",
+        base=_NPG,
+        generic=lambda env: _generic_policy_gradient(env).extended(hyperparameters=_NPG.hyperparameters),
+        tuned={
+            "CartPole-v1": _NPG,
+            "Pendulum-v1": _POLICY_GRADIENT_ON_PENDULUM.extended(hyperparameters=_NPG.hyperparameters),
+        },
+    ),
+    Row(
+        "trpo",
+        "purerl.algorithms.trpo:TRPO",
+        "discrete, continuous",
+        "steps along the natural gradient, as long as a KL divergence allows (Schulman et al. 2015)",
+        generic=_generic_policy_gradient,
+        tuned={"CartPole-v1": _POLICY_GRADIENT, "Pendulum-v1": _POLICY_GRADIENT_ON_PENDULUM},
+    ),
+    Row(
+        "pqn",
+        "purerl.algorithms.pqn:PQN",
+        "discrete",
+        "Q-learning without replay or target network, from many environments (Gallici et al. 2024)",
+        base=_PQN,
+        generic=lambda env: _PQN_ON_IMAGES if is_image(env) else _PQN,
+        tuned={
+            "CartPole-v1": _PQN.extended(hyperparameters={"learning_rate": 1e-3}),
+            "pixels/CartPole-v1": _PQN.extended(
+                hyperparameters={"normalize_observations": True},
+                network={"trunk": "cnn", "channels": (16, 32), "stride": 2, "layer_norm": True},
+            ),
+            "Breakout-MinAtar": _PQN_ON_IMAGES,
+        },
+    ),
+)

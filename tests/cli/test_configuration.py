@@ -17,7 +17,7 @@ import pytest
 import purerl
 from purerl import cpu, memory, presets
 from purerl.cli import configure, flags, parser
-from purerl.cli.config import ALGORITHMS, RunConfig, algorithm_class
+from purerl.cli.config import RunConfig
 from purerl.cli.evaluation import Evaluator
 from purerl.cli.fields import hyperparameters
 from purerl.cli.network import build_network, complete_network, default_network
@@ -26,7 +26,7 @@ from purerl.cli.training import Training
 from purerl.environments import environment_names
 from purerl.errors import InputError
 from purerl.members import Members
-from purerl.presets import preset
+from purerl.presets import preset, row
 
 
 def made(typed: str = "", env: str = "CartPole-v1", algorithm: str = "ppo") -> RunConfig:
@@ -90,7 +90,7 @@ def test_values_are_parsed_as_their_kind() -> None:
 
 
 def test_parameters_follow_the_kind_of_their_part() -> None:
-    dqn = algorithm_class("dqn")
+    dqn = row("dqn").load()
     assert complete_network(dqn, {}, {}) == {
         "trunk": "mlp",
         "hidden_sizes": (120, 84),
@@ -111,9 +111,9 @@ def test_parameters_follow_the_kind_of_their_part() -> None:
     assert "num_atoms" not in complete_network(dqn, preset, {"head": "quantile"})
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", presets.ALGORITHMS)
 def test_default_networks_survive_plain_data(name: str) -> None:
-    algorithm = algorithm_class(name)
+    algorithm = row(name).load()
     plain = json.loads(json.dumps(complete_network(algorithm, {}, {})))
     assert build_network(algorithm, plain) == default_network(algorithm)
     assert build_network(algorithm, {}) == default_network(algorithm)  # as an older run that knows less
@@ -141,10 +141,10 @@ def test_what_a_network_does_not_have_is_named() -> None:
         ({"activation": "rellu"}, "'relu'"),
     ):
         with pytest.raises(InputError, match=words):
-            build_network(algorithm_class("dqn"), data)
+            build_network(row("dqn").load(), data)
 
 
-TUNED = [(algorithm, env) for algorithm, table in presets._TUNED.items() for env in table]
+TUNED = [(row.name, env) for row in presets.ALGORITHMS.values() for env in row.tuned]
 
 
 @pytest.mark.parametrize(("algorithm", "env"), TUNED)
@@ -176,9 +176,9 @@ def test_generic_presets_build(algorithm: str, env: str) -> None:
 def test_presets_name_real_fields() -> None:
     for algorithm, env in TUNED:
         settings = preset(algorithm, env)
-        fields = {field.name for field in hyperparameters(algorithm_class(algorithm))}
+        fields = {field.name for field in hyperparameters(row(algorithm).load())}
         assert settings.hyperparameters.keys() | settings.shares.keys() <= fields
-        known = complete_network(algorithm_class(algorithm), settings.network, {})
+        known = complete_network(row(algorithm).load(), settings.network, {})
         assert settings.network.keys() <= known.keys()
     with pytest.raises(InputError, match="unknown algorithm"):
         preset("pqo", "CartPole-v1")
@@ -250,10 +250,10 @@ def test_a_population_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 def test_every_environment_option_is_a_flag() -> None:
-    from purerl.environments import environment_options
+    from purerl.environments import environment_options, options_of
 
     for name in ("Acrobot-v1", "FourRooms-misc", "FrozenLake-misc", "pixels/CartPole-v1", "brax/ant", "brax/fast"):
-        group = flags.env_group(name, environment_options(name), {})
+        group = flags.env_group(name, options_of(name), {})
         assert {flag.name for flag in group.flags} == {f"env.{option}" for option in environment_options(name)}
         assert all(flag.description for flag in group.flags)
 

@@ -8,11 +8,9 @@ import time
 import pytest
 
 from purerl.cli import COMMANDS, main
-from purerl.cli.config import ALGORITHMS, algorithm_class
-from purerl.cli.listing import OVERVIEW
 from purerl.cli.network import KINDS, complete_network, default_network, parameters, part_class
 from purerl.errors import InputError
-from purerl.presets import preset
+from purerl.presets import ALGORITHMS, preset, row
 
 FAST = """
 import sys
@@ -41,6 +39,30 @@ def test_help_is_immediate_and_imports_nothing_heavy(typed: str) -> None:
     assert time.perf_counter() - begun < 2.0
 
 
+LAZY = """
+import sys
+from purerl.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as done:
+    assert not done.code
+unneeded = {"matplotlib", "seaborn", "pandas", "scipy", "rich", "yaml", "orbax", "brax", "mujoco"}
+print(sorted(unneeded & set(sys.modules)))
+print("gymnax" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("typed", "simulator"), [("train ppo CartPole-v1 --help", True), ("envs", False)])
+def test_what_needs_jax_imports_little_else(typed: str, simulator: bool) -> None:
+    # Jax, flax, optax and gymnax take 0.9 s of processor time, which is what the help of a training may take.
+    # Tables are made by rich.
+    code = LAZY.replace('"rich", ', "") if typed == "envs" else LAZY
+    begun = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code, *typed.split()], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-2:] == ["[]", str(simulator)], done.stderr
+    assert time.perf_counter() - begun < 10.0
+
+
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
@@ -58,7 +80,7 @@ def helped(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_help_shows_meaning_default_and_range(capsys: pytest.CaptureFixture[str]) -> None:
     out = helped(capsys, "train", "ppo", "Pendulum-v1")
     tuned = preset("ppo", "Pendulum-v1")  # its values, not those of the class, are the defaults
-    ppo_network = complete_network(algorithm_class("ppo"), tuned.network, {})
+    ppo_network = complete_network(row("ppo").load(), tuned.network, {})
     epochs, width = tuned.hyperparameters["num_epochs"], ppo_network["hidden_sizes"][0]
     assert "--gae-lambda FLOAT decay of advantage traces (default 0.95; range [0, 1])" in out
     assert f"--num-epochs INT passes over each batch (default {epochs}; range [1, inf))" in out
@@ -87,7 +109,7 @@ def test_help_says_which_kind_a_parameter_belongs_to(capsys: pytest.CaptureFixtu
 def test_every_parameter_is_a_flag_and_explained(algorithm: str, capsys: pytest.CaptureFixture[str]) -> None:
     import dataclasses
 
-    made = algorithm_class(algorithm)
+    made = row(algorithm).load()
     network = default_network(made)
     parts = [f.name for f in dataclasses.fields(network) if f.name in KINDS]
     names = [f.name for f in dataclasses.fields(made) if f.name not in ("env", "network", "schedule", "terminal_value")]
@@ -119,11 +141,11 @@ def test_the_overview_names_the_right_action_spaces(algorithm: str) -> None:
     import purerl
 
     for space, env in (("discrete", "CartPole-v1"), ("continuous", "Pendulum-v1")):
-        if space in OVERVIEW[algorithm][0]:
-            algorithm_class(algorithm)(env=purerl.make(env))
+        if space in row(algorithm).actions:
+            row(algorithm).load()(env=purerl.make(env))
         else:
             with pytest.raises(InputError, match="actions"):
-                algorithm_class(algorithm)(env=purerl.make(env))
+                row(algorithm).load()(env=purerl.make(env))
 
 
 def test_envs_lists_spaces_and_limits(capsys: pytest.CaptureFixture[str]) -> None:

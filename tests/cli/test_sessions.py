@@ -1,6 +1,7 @@
 """Whole runs through real processes: train, be killed, be stopped, resume, evaluate, plot."""
 
 import contextlib
+import csv
 import itertools
 import json
 import os
@@ -334,12 +335,12 @@ def test_overwrite_leaves_what_is_not_ours(tmp_path: Path) -> None:
     assert [row["iteration"] for row in rows(path)] == [2, 2]
 
 
-def test_vary_extend_and_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_vary_extend_and_loggers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run"
     words = (
         "train ppo Pendulum-v1 --no-anneal --seeds 2 --vary learning-rate=1e-3,1e-4 --vary env.params.max_speed=6,8 "
         "--num-envs 2 --rollout-length 8 --num-minibatches 1 --num-epochs 1 --hidden-sizes 4 --total-steps 30 "
-        "--eval-episodes 2 --env.episode-length 5 --normalize-observations --tensorboard"
+        "--eval-episodes 2 --env.episode-length 5 --normalize-observations --tensorboard --csv"
     )
     assert main([*words.split(), "--out", str(path)]) == 0
     out, err = capsys.readouterr()
@@ -356,9 +357,18 @@ def test_vary_extend_and_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [row["varied"]["learning_rate"] for row in logged[:8]] == [1e-3] * 4 + [1e-4] * 4
     assert [row["learning_rate"] for row in logged[:8]] == pytest.approx([1e-3] * 4 + [1e-4] * 4)
     assert len(list((path / "tensorboard").rglob("events*"))) == 8
+    with (path / "csv" / "metrics.csv").open("a") as file:
+        file.write("of a process that was killed")
 
     assert main(["train", "--resume", str(path), "--total-steps", "64"]) == 0
     assert [row["iteration"] for row in rows(path)[::8]] == [1, 2, 3, 4]
+    with (path / "csv" / "metrics.csv").open() as file:
+        table = list(csv.DictReader(file))
+    for cells, row in zip(table, rows(path), strict=True):
+        assert float(cells.pop("varied.learning_rate")) == row["varied"]["learning_rate"]
+        assert float(cells.pop("varied.env.params.max_speed")) == row["varied"]["env.params.max_speed"]
+        del row["varied"]
+        assert {name: float(cell) if cell else None for name, cell in cells.items()} == row
     assert json.loads((path / "summary.json").read_text())["total_steps"] == 64
     assert main(["train", "--resume", str(path), "--total-steps", "32"]) == 2
     assert "already trained" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """One function finds every environment, and says what it did not understand."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -21,6 +22,9 @@ from purerl.environments import (
     environment_options,
     make,
 )
+from purerl.environments.options import COMMON
+from purerl.environments.overview import OVERVIEW
+from purerl.environments.suites import SUITES, Suite
 from purerl.spaces import Box, Discrete
 
 KEY = jax.random.key(0)
@@ -122,6 +126,51 @@ def test_descriptions():
     assert describe("pixels/CartPole-v1")[1:] == (Discrete(2), 500)
     assert describe("pixels/CartPole-v1")[0].shape[-1] == 2
     assert describe("brax/fast") == (Box((2,)), Box((1,), -1.0, 1.0), 1000)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_overview_says_what_simulators_say(suite, request):
+    module = importlib.import_module(f"purerl.environments.{suite}")
+    module.make(module.names()[0])  # from here on names are those of the simulator
+    names = [name for name in OVERVIEW if name.startswith(module.PREFIX) and (module.PREFIX or "/" not in name)]
+    if suite == "smooth":  # these need no simulator
+        assert not names
+        return
+    registered = [name for name in module.names() if "/" not in name.removeprefix(module.PREFIX)]
+    assert set(names) <= set(registered)
+    assert len(names) >= 1
+    if suite == "brax" and not request.config.getoption("--slow"):  # the large robots take seconds each
+        names = ["brax/fast", "brax/reacher", "brax/inverted_pendulum"]
+    for name in names:
+        observations, actions, limit = describe(name)
+        assert OVERVIEW[name] == (str(observations), str(actions), limit)
+
+
+def test_the_overview_is_complete(tmp_path):
+    code = """
+import gymnax, brax.envs
+from purerl.environments import environment_names
+from purerl.environments.overview import OVERVIEW
+assert [name for name in environment_names() if not name.startswith("smooth/")] == list(OVERVIEW)
+"""
+    done = run_python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_suites_have_one_protocol(suite):
+    module = importlib.import_module(f"purerl.environments.{suite}")
+    for member in (name for name in {**vars(Suite), **Suite.__annotations__} if not name.startswith("_")):
+        assert hasattr(module, member), f"{suite} lacks {member}"
+    for name in module.names()[:2]:
+        assert name.startswith(module.PREFIX)
+        assert module.is_known(name)
+        assert not module.is_known(name + "x")
+        assert module.frame_stack(name) >= 1
+        assert module.time_limit(name) == environment_options(name)["episode_length"]
+        assert set(module.options(name)) == set(environment_options(name)) - set(COMMON)
+        env = module.make(name, episode_length=3)
+        assert env.observation_space.shape == module.make(name).observation_space.shape
 
 
 def test_names():

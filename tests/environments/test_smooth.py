@@ -38,7 +38,7 @@ def roll(env, state, actions):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_contract(name):
-    env = smooth.make(name)
+    env = smooth.unlimited(name)
     check_types(env)
     compiled = play._cache_size()
     timesteps = jax.device_get(play(env, KEY, 4, 8))
@@ -58,15 +58,15 @@ def test_contract(name):
 def test_every_parameter_acts(name):
     # The rail ends where starts are, so that its springs are met.
     options = {"rail_length": 0.01} if name == "smooth/cartpole-swingup" else {}
-    assert without_effect(smooth.make(name, **options)) == set()
+    assert without_effect(smooth.unlimited(name, **options)) == set()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_options(name):
-    options = smooth.environment_options(name)
+    options = {option: known.default for option, known in smooth.options(name).items()}
     assert all(isinstance(value, float | tuple) for value in options.values())
-    made = smooth.make(name, **options)
-    assert jax.tree.structure(made) == jax.tree.structure(smooth.make(name))
+    made = smooth.unlimited(name, **options)
+    assert jax.tree.structure(made) == jax.tree.structure(smooth.unlimited(name))
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(made))
     assert smooth.EPISODE_LENGTH[name] > 0
     assert smooth.is_known(name)
@@ -81,7 +81,7 @@ def random_inputs(env, length, seed=0):
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients(name):
     """Backward mode, forward mode and finite differences agree for actions, start state and every parameter."""
-    env = smooth.make(name)
+    env = smooth.unlimited(name)
     start, actions = env.reset(jax.random.key(1)).state, random_inputs(env, 10)
     if name == "smooth/bouncing-mass":
         # On soft ground, and low enough to reach it.
@@ -111,14 +111,14 @@ def test_gradients(name):
 
 
 def test_sweeping_a_parameter():
-    env, start = smooth.make("smooth/pendulum"), jnp.array([1.0, 0.0])
+    env, start = smooth.unlimited("smooth/pendulum"), jnp.array([1.0, 0.0])
     masses = jnp.array([0.5, 1.0, 2.0])
     actions = random_inputs(env, 5)
     swept = jax.vmap(lambda mass: roll(struct.replace(env, mass=mass), start, actions)[1])(masses)
     envs = jax.vmap(lambda mass: struct.replace(env, mass=mass))(masses)
     also = jax.vmap(roll, (0, None, None))(envs, start, actions)[1]
     for rewards, other, mass in zip(swept, also, (0.5, 1.0, 2.0), strict=True):
-        alone = roll(smooth.make("smooth/pendulum", mass=mass), start, actions)[1]
+        alone = roll(smooth.unlimited("smooth/pendulum", mass=mass), start, actions)[1]
         np.testing.assert_allclose(rewards, alone, rtol=1e-5)
         np.testing.assert_allclose(other, alone, rtol=1e-5)
     assert np.all(np.ptp(swept, axis=0) > 1e-4)
@@ -214,7 +214,7 @@ def test_equations_of_motion(name):
         return jax.jvp(step, (0.0,), (1.0,))[1]
 
     rng = np.random.default_rng(0)
-    env = smooth.make(name)
+    env = smooth.unlimited(name)
     # Other parameters than the defaults, some of which are 1.
     env = jax.tree.map(lambda leaf: leaf * np.float32(rng.uniform(0.7, 1.3)), env)
     states = rng.normal(scale=2.0, size=(16, 2 * len(coordinates))).astype(np.float32)
@@ -229,7 +229,7 @@ def test_equations_of_motion(name):
 @pytest.mark.parametrize("name", MECHANICS)
 def test_energy_is_conserved(name):
     energies, _, coordinates, velocities, no_friction, no_thrust = MECHANICS[name]
-    env = smooth.make(name, **no_friction)
+    env = smooth.unlimited(name, **no_friction)
     start = jnp.linspace(0.3, 0.8, 2 * len(coordinates))
     states = np.asarray(roll(env, start, jnp.full((100, *env.action_space.shape), no_thrust))[0])
     kinetic, potential = jax.vmap(functools.partial(energies, env))(states[:, coordinates], states[:, velocities])
@@ -240,7 +240,7 @@ def test_energy_is_conserved(name):
 
 def test_the_pendulum_has_to_swing():
     """The motor alone stops where its torque balances the weight; pushing along with the motion gets to the top."""
-    env = smooth.make("smooth/pendulum")
+    env = smooth.unlimited("smooth/pendulum")
     hanging = jnp.array([jnp.pi, 0.0])
     pushed = roll(env, hanging, jnp.full((200, 1), env.max_torque))[0]
     assert np.all(np.cos(pushed[:, 0]) < 0.0)
@@ -267,7 +267,7 @@ def follow(env, start, gains):
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
 def test_the_riccati_equation_gives_the_least_cost(gamma):
     rng = np.random.default_rng(0)
-    env = smooth.make(
+    env = smooth.unlimited(
         "smooth/lqr",
         A=0.5 * rng.normal(size=(3, 3)),
         B=rng.normal(size=(3, 2)),
@@ -320,7 +320,7 @@ def dropped(height, env, time):
 
 
 def test_hard_ground_reflects():
-    env = smooth.make("smooth/bouncing-mass")
+    env = smooth.unlimited("smooth/bouncing-mass")
     heights = jax.vmap(lambda h: height_after_dropping(env, DROPPED_FOR, h))(DROPS)
     expected, _ = dropped(np.asarray(DROPS), env, DROPPED_FOR * 0.05)
     # A substep late in noticing, and less of a bounce where the ground is only just felt.
@@ -334,7 +334,7 @@ def test_hard_ground_reflects():
 
 def test_bounces_never_gain_energy():
     """A perfect one keeps it; a little is lost where a substep ends so close to the ground that it is half felt."""
-    env = smooth.make("smooth/bouncing-mass", restitution=1.0)
+    env = smooth.unlimited("smooth/bouncing-mass", restitution=1.0)
     states = np.asarray(jax.vmap(lambda h: roll(env, jnp.stack([h, 0.5]), jnp.zeros((40, 1)))[0])(DROPS))
     energy = float(env.gravity) * states[..., 0] + 0.5 * states[..., 1] ** 2
     assert np.all(np.max(states[:, -15:, 0], axis=1) < 1.5)
@@ -354,7 +354,7 @@ def test_gradients_through_hard_contact_miss_the_jumps():
         by_difference = (jax.vmap(height)(DROPS + nudge) - jax.vmap(height)(DROPS - nudge)) / (2.0 * nudge)
         return by_gradient, by_difference
 
-    hard = smooth.make("smooth/bouncing-mass")
+    hard = smooth.unlimited("smooth/bouncing-mass")
     by_gradient, by_difference = slopes(hard, 6, 0.05)
     np.testing.assert_allclose(by_gradient, 1.0, rtol=1e-5)
     np.testing.assert_allclose(by_difference, 1.0, rtol=1e-4)
@@ -395,5 +395,5 @@ def test_gradients_through_hard_contact_miss_the_jumps():
 )
 def test_bad_options(name, options, message):
     with pytest.raises(InputError, match=message) as error:
-        smooth.make(f"smooth/{name}", **options)
+        smooth.unlimited(f"smooth/{name}", **options)
     assert "\n" not in str(error.value)

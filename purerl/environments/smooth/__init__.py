@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from purerl.environments.options import COMMON, as_plain, parameter
+from purerl.environments.options import COMMON, Option, as_plain, parameter
 from purerl.environments.smooth.bouncing_mass import BouncingMass
 from purerl.environments.smooth.cartpole import CartPoleSwingUp
 from purerl.environments.smooth.linear_quadratic import LinearQuadratic
 from purerl.environments.smooth.pendulum import Pendulum
 from purerl.environments.smooth.quadrotor import Quadrotor
+from purerl.environments.wrappers import TimeLimit
 from purerl.errors import unknown
 from purerl.types import Environment
 
@@ -51,13 +52,20 @@ def is_known(name: str) -> bool:
     return name in _CLASSES
 
 
-def make(name: str, **options: Any) -> Environment:
-    """The environment ``"smooth/<name>"``, without time limit.
+def make(name: str, *, episode_length: int | None = None, differentiable: bool = False, **options: Any) -> Environment:
+    """Environment ``"smooth/<name>"`` with a time limit; see `unlimited`.
 
     Args:
         name: with the prefix.
+        episode_length: time limit in steps; by default that of `EPISODE_LENGTH`.
+        differentiable: always granted.
         options: fields of its class, such as ``mass=2.0``.
     """
+    return TimeLimit(unlimited(name, **options), EPISODE_LENGTH[name] if episode_length is None else episode_length)
+
+
+def unlimited(name: str, **options: Any) -> Environment:
+    """Environment ``"smooth/<name>"`` without time limit, with `options` as for `make`."""
     defaults = _defaults(name)
     for option, value in options.items():
         if option not in defaults:
@@ -66,9 +74,20 @@ def make(name: str, **options: Any) -> Environment:
     return _CLASSES[name](**options)
 
 
-def environment_options(name: str) -> dict[str, Any]:
-    """The parameters of ``"smooth/<name>"`` with their defaults, as plain values."""
-    return {option: as_plain(default) for option, default in _defaults(name).items()}
+def options(name: str) -> dict[str, Option]:
+    """Fields of the class of ``"smooth/<name>"``."""
+    fields = dataclasses.fields(_CLASSES[name])
+    return {f.name: Option(as_plain(f.default), f.metadata["help"], f.metadata["within"]) for f in fields}
+
+
+def time_limit(name: str) -> int:
+    """Default time limit in steps."""
+    return EPISODE_LENGTH[name]
+
+
+def frame_stack(name: str) -> int:
+    """One observation at a time."""
+    return 1
 
 
 def _defaults(name: str) -> dict[str, Any]:

@@ -1,0 +1,46 @@
+"""Environments of gymnax and Brax with default options: what can be said of them without their simulators.
+
+Building every robot takes half a minute. A test compares this table with what the simulators say.
+"""
+
+OVERVIEW: dict[str, tuple[str, str, int]] = {
+    "pixels/CartPole-v1": ("Box([10, 36, 2], [0, 1])", "Discrete(2)", 500),
+    "CartPole-v1": ("Box([4], [-inf..-0.418879, 0.418879..inf])", "Discrete(2)", 500),
+    "Pendulum-v1": ("Box([3], [-8..-1, 1..8])", "Box([1], [-2, 2])", 200),
+    "Acrobot-v1": ("Box([6], [-28.2743..-1, 1..28.2743])", "Discrete(3)", 500),
+    "MountainCar-v0": ("Box([2], [-1.2..-0.07, 0.07..0.6])", "Discrete(3)", 200),
+    "MountainCarContinuous-v0": ("Box([2], [-1.2..-0.07, 0.07..0.6])", "Box([1], [-1, 1])", 999),
+    "Asterix-MinAtar": ("Box([10, 10, 4], [0, 1], bool)", "Discrete(5)", 1000),
+    "Breakout-MinAtar": ("Box([10, 10, 4], [0, 1], bool)", "Discrete(3)", 1000),
+    "Freeway-MinAtar": ("Box([10, 10, 7], [0, 1], bool)", "Discrete(3)", 2500),
+    "Seaquest-MinAtar": ("Box([10, 10, 10], [0, 1], bool)", "Discrete(6)", 1000),
+    "SpaceInvaders-MinAtar": ("Box([10, 10, 6], [0, 1], bool)", "Discrete(4)", 1000),
+    "Catch-bsuite": ("Box([10, 5], [0, 1])", "Discrete(3)", 1000),
+    "DeepSea-bsuite": ("Box([8, 8], [0, 1])", "Discrete(2)", 8),
+    "MemoryChain-bsuite": ("Box([3], [0, 2])", "Discrete(2)", 1000),
+    "UmbrellaChain-bsuite": ("Box([3], [0, 1])", "Discrete(2)", 100),
+    "DiscountingChain-bsuite": ("Box([2], [-1, 5])", "Discrete(5)", 100),
+    "SimpleBandit-bsuite": ("Box([1, 1], [1, 1])", "Discrete(11)", 100),
+    "FourRooms-misc": ("Box([4], [1, 11], int32)", "Discrete(4)", 500),
+    "MetaMaze-misc": ("Box([15], [0, 1..200])", "Discrete(4)", 200),
+    "PointRobot-misc": ("Box([6], [-inf, inf])", "Box([2], [-0.1, 0.1])", 100),
+    "BernoulliBandit-misc": ("Box([4], [-1..0, 1..2])", "Discrete(2)", 100),
+    "GaussianBandit-misc": ("Box([4], [0, 1..100])", "Discrete(2)", 100),
+    "Reacher-misc": ("Box([8], [-inf, inf])", "Box([2], [-1, 1])", 100),
+    "Swimmer-misc": ("Box([16], [-inf, inf])", "Box([2], [-1, 1])", 500),
+    "Pong-misc": ("Box([30, 40, 3], [0, 2])", "Discrete(3)", 1000),
+    "FrozenLake-misc": ("Discrete(16)", "Discrete(4)", 100),
+    "brax/ant": ("Box([27], [-inf, inf])", "Box([8], [-1, 1])", 1000),
+    "brax/fast": ("Box([2], [-inf, inf])", "Box([1], [-1, 1])", 1000),
+    "brax/halfcheetah": ("Box([17], [-inf, inf])", "Box([6], [-1, 1])", 1000),
+    "brax/hopper": ("Box([11], [-inf, inf])", "Box([3], [-1, 1])", 1000),
+    "brax/humanoid": ("Box([244], [-inf, inf])", "Box([17], [-1, 1])", 1000),
+    "brax/humanoidstandup": ("Box([244], [-inf, inf])", "Box([17], [-1, 1])", 1000),
+    "brax/inverted_pendulum": ("Box([4], [-inf, inf])", "Box([1], [-1, 1])", 1000),
+    "brax/inverted_double_pendulum": ("Box([8], [-inf, inf])", "Box([1], [-1, 1])", 1000),
+    "brax/pusher": ("Box([23], [-inf, inf])", "Box([7], [-1, 1])", 1000),
+    "brax/reacher": ("Box([11], [-inf, inf])", "Box([2], [-1, 1])", 1000),
+    "brax/swimmer": ("Box([8], [-inf, inf])", "Box([2], [-1, 1])", 1000),
+    "brax/walker2d": ("Box([17], [-inf, inf])", "Box([6], [-1, 1])", 1000),
+}
+"""Name to observations, actions (as `Space` writes them) and time limit in steps."""

@@ -1,0 +1,56 @@
+"""Classes named by text, such as ``"mypackage.mymodule:MyAlgorithm"``. Imports nothing heavy itself."""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from types import ModuleType
+from typing import Any
+
+from purerl.errors import InputError, unknown
+
+
+def is_reference(name: str) -> bool:
+    """Whether `name` is of the form ``"module:Class"``, and so not a name that purerl gave."""
+    return ":" in name
+
+
+def load(reference: str) -> Any:
+    """The class that `reference` names.
+
+    Args:
+        reference: ``"package.module:Class"``.
+
+    Raises:
+        InputError: if the module cannot be imported, has no such name, or holds something else than a class there.
+    """
+    path, _, name = reference.partition(":")
+    if not path or not name.isidentifier():
+        raise InputError(f"{reference!r} must look like mypackage.mymodule:MyClass")
+    module = _module(path)
+    if not hasattr(module, name):
+        raise unknown(f"class in {path}", name, [key for key, value in vars(module).items() if isinstance(value, type)])
+    found = getattr(module, name)
+    if not isinstance(found, type):
+        raise InputError(f"{reference} is a {type(found).__name__}, not a class")
+    return found
+
+
+def missing(cls: Any, protocol: Any) -> list[str]:
+    """Public members of `protocol` that `cls` has neither as an attribute nor as an annotated field."""
+    declared = {name for base in cls.__mro__ for name in vars(base).get("__annotations__", ())}
+    return [
+        name for name in vars(protocol) if not name.startswith("_") and name not in declared and not hasattr(cls, name)
+    ]
+
+
+def _module(path: str) -> ModuleType:
+    try:
+        return importlib.import_module(path)
+    except InputError:
+        raise
+    except Exception as error:
+        # The deepest line tells the owner of a module what is wrong in it; a module that is not there has no such line.
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+        place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames[-1].filename != __file__ else ""
+        raise InputError(f"cannot import {path}: {type(error).__name__}: {error}{place}") from error
