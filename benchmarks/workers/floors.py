@@ -87,7 +87,7 @@ def arithmetic(agent, algorithm):
         def regress(params, obs):
             return descend(loss, params, params, obs)
 
-        return partial(network.init, obs=blank), regress, agent.batch_size, agent.num_updates, 1
+        return partial(network.init, obs=blank), regress, agent.batch_size, agent.updates_per_iteration, 1
 
     def action_of(actor_params, obs):
         return jax.tree.leaves(apply("actor", actor_params, obs))[0]
@@ -112,7 +112,7 @@ def arithmetic(agent, algorithm):
             critic_params = descend(critic_loss, critic_params, critic_params, actor_params, obs)
         return descend(actor_loss, actor_params, critic_params, obs), critic_params
 
-    return init, update, agent.batch_size, agent.num_updates, period
+    return init, update, agent.batch_size, agent.updates_per_iteration, period
 
 
 def main():

@@ -40,7 +40,7 @@ def make_agent(algorithm, env_name, num_envs, iterations):
         "env": env,
         "num_envs": num_envs,
         "rollout_length": 1,
-        "num_updates": num_envs,
+        "updates_per_iteration": num_envs,
         "buffer_size": BUFFER_SIZE,
         "warmup_steps": WARMUP_STEPS,
     }
@@ -49,7 +49,7 @@ def make_agent(algorithm, env_name, num_envs, iterations):
             network=purerl.QNetwork(trunk=trunk),
             double=True,
             tau=1.0,
-            epsilon_steps=0.1 * (WARMUP_STEPS + iterations),
+            epsilon=purerl.LinearSchedule(1.0, 0.05, 0.1 * (WARMUP_STEPS + iterations)),
             **settings,
         )
     if algorithm == "sac":

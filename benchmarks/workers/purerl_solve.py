@@ -27,8 +27,7 @@ agent = purerl.PPO(
     gamma=0.98,
     gae_lambda=0.8,
     entropy_coef=0.0,
-    learning_rate=1e-3,
-    schedule=purerl.LinearDecay(float(args.total_steps)),
+    learning_rate=purerl.LinearSchedule(1e-3, 0.0, float(args.total_steps)),
     clip_eps=0.2,
     value_clip_eps=None,
 )

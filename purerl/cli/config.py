@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from purerl import presets
 from purerl.cli.fields import value_of
 from purerl.cli.network import build_network
+from purerl.cli.optimizer import build_optimizer
 from purerl.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -29,9 +30,10 @@ class RunConfig:
         env: name for `purerl.make`.
         env_options: its options, all of them.
         hyperparameters: fields of the algorithm, all that have a plain value.
+        optimizer: kind and numbers of the optimiser (see `complete_optimizer`); empty if the algorithm has none.
         network: kinds of its parts and all parameters (see `complete_network`).
         vary: dotted field name to the values that members try, beside their seeds.
-        anneal: whether the learning rate falls linearly to 0 over `total_steps`.
+        anneal: whether learning rates that are numbers fall linearly to 0 over `total_steps`.
         seed: of the whole run.
         seeds: members per combination of `vary`.
         requested_steps: what was asked for.
@@ -51,6 +53,7 @@ class RunConfig:
     env: str
     env_options: dict[str, Any]
     hyperparameters: dict[str, Any]
+    optimizer: dict[str, Any]
     network: dict[str, Any]
     vary: dict[str, list[float]]
     anneal: bool
@@ -123,11 +126,18 @@ class RunConfig:
             if name not in fields:
                 raise unknown(f"hyper-parameter of {self.algorithm}", name, fields)
             values[name] = value_of(fields[name], value)
-        if self.anneal:
-            values["schedule"] = purerl.LinearDecay(float(self.total_steps))
+        values |= build_optimizer(algorithm, self.optimizer)
+        paths = {name: f"optimizer.{name}" if name.split(".")[0] in self.optimizer else name for name in self.vary}
+        for name, tried in self.vary.items():
+            if name in values:  # a number to begin with, where there was a schedule or none
+                values[name] = tried[0]
+        for name, value in values.items():
+            if self.anneal and name.endswith("learning_rate") and isinstance(value, float):
+                values[name] = purerl.LinearSchedule(value, 0.0, float(self.total_steps))
+                paths[name] = f"{name}.start"
         env = purerl.make(self.env, **self.env_options)
         member = algorithm(env=env, network=build_network(algorithm, self.network), **values)
-        return purerl.Population.grid(member, self.seeds, self.vary)
+        return purerl.Population.grid(member, self.seeds, {paths[name]: tried for name, tried in self.vary.items()})
 
 
 def versions() -> dict[str, str]:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from purerl import presets
-from purerl.cli import flags
+from purerl.cli import flags, schedules
 from purerl.cli.config import RunConfig, versions
-from purerl.cli.fields import hyperparameters, kind_of
+from purerl.cli.fields import hyperparameters as tunable_fields
+from purerl.cli.fields import kind_of
 from purerl.cli.loggers import LOGGERS
-from purerl.cli.network import complete_network
+from purerl.cli.network import complete_network, parameters, part_class
+from purerl.cli.optimizer import complete_optimizer
 from purerl.cli.parser import Flag, parse
 from purerl.cpu import usable_cores
 from purerl.errors import InputError, unknown
@@ -64,20 +66,23 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
     start = row.preset(env)
     tunable = flags.hyperparameter_group(algorithm, algorithm_type, start)
     network = flags.network_group(algorithm_type, start)
+    optimizer = flags.optimizer_group(algorithm_type, start)
     simulator = flags.env_group(env, options, start.env)
     run = flags.with_defaults(flags.RUN, {"total_steps": start.total_steps, "anneal": start.anneal})
     about = f"Train {algorithm} on {env}. The defaults are those tuned for this pair, if there are any."
-    given, _ = parse(USAGE, about, [run, tunable, network, simulator], words)
+    given, _ = parse(USAGE, about, [run, tunable, optimizer, network, simulator], words)
 
     requested, seed = given.get("total_steps", start.total_steps), given.get("seed", 0)
-    defaults = {flag.name: flag.default for flag in tunable.flags} | _shares(algorithm_type, start.shares, requested)
+    hyperparameters = {flag.name: flag.default for flag in tunable.flags} | flags.given_in(tunable, given)
+    chosen = complete_optimizer(algorithm_type, start.optimizer, flags.given_in(optimizer, given))
     draft = RunConfig(
         algorithm=algorithm,
         env=env,
         env_options={**start.env, **flags.given_in(simulator, given, flags.ENV_PREFIX)},
-        hyperparameters=defaults | flags.given_in(tunable, given),
+        hyperparameters=_with_steps(hyperparameters, requested),
+        optimizer=_with_steps(chosen, requested),
         network=complete_network(algorithm_type, start.network, flags.given_in(network, given)),
-        vary=_vary(given.get("vary", []), algorithm_type, given),
+        vary=_vary(given.get("vary", []), algorithm_type, chosen, given),
         anneal=given.get("anneal", start.anneal),
         seed=seed,
         seeds=given.get("seeds", 1),
@@ -198,32 +203,40 @@ def _processes(text: str, num_members: int) -> int:
     return int(text)
 
 
-def _shares(algorithm: Any, shares: Mapping[str, float], total_steps: int) -> dict[str, float]:
-    """Hyper-parameters that are a share of the run, in environment steps."""
-    whole = {field.name for field in hyperparameters(algorithm) if "int" in (kind_of(field) or "")}
-    steps = {name: share * total_steps for name, share in shares.items()}
-    return {name: max(1, round(value)) if name in whole else value for name, value in steps.items()}
+def _with_steps(values: Mapping[str, Any], total_steps: int) -> dict[str, Any]:
+    """The same values, schedules among them with their environment steps."""
+    return {
+        name: schedules.with_steps(value, total_steps) if schedules.is_schedule(value) else value
+        for name, value in values.items()
+    }
 
 
-def _vary(texts: Sequence[str], algorithm: Any, given: Mapping[str, Any]) -> dict[str, list[float]]:
+def _vary(
+    texts: Sequence[str], algorithm: Any, optimizer: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, list[float]]:
     """``NAME=VALUE,...`` to field name and values."""
-    fields = {field.name: field for field in hyperparameters(algorithm)}
+    fields = {field.name: field for field in tunable_fields(algorithm)}
+    if optimizer:
+        fields |= {field.name: field for field in parameters(part_class("optimizer", optimizer["optimizer"]))}
     vary: dict[str, list[float]] = {}
     for text in texts:
         spelled, equals, values = text.partition("=")
         name = spelled.strip().removeprefix("--").replace("-", "_")
         if not equals or not name:
             raise InputError(f"--vary must look like learning-rate=1e-3,3e-4, got {text!r}")
-        if not name.startswith(flags.ENV_PREFIX) and name not in fields:
+        whole, _, part = name.partition(".")  # as in epsilon.end, a number of a schedule
+        scheduled = part in schedules.NUMBERS and whole in fields and "scalar" in (kind_of(fields[whole]) or "")
+        if not name.startswith(flags.ENV_PREFIX) and name not in fields and not scheduled:
             raise unknown("hyper-parameter in --vary", spelled, [field.replace("_", "-") for field in fields])
         if name in vary:
             raise InputError(f"--vary {spelled} was given twice: list all its values after one =")
         if name in given:
             raise InputError(f"give either --{spelled} or --vary {spelled}, not both")
-        kind, within = "float", ""
+        kind, within = "float", fields[whole].metadata["within"] if scheduled and part != "steps" else ""
         if name in fields:
             # None is structure, not a number: it cannot differ within one program.
             kind, within = (kind_of(fields[name]) or "").removesuffix(" | None"), fields[name].metadata["within"]
+            kind = kind.replace("scalar", "float")
             if fields[name].metadata["static"]:
                 raise InputError(f"--vary {spelled}: it shapes the compiled program and cannot differ within one run")
         flag = Flag(f"vary {spelled}", kind, "", within=within, many=True)

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 from typing import Any
 
+from purerl.cli import schedules
 from purerl.errors import unknown
 
 
@@ -15,11 +16,14 @@ def annotation_of(field: dataclasses.Field) -> str:
 
 
 def kind_of(field: dataclasses.Field) -> str | None:
-    """``int``, ``float`` or ``bool``, possibly with ``" | None"``; ``str`` for a choice; None for anything else."""
+    """``int``, ``float``, ``bool`` or ``scalar``, a number or a schedule, possibly with ``" | None"``.
+
+    ``str`` for a choice; None for anything else.
+    """
     if choices_of(field):
         return "str"
-    annotation = annotation_of(field)
-    return annotation if annotation.removesuffix(" | None") in ("int", "float", "bool") else None
+    annotation = annotation_of(field).replace("Scalar", "scalar")
+    return annotation if annotation.removesuffix(" | None") in ("int", "float", "bool", "scalar") else None
 
 
 def choices_of(field: dataclasses.Field) -> tuple[str, ...]:
@@ -28,16 +32,18 @@ def choices_of(field: dataclasses.Field) -> tuple[str, ...]:
 
 
 def word_of(value: Any) -> Any:
-    """A member of an enumeration by its name, as flags and JSON have it; anything else as it is."""
-    return value.name.lower() if isinstance(value, enum.Enum) else value
+    """A member of an enumeration by its name, a schedule by its text, as flags and JSON have it; else as it is."""
+    return value.name.lower() if isinstance(value, enum.Enum) else schedules.text_of(value) or value
 
 
 def value_of(field: dataclasses.Field, word: Any) -> Any:
     """What `word_of` made the word of.
 
     Raises:
-        InputError: if the field has no such choice.
+        InputError: if the field has no such choice, or there is no such schedule.
     """
+    if "scalar" in (kind_of(field) or "") and schedules.is_schedule(word):
+        return schedules.build(word)
     if not isinstance(field.default, enum.Enum):
         return word
     members = {word_of(member): member for member in type(field.default)}

@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from purerl.cli import schedules
 from purerl.cli.fields import annotation_of, choices_of, hyperparameters, kind_of, word_of
 from purerl.cli.loggers import LOGGERS
 from purerl.cli.network import ACTIVATIONS, KINDS, complete_network, default_network, parameters, part_class
+from purerl.cli.optimizer import complete_optimizer
 from purerl.cli.parser import COUNTABLE, Flag, Group
 from purerl.presets import Preset
 
@@ -70,12 +72,17 @@ def with_defaults(group: Group, defaults: Mapping[str, Any]) -> Group:
 
 def hyperparameter_group(name: str, algorithm: Any, preset: Preset) -> Group:
     """One flag per number, switch or choice among the fields of the class `algorithm`, with a preset's defaults."""
-    shares = {field: f"{100 * share:g} % of --total-steps" for field, share in preset.shares.items()}
-    defaults = {**preset.hyperparameters, **shares}
+    defaults = preset.hyperparameters
     return Group(
-        f"hyper-parameters of {name}",
+        f"hyper-parameters of {name} (a NUMBER may be a schedule: {schedules.HELP})",
         [_of_field(field, word_of(defaults.get(field.name, field.default))) for field in hyperparameters(algorithm)],
     )
+
+
+def optimizer_group(algorithm: Any, preset: Preset) -> Group:
+    """Flags of the optimiser that the class `algorithm` uses, with the defaults of a preset; none without one."""
+    defaults = complete_optimizer(algorithm, preset.optimizer, {})
+    return Group("optimizer", _kind_flags("optimizer", defaults) if defaults else [])
 
 
 def network_group(algorithm: Any, preset: Preset) -> Group:
@@ -83,9 +90,16 @@ def network_group(algorithm: Any, preset: Preset) -> Group:
     module, defaults = default_network(algorithm), complete_network(algorithm, preset.network, {})
     group = []
     for part in [field.name for field in dataclasses.fields(module) if field.name in KINDS]:
-        group.append(Flag(part, "str", f"kind of {part}", defaults[part], choices=tuple(KINDS[part])))
-        group += _part_flags(part, defaults)
+        group += _kind_flags(part, defaults)
     return Group("network", group + [_of_field(field, defaults[field.name]) for field in parameters(module)])
+
+
+def _kind_flags(part: str, defaults: Mapping[str, Any]) -> list[Flag]:
+    """The flag that chooses the kind of `part`, and those of its parameters."""
+    return [
+        Flag(part, "str", f"kind of {part}", defaults[part], choices=tuple(KINDS[part])),
+        *_part_flags(part, defaults),
+    ]
 
 
 def _part_flags(part: str, defaults: Mapping[str, Any]) -> list[Flag]:
@@ -98,7 +112,7 @@ def _part_flags(part: str, defaults: Mapping[str, Any]) -> list[Flag]:
             owners.setdefault(field.name, []).append(kind)
     flags = []
     for name, field in fields.items():
-        flag = _of_field(field, defaults.get(name, field.default))
+        flag = _of_field(field, word_of(defaults.get(name, field.default)))
         if len(owners[name]) < len(KINDS[part]):
             flag = dataclasses.replace(flag, help=f"with --{part} {' or '.join(owners[name])}: {flag.help}")
         flags.append(flag)

@@ -22,8 +22,14 @@ KINDS = {
         "c51": "value_heads.C51",
         "quantile": "value_heads.QuantileRegression",
     },
+    "optimizer": {
+        "adam": "optimizers.Adam",
+        "adamw": "optimizers.AdamW",
+        "radam": "optimizers.RAdam",
+        "rmsprop": "optimizers.RMSProp",
+    },
 }
-"""Part of a network to its kinds: name on the command line and class in `purerl`."""
+"""Part of a network or algorithm to its kinds: name on the command line and class in `purerl`."""
 
 ACTIVATIONS = ("elu", "gelu", "relu", "silu", "tanh")
 
@@ -66,12 +72,12 @@ def complete_network(algorithm: Any, preset: Mapping[str, Any], given: Mapping[s
     known: dict[str, Any] = {}
     for field in dataclasses.fields(default):
         if field.name in KINDS:
-            known |= _complete_part(field.name, getattr(default, field.name), preset, given)
-    own = _values(default)
+            known |= complete_part(field.name, getattr(default, field.name), preset, given)
+    own = plain_values(default)
     known |= {name: preset.get(name, value) for name, value in own.items()}
     for name in given:
         if name not in known:
-            raise _misplaced(name, known)
+            raise misplaced(name, known)
     return {**known, **given}
 
 
@@ -91,18 +97,19 @@ def build_network(algorithm: Any, network: Mapping[str, Any]) -> Any:
     return type(default)(**built)
 
 
-def _complete_part(part: str, default: Any, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def complete_part(part: str, default: Any, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Kind and parameters of one part (see `complete_network`)."""
     usual = next(kind for kind in KINDS[part] if part_class(part, kind) is type(default))
     preferred = preset.get(part, usual)
     kind = given.get(part, preferred)
     cls = part_class(part, kind)
-    values = _values(default if kind == usual else cls())
+    values = plain_values(default if kind == usual else cls())
     if kind == preferred:
         values |= {name: preset[name] for name in values if name in preset}
     return {part: kind, **values}
 
 
-def _values(module: Any) -> dict[str, Any]:
+def plain_values(module: Any) -> dict[str, Any]:
     """Field name to plain value."""
     return {field.name: _plain(field, getattr(module, field.name)) for field in parameters(module)}
 
@@ -125,7 +132,7 @@ def _real(field: dataclasses.Field, value: Any) -> Any:
     return value
 
 
-def _misplaced(name: str, known: Mapping[str, Any]) -> InputError:
+def misplaced(name: str, known: Mapping[str, Any]) -> InputError:
     """For a parameter that the network lacks: it may belong to another kind of part."""
     for part in KINDS.keys() & known.keys():
         if any(name == field.name for kind in KINDS[part] for field in parameters(part_class(part, kind))):

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from purerl.cli import schedules
 from purerl.errors import InputError, unknown
 
 COUNTABLE = "[1, 2147483647]"
@@ -26,8 +27,8 @@ class Flag:
 
     Attributes:
         name: of the value it sets, such as ``learning_rate``; the flag itself is ``--learning-rate``.
-        kind: ``int``, ``float``, ``bool``, ``str`` or ``any`` (a number if it looks like one, else text), with
-            ``" | None"`` where ``none`` is allowed too.
+        kind: ``int``, ``float``, ``scalar`` (a number or the text of a schedule), ``bool``, ``str`` or ``any`` (a
+            number if it looks like one, else text), with ``" | None"`` where ``none`` is allowed too.
         help: one sentence.
         default: shown in the help; the parser itself returns only what was given.
         within: interval of allowed numbers, as in `purerl.struct.field`.
@@ -81,12 +82,14 @@ class Flag:
             raise unknown(f"{self.flag} value", text, self.choices)
         if "str" in self.kind:
             return text
+        if "scalar" in self.kind and schedules.is_schedule(text):
+            return schedules.parse(self.flag, text, self.within)
         number = _number(text)
         if "any" in self.kind and not math.isfinite(number):
             return text
         if not math.isfinite(number) or ("int" in self.kind and not isinstance(number, int)):
             raise InputError(f"{self.flag} must be a {self._noun}, got {text!r}")
-        if "float" in self.kind:
+        if "float" in self.kind or "scalar" in self.kind:
             number = float(number)
         if self.within:
             from purerl.struct import inside
@@ -177,7 +180,7 @@ def _add(section: Any, flag: Flag) -> None:
         action = "store_true" if flag.default is None else argparse.BooleanOptionalAction
         section.add_argument(flag.flag, action=action, **common)
         return
-    kind = flag.kind.split(" ")[0].replace("any", "value")
+    kind = flag.kind.split(" ")[0].replace("any", "value").replace("scalar", "number")
     metavar = flag.metavar or ("{" + ",".join(flag.choices) + "}" if flag.choices else kind.upper())
     extra = {"nargs": "+"} if flag.many else {"action": "append"} if flag.repeated else {}
     section.add_argument(flag.flag, metavar=metavar, **extra, **common)
@@ -190,7 +193,7 @@ def _directory(word: str) -> str:
 
 def _number_values(argv: Iterable[str], flags: Sequence[Flag]) -> list[str]:
     """`argv` with negative numbers glued to their flag: argparse takes ``-1e-3`` and ``-inf`` for flags."""
-    names = {flag.flag for flag in flags if flag.kind.split(" ")[0] in ("int", "float") and not flag.many}
+    names = {flag.flag for flag in flags if flag.kind.split(" ")[0] in ("int", "float", "scalar") and not flag.many}
     glued: list[str] = []
     for word in argv:
         if glued and glued[-1] in names and word.startswith("-") and not word.startswith("--"):

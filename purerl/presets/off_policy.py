@@ -10,7 +10,7 @@ from purerl.presets.settings import Preset, is_image
 if TYPE_CHECKING:
     from purerl.types import Environment
 
-_DQN = Preset(shares={"epsilon_steps": 0.5, "priority_correction_steps": 1.0}, anneal=False)
+_DQN = Preset(hyperparameters={"epsilon": "linear:1:0.05:50%", "priority_correction": "linear:0.4:1"}, anneal=False)
 
 # Hessel et al. 2018, table 1: noisy layers explore in place of epsilon.
 _RAINBOW = Preset(
@@ -18,10 +18,9 @@ _RAINBOW = Preset(
         "double": True,
         "n_step": 3,
         "priority_exponent": 0.5,
-        "initial_epsilon": 0.0,
-        "final_epsilon": 0.0,
+        "epsilon": 0.0,
+        "priority_correction": "linear:0.4:1",
     },
-    shares={"priority_correction_steps": 1.0},
     network={"dueling": True, "noisy": True, "head": "c51"},
     anneal=False,
 )
@@ -34,7 +33,7 @@ def _generic_rainbow(env: Environment) -> Preset:
         return _RAINBOW_ON_IMAGES
     # Wide enough for 100 steps of a reward of 1 in either direction.
     return _RAINBOW.extended(
-        hyperparameters={"max_grad_norm": 10.0}, network={"num_atoms": 101, "v_min": -100.0, "v_max": 100.0}
+        optimizer={"max_grad_norm": 10.0}, network={"num_atoms": 101, "v_min": -100.0, "v_max": 100.0}
     )
 
 
@@ -42,7 +41,7 @@ def _generic_rainbow(env: Environment) -> Preset:
 _IMAGES = {
     "num_envs": 16,
     "rollout_length": 4,
-    "num_updates": 16,
+    "updates_per_iteration": 16,
     "batch_size": 64,
     "buffer_size": 102_400,
     "warmup_steps": 5_120,
@@ -50,14 +49,14 @@ _IMAGES = {
 }
 
 _DQN_ON_IMAGES = _DQN.extended(
-    hyperparameters={**_IMAGES, "target_period": 250},
-    shares={"epsilon_steps": 0.1},
+    hyperparameters={**_IMAGES, "target_period": 250, "epsilon": "linear:1:0.05:10%"},
     network={"trunk": "cnn"},
     total_steps=1_000_000,
 )
 
 _RAINBOW_ON_IMAGES = _RAINBOW.extended(
-    hyperparameters={**_IMAGES, "target_period": 250, "max_grad_norm": 10.0},
+    hyperparameters={**_IMAGES, "target_period": 250},
+    optimizer={"max_grad_norm": 10.0},
     network={"trunk": "cnn", "num_atoms": 51, "v_min": -10.0, "v_max": 10.0},
     total_steps=1_000_000,
 )
@@ -70,7 +69,7 @@ _DISCRETE_SAC = _OFF_POLICY.extended(
     hyperparameters={
         "num_envs": 4,
         "rollout_length": 4,
-        "num_updates": 4,
+        "updates_per_iteration": 4,
         "batch_size": 128,
         "buffer_size": 50_000,
         "warmup_steps": 1_600,
@@ -94,7 +93,7 @@ ROWS = (
         "discrete",
         "Q-learning from replay against a slow target network (Mnih et al. 2015)",
         base=_DQN,
-        generic=lambda env: _DQN_ON_IMAGES if is_image(env) else _DQN.extended(hyperparameters={"max_grad_norm": 10.0}),
+        generic=lambda env: _DQN_ON_IMAGES if is_image(env) else _DQN.extended(optimizer={"max_grad_norm": 10.0}),
         tuned={
             # CleanRL's dqn_jax.py, which is also this algorithm's default but for the loss.
             "CartPole-v1": _DQN.extended(network={"huber_delta": None}),
@@ -148,7 +147,7 @@ ROWS = (
             "brax/fast": _OFF_POLICY.extended(
                 hyperparameters={
                     "num_envs": 64,
-                    "num_updates": 64,
+                    "updates_per_iteration": 64,
                     "batch_size": 64,
                     "buffer_size": 32_768,
                     "warmup_steps": 128,

@@ -19,7 +19,7 @@ _POLICY_GRADIENT = Preset()
 
 _NPG = _POLICY_GRADIENT.extended(hyperparameters={"line_search": False})
 
-_PQN = Preset(shares={"epsilon_steps": 0.2})
+_PQN = Preset(hyperparameters={"epsilon": "linear:1:0.05:20%"})
 
 
 def _generic_ppo(env: Environment) -> Preset:
@@ -58,10 +58,10 @@ def _generic_actor_critic(env: Environment) -> Preset:
             hyperparameters={
                 "rollout_length": 8,
                 "learning_rate": 1e-3,
-                "adam": True,
                 "normalize_observations": True,
                 "normalize_rewards": True,
             },
+            optimizer={"optimizer": "adam"},
             total_steps=1_000_000,
         )
     if is_image(env):
@@ -100,8 +100,8 @@ _PQN_ON_IMAGES = _PQN.extended(
         "rollout_length": 32,
         "num_epochs": 2,
         "num_minibatches": 32,
+        "epsilon": "linear:1:0.05:10%",
     },
-    shares={"epsilon_steps": 0.1},
     network={"trunk": "cnn", "layer_norm": True},
     total_steps=1_000_000,
 )
@@ -157,7 +157,8 @@ ROWS = (
             ),
             # gymnax-blines.
             "Catch-bsuite": Preset(
-                hyperparameters={"num_envs": 16, "rollout_length": 32, "learning_rate": 5e-4, "max_grad_norm": 1.0},
+                hyperparameters={"num_envs": 16, "rollout_length": 32, "learning_rate": 5e-4},
+                optimizer={"max_grad_norm": 1.0},
                 network={"activation": "relu"},
                 total_steps=100_000,
                 anneal=False,
@@ -253,10 +254,10 @@ ROWS = (
                     "learning_rate": 2e-3,
                     "gamma": 0.9,
                     "gae_lambda": 0.9,
-                    "adam": True,
                     "normalize_observations": True,
                     "normalize_rewards": True,
                 },
+                optimizer={"optimizer": "adam"},
                 total_steps=1_000_000,
             ),
         },

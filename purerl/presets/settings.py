@@ -14,8 +14,9 @@ class Preset:
     """Settings of one algorithm on one environment.
 
     Attributes:
-        hyperparameters: fields of the algorithm that differ from its defaults.
-        shares: such fields that are a number of environment steps, as a share of the run's total steps.
+        hyperparameters: fields of the algorithm that differ from its defaults; schedules as text, such as
+            ``"linear:1:0.05:50%"``.
+        optimizer: what differs from the algorithm's default optimiser: its kind, ``optimizer``, and its numbers.
         network: what differs from the algorithm's default network: kinds of its parts (``trunk`` is ``"mlp"`` or
             ``"cnn"``, ``head`` is ``"mean"``, ``"c51"`` or ``"quantile"``), and fields of parts and network.
         env: options of the environment that differ from its defaults.
@@ -24,7 +25,7 @@ class Preset:
     """
 
     hyperparameters: dict[str, Any] = dataclasses.field(default_factory=dict)
-    shares: dict[str, float] = dataclasses.field(default_factory=dict)
+    optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
     network: dict[str, Any] = dataclasses.field(default_factory=dict)
     env: dict[str, Any] = dataclasses.field(default_factory=dict)
     total_steps: int = 500_000

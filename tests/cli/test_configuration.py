@@ -21,6 +21,7 @@ from purerl.cli.config import RunConfig
 from purerl.cli.evaluation import Evaluator
 from purerl.cli.fields import hyperparameters
 from purerl.cli.network import build_network, complete_network, default_network
+from purerl.cli.optimizer import complete_optimizer
 from purerl.cli.run_directory import RunDirectory
 from purerl.cli.training import Training
 from purerl.environments import environment_names
@@ -47,7 +48,7 @@ def test_a_configuration_survives_json() -> None:
     assert other.algorithm.network.trunk.hidden_sizes == (8, 8)
     assert other.algorithm.network.shared
     assert float(other.env.params.gravity) == 12.5
-    assert float(other.algorithm.schedule(before.total_steps / 2)) == 0.5
+    assert float(other.algorithm.learning_rate(before.total_steps / 2)) == 0.5 * before.hyperparameters["learning_rate"]
 
 
 def test_flags_may_come_before_names() -> None:
@@ -177,7 +178,8 @@ def test_presets_name_real_fields() -> None:
     for algorithm, env in TUNED:
         settings = preset(algorithm, env)
         fields = {field.name for field in hyperparameters(row(algorithm).load())}
-        assert settings.hyperparameters.keys() | settings.shares.keys() <= fields
+        assert settings.hyperparameters.keys() <= fields
+        assert settings.optimizer.keys() <= complete_optimizer(row(algorithm).load(), settings.optimizer, {}).keys()
         known = complete_network(row(algorithm).load(), settings.network, {})
         assert settings.network.keys() <= known.keys()
     with pytest.raises(InputError, match="unknown algorithm"):
@@ -218,14 +220,55 @@ def test_a_choice_is_a_word_on_the_command_line_and_in_json() -> None:
         dataclasses.replace(run, hyperparameters={"baseline": "median"}).population()
 
 
-def test_shares_of_the_run_become_numbers() -> None:
+def test_schedules_have_environment_steps_of_the_run() -> None:
     short = made("--total-steps 40000", algorithm="dqn")
-    assert short.hyperparameters["epsilon_steps"] == 20_000
-    assert made("--total-steps 40000 --epsilon-steps 300", algorithm="dqn").hyperparameters["epsilon_steps"] == 300
+    assert short.hyperparameters["epsilon"] == "linear:1:0.05:20000"
+    given = made("--total-steps 40000 --epsilon cosine:1:0 --learning-rate linear:1e-3:1e-4:300", algorithm="dqn")
+    assert given.hyperparameters["epsilon"] == "cosine:1:0:40000"
+    agent = given.population().algorithm
+    assert agent.epsilon == purerl.CosineSchedule(1.0, 0.0, 40_000)
+    assert agent.learning_rate == purerl.LinearSchedule(1e-3, 1e-4, 300)
     longer = configure.with_total_steps(short, short.population(), 80_000)
     assert longer.hyperparameters == short.hyperparameters
     assert longer.total_steps == 80_000
-    assert float(longer.population().algorithm.epsilon_steps) == 20_000
+    assert longer.population().algorithm.epsilon == purerl.LinearSchedule(1.0, 0.05, 20_000)
+
+
+def test_annealing_is_for_learning_rates_that_are_numbers() -> None:
+    run = made("--learning-rate 1e-3 --critic-learning-rate linear:1e-3:1e-4", algorithm="reinforce")
+    agent = run.population().algorithm
+    assert agent.learning_rate == purerl.LinearSchedule(1e-3, 0.0, run.total_steps)
+    assert agent.critic_learning_rate == purerl.LinearSchedule(1e-3, 1e-4, run.total_steps)
+    assert made("--learning-rate 1e-3 --no-anneal").population().algorithm.learning_rate == 1e-3
+
+
+def test_the_optimiser_is_chosen_by_flags() -> None:
+    agent = made("--optimizer adamw --weight-decay 0.1 --eps 1e-3").population().algorithm
+    assert agent.optimizer == purerl.AdamW(weight_decay=0.1, eps=1e-3, max_grad_norm=0.5)
+    agent = made("--optimizer rmsprop --no-eps-in-sqrt --max-grad-norm none", algorithm="a2c").population().algorithm
+    assert agent.optimizer == purerl.RMSProp(eps=1e-5, eps_in_sqrt=False)
+    continuous = made(env="Pendulum-v1", algorithm="a2c").population().algorithm
+    assert continuous.optimizer == purerl.Adam(eps=1e-5, max_grad_norm=0.5)
+    with pytest.raises(InputError, match="--weight-decay is not for --optimizer adam"):
+        made("--weight-decay 0.1")
+
+
+@pytest.mark.parametrize(
+    ("typed", "path", "values"),
+    [
+        ("--vary learning-rate=1e-3,1e-4", "learning_rate.start", [1e-3, 1e-4]),
+        ("--no-anneal --vary learning-rate=1e-3,1e-4", "learning_rate", [1e-3, 1e-4]),
+        ("--vary max-grad-norm=0.5,5", "optimizer.max_grad_norm", [0.5, 5.0]),
+        ("--vary epsilon=0.1,0.2", "epsilon", [0.1, 0.2]),
+        ("--vary epsilon.end=0.1,0.2", "epsilon.end", [0.1, 0.2]),
+        ("--anneal --vary critic-learning-rate=1e-3,1e-4", "critic_learning_rate.start", [1e-3, 1e-4]),
+    ],
+)
+def test_what_varies_may_be_scheduled_or_belong_to_the_optimiser(typed: str, path: str, values: list[float]) -> None:
+    algorithm = "reinforce" if "critic" in typed else "pqn"
+    varied = made(typed, algorithm=algorithm).population().varied
+    assert list(varied) == [path]
+    assert varied[path].tolist() == pytest.approx(values)
 
 
 def test_a_warm_up_is_no_training() -> None:

@@ -82,9 +82,9 @@ def test_help_shows_meaning_default_and_range(capsys: pytest.CaptureFixture[str]
     tuned = preset("ppo", "Pendulum-v1")  # its values, not those of the class, are the defaults
     ppo_network = complete_network(row("ppo").load(), tuned.network, {})
     epochs, width = tuned.hyperparameters["num_epochs"], ppo_network["hidden_sizes"][0]
-    assert "--gae-lambda FLOAT decay of advantage traces (default 0.95; range [0, 1])" in out
+    assert "--gae-lambda NUMBER lambda of generalised advantage estimation (default 0.95; range [0, 1])" in out
     assert f"--num-epochs INT passes over each batch (default {epochs}; range [1, inf))" in out
-    assert "--kl-target FLOAT" in out
+    assert "--kl-target NUMBER" in out
     assert "(default none; range (0, inf) or none)" in out
     assert "--normalize-advantage, --no-normalize-advantage" in out
     assert f"--hidden-sizes INT [INT ...] width of each dense layer (default {width} " in out
@@ -92,9 +92,10 @@ def test_help_shows_meaning_default_and_range(capsys: pytest.CaptureFixture[str]
     assert f"rounded up to whole iterations (default {tuned.total_steps}; range [1, inf))" in out
 
 
-def test_help_shows_shares_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_schedules(capsys: pytest.CaptureFixture[str]) -> None:
     out = helped(capsys, "train", "dqn", "CartPole-v1")
-    assert "falling linearly (default 50 % of --total-steps; range [1, inf))" in out
+    assert "--epsilon NUMBER epsilon: probability of a random action (default linear:1:0.05:50%; range [0, 1])" in out
+    assert "a NUMBER may be a schedule: linear:START:END" in out
 
 
 def test_help_says_which_kind_a_parameter_belongs_to(capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,8 +112,8 @@ def test_every_parameter_is_a_flag_and_explained(algorithm: str, capsys: pytest.
 
     made = row(algorithm).load()
     network = default_network(made)
-    parts = [f.name for f in dataclasses.fields(network) if f.name in KINDS]
-    names = [f.name for f in dataclasses.fields(made) if f.name not in ("env", "network", "schedule", "terminal_value")]
+    parts = [f.name for f in dataclasses.fields(network) if f.name in KINDS] + ["optimizer"]
+    names = [f.name for f in dataclasses.fields(made) if f.name not in ("env", "network", "terminal_value")]
     names += [f.name for f in dataclasses.fields(network) if f.name not in (*parts, "action_space", "parent", "name")]
     names += {f.name for part in parts for kind in KINDS[part] for f in dataclasses.fields(part_class(part, kind))} - {
         "parent",

@@ -284,7 +284,7 @@ def test_extending_keeps_what_was_a_share_of_the_run(finished_dqn: Path, tmp_pat
     path = tmp_path / "run"
     shutil.copytree(finished_dqn, path)
     before = json.loads((path / "config.json").read_text())
-    assert before["hyperparameters"]["epsilon_steps"] == 2800
+    assert before["hyperparameters"]["epsilon"] == "linear:1:0.05:2800"
     assert main(["train", "--resume", str(path), "--total-steps", "5616"]) == 0
     after = json.loads((path / "config.json").read_text())
     assert after["total_steps"] == 5616
