@@ -38,8 +38,8 @@ def show_help(algorithm: str | None) -> None:
     else:
         row = presets.row(algorithm)
         algorithm_type, start = row.load(), row.base
-        groups.append(flags.hyperparameter_group(algorithm, algorithm_type, start))
-        groups.append(flags.network_group(algorithm_type, start))
+        groups += flags.agent_groups(algorithm, algorithm_type, start)
+        about += f"\n{schedules.HELP}"
         about += f"\nName an environment to see the defaults tuned for it: purerl train {algorithm} CartPole-v1 --help"
     parse(USAGE, about, groups, ["--help"])
 
@@ -69,7 +69,8 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
     optimizer = flags.optimizer_group(algorithm_type, start)
     simulator = flags.env_group(env, options, start.env)
     run = flags.with_defaults(flags.RUN, {"total_steps": start.total_steps, "anneal": start.anneal})
-    about = f"Train {algorithm} on {env}. The defaults are those tuned for this pair, if there are any."
+    about = f"Train {algorithm} on {env}. The defaults are those tuned for this pair, if there are any.\n"
+    about += schedules.HELP
     given, _ = parse(USAGE, about, [run, tunable, optimizer, network, simulator], words)
 
     requested, seed = given.get("total_steps", start.total_steps), given.get("seed", 0)

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from purerl.cli import schedules
 from purerl.cli.fields import annotation_of, choices_of, hyperparameters, kind_of, word_of
 from purerl.cli.loggers import LOGGERS
 from purerl.cli.network import ACTIVATIONS, KINDS, complete_network, default_network, parameters, part_class
@@ -70,11 +69,21 @@ def with_defaults(group: Group, defaults: Mapping[str, Any]) -> Group:
     )
 
 
+def agent_groups(name: str, algorithm: Any, preset: Preset) -> list[Group]:
+    """Flags of hyper-parameters, optimiser and network of the class `algorithm`, as far as it has them."""
+    groups = [
+        hyperparameter_group(name, algorithm, preset),
+        optimizer_group(algorithm, preset),
+        network_group(algorithm, preset),
+    ]
+    return [group for group in groups if group.flags]
+
+
 def hyperparameter_group(name: str, algorithm: Any, preset: Preset) -> Group:
     """One flag per number, switch or choice among the fields of the class `algorithm`, with a preset's defaults."""
     defaults = preset.hyperparameters
     return Group(
-        f"hyper-parameters of {name} (a NUMBER may be a schedule: {schedules.HELP})",
+        f"hyper-parameters of {name}",
         [_of_field(field, word_of(defaults.get(field.name, field.default))) for field in hyperparameters(algorithm)],
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from purerl import presets
-from purerl.cli.flags import hyperparameter_group, network_group
+from purerl.cli.flags import agent_groups
 from purerl.cli.parser import parse, show
 from purerl.errors import unknown
 
@@ -59,7 +59,7 @@ def _show_details(row: presets.Row) -> None:
 
     algorithm = row.load()
     print(f"{row.name}: {row.summary}; {row.actions} actions")
-    for group in (hyperparameter_group(row.name, algorithm, row.base), network_group(algorithm, row.base)):
+    for group in agent_groups(row.name, algorithm, row.base):
         table = Table([group.title, "default", "range", "meaning"])
         for flag in group.flags:
             allowed = "on, off" if flag.kind == "bool" else ", ".join(flag.choices) or flag.within

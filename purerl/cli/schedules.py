@@ -17,7 +17,9 @@ KINDS = {"linear": "LinearSchedule", "cosine": "CosineSchedule"}
 NUMBERS = ("start", "end", "steps")
 """Numbers of a schedule, as fields of its class and in the order of the text."""
 
-HELP = "linear:START:END[:STEPS|:PERCENT%] or cosine:..."
+HELP = (
+    "A NUMBER may be a schedule of environment steps: linear:START:END or cosine:START:END, with :STEPS or :PERCENT%."
+)
 
 
 def is_schedule(value: Any) -> bool:

@@ -95,7 +95,7 @@ def test_help_shows_meaning_default_and_range(capsys: pytest.CaptureFixture[str]
 def test_help_shows_schedules(capsys: pytest.CaptureFixture[str]) -> None:
     out = helped(capsys, "train", "dqn", "CartPole-v1")
     assert "--epsilon NUMBER epsilon: probability of a random action (default linear:1:0.05:50%; range [0, 1])" in out
-    assert "a NUMBER may be a schedule: linear:START:END" in out
+    assert "A NUMBER may be a schedule of environment steps: linear:START:END" in out
 
 
 def test_help_says_which_kind_a_parameter_belongs_to(capsys: pytest.CaptureFixture[str]) -> None:
