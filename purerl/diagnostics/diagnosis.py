@@ -127,7 +127,7 @@ class Diagnosis:
 
     def _obstacle(self, i: int) -> str:
         if self.is_detached:
-            return "the reward does not depend on the actions through a differentiable path: every gradient is 0"
+            return "the reward does not depend on the actions by a differentiable path: every gradient is exactly 0"
         if self.nonfinite[i] > 0:
             return f"{100 * self.nonfinite[i]:.2g} % of the gradients are not finite"
         if self.num_biased[i] > 0:
