@@ -149,7 +149,7 @@ class GymnaxEnvironment:
             low, high = map(np.asarray, (jax.vmap(bounds, (members,)) if several else bounds)(self.params))
         if np.any(low < space.bounds[0]) or np.any(high > space.bounds[1]):
             raise InputError(
-                f"{self.name} was made for actions in {space}: parameters may not widen these bounds to "
+                f"{self.name} was made for actions in {space}: parameters may not widen these bounds up to "
                 f"[{np.min(low):g}, {np.max(high):g}]; give the widest bounds to make"
             )
 
