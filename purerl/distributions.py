@@ -1,4 +1,4 @@
-"""Probability distributions over actions: categorical, Gaussian, and Gaussian squashed by tanh.
+"""Probability distributions over actions: categorical, Gaussian, Gaussian squashed by tanh, deterministic.
 
 An event is the last axis (for `Categorical`, the axis of the logits); every method works for one event and for any
 leading axes that all arrays share.
@@ -168,7 +168,7 @@ Distribution = Categorical | Gaussian | TanhGaussian
 
 @struct.dataclass
 class Deterministic:
-    """A single action with probability one. It has a mode and no density.
+    """Deterministic distribution: a single action with probability one. It has a mode and no density.
 
     Attributes:
         value: ``[..., n]`` between -1 and 1.
@@ -177,11 +177,11 @@ class Deterministic:
     value: Array
 
     def mode(self) -> Array:
-        """The action."""
+        """Action of the distribution."""
         return self.value
 
     def action(self, raw: Array) -> Array:
-        """The same."""
+        """Action of a raw sample: the sample itself."""
         return raw
 
 

@@ -1,6 +1,6 @@
-"""Where environments come from: `make` by name, from gymnax, Brax and here, or around an object of the user's own.
+"""Environments: `make` by name (gymnax, Brax, pixels, smooth) or from your own object; wrappers and checks.
 
-Simulators take seconds to import; each is imported when one of its environments is asked for.
+Simulators take seconds to import; each is imported when one of its environments is made.
 """
 
 from __future__ import annotations
@@ -58,27 +58,27 @@ def make(
     differentiable: bool = False,
     **options: Any,
 ) -> Environment:
-    """An environment by name, or the given one; if asked for, with a time limit, repeated actions, other observations.
+    """Environment by name or from an object, optionally with a time limit, repeated actions or other observations.
 
-    Time limits count the simulator's own steps, as Brax does: with ``action_repeat=4`` and ``episode_length=1000`` an
-    agent acts 250 times. The limit is kept exactly where it is no multiple (see `ActionRepeat`).
+    Time limits count the simulator's own steps, as in Brax: with ``action_repeat=4`` and ``episode_length=1000`` an
+    agent acts 250 times. The limit is exact even if it is not a multiple of `action_repeat` (see `ActionRepeat`).
 
     Args:
         name_or_env: gymnax's id such as ``"CartPole-v1"``, ``"brax/<name>"``, ``"smooth/<name>"``, ``"pixels/<name>"``,
-            a class of your own as ``"mypackage.envs:MyEnv"``, or an `Environment`. One of your own that returns Python
-            numbers or other dtypes that fit comes in `StrictTypes`.
-        episode_length: time limit; by default gymnax's own, 1000 for Brax, `environment_options` tells those of the
-            smooth ones, and none for an object.
-        action_repeat: simulator steps per action; their rewards are added.
-        keep: indices of the entries of a vector that the agent sees (`MaskObservation`); by default all.
-        frame_stack: observations that the agent sees at once (`FrameStack`); by default 2 for pixels, else 1.
-        differentiable: whether `jax.grad` must work through `step`. Sets the simulator up for that where it needs it
-            and refuses those whose reward or dynamics pass no gradient. An object is taken as it is.
-        options: of that environment, see `environment_options`.
+            your own class as ``"mypackage.envs:MyEnv"``, or an `Environment` object. Your own environment is wrapped in
+            `StrictTypes` if it returns Python numbers or other dtypes that can be converted without loss.
+        episode_length: time limit in steps; the default is gymnax's own, 1000 for Brax, the value in
+            `environment_options` for smooth ones, and none for an object.
+        action_repeat: simulator steps per action; their rewards are summed.
+        keep: indices of the visible entries of a vector (`MaskObservation`); by default all.
+        frame_stack: number of stacked observations (`FrameStack`); by default 2 for pixels, else 1.
+        differentiable: whether `jax.grad` must work through `step`. The simulator is prepared for it if necessary;
+            environments without gradients are refused. An object is used unchanged.
+        options: options of the environment, see `environment_options`.
 
     Raises:
-        InputError: for an unknown name or option, a value that makes no sense, or an object that breaks the contract
-            of environments (see `check_env`); nothing is compiled before.
+        InputError: for an unknown name or option, an invalid value, or an object that breaks the contract of
+            environments (see `check_env`), before anything compiles.
     """
     struct.check_value("action_repeat", action_repeat, int, "[1, inf)")
     if episode_length is not None:
@@ -95,20 +95,20 @@ def make(
 
 
 def environment_names() -> list[str]:
-    """Every name that `make` knows and that needs no download."""
+    """Names of all environments that `make` knows and that need no download."""
     return [name for suite in suites() for name in suite.names()]
 
 
 def environment_options(name: str) -> dict[str, Any]:
-    """The options of an environment with their defaults, as plain values.
+    """Options of an environment with their defaults, as plain values.
 
-    ``None`` as a default means that the environment decides.
+    The default ``None`` means that the environment decides.
     """
     return {name: option.default for name, option in options_of(name).items()}
 
 
 def options_of(name: str) -> dict[str, Option]:
-    """The options of an environment with defaults, meaning and allowed range."""
+    """Options of an environment with defaults, meaning and allowed range."""
     suite = _suite(name)
     defaults = {
         "episode_length": suite.time_limit(name),
@@ -121,7 +121,7 @@ def options_of(name: str) -> dict[str, Option]:
 
 
 def describe(name: str) -> tuple[Space, Space, int | None]:
-    """Observations, actions and time limit of an environment with default options; runs no physics."""
+    """Observations, actions and time limit of an environment with default options, without running the simulator."""
     env = make(name)
     return env.observation_space, env.action_space, _suite(name).time_limit(name)
 

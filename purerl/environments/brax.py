@@ -128,7 +128,7 @@ class BraxEnvironment:
 
 
 def names() -> list[str]:
-    """Every Brax environment, as ``"brax/<name>"``."""
+    """Names ``"brax/<name>"`` of all Brax environments."""
     if "brax.envs" not in sys.modules:  # nobody can have registered another one
         return [name for name in OVERVIEW if name.startswith(PREFIX)]
     return [f"{PREFIX}{name}" for name in _registry()]
@@ -143,9 +143,9 @@ def make(name: str, *, episode_length: int | None = None, differentiable: bool =
     """Brax environment ``"brax/<name>"`` with a time limit; see `unlimited`.
 
     Args:
-        name: with the prefix.
+        name: name with the prefix.
         episode_length: time limit in steps; by default that of Brax's benchmarks.
-        differentiable: set up for reverse mode, or refuse what passes no gradient.
+        differentiable: prepare the simulator for reverse mode; refuse environments without gradients.
         options: constructor arguments, such as ``backend="spring"``.
     """
     env = unlimited(name, differentiable=differentiable, **options)
@@ -191,7 +191,7 @@ def time_limit(name: str) -> int:
 
 
 def frame_stack(name: str) -> int:
-    """One observation at a time."""
+    """Default number of stacked observations: 1."""
     return 1
 
 

@@ -159,7 +159,7 @@ class GymnaxEnvironment:
 
 
 def names() -> list[str]:
-    """Every gymnax id that can be made without a download, the user's own included."""
+    """Names of all gymnax environments that need no download, including user-registered ones."""
     if "gymnax" not in sys.modules:  # nobody can have registered another one
         return [name for name in OVERVIEW if "/" not in name]
     return [name for name in _registry() if name not in _DOWNLOADS]
@@ -173,12 +173,12 @@ def is_known(name: str) -> bool:
 def make(
     name: str, *, episode_length: int | None = None, differentiable: bool = False, **options: Any
 ) -> GymnaxEnvironment:
-    """The gymnax environment `name`.
+    """gymnax environment by its id.
 
     Args:
         name: gymnax's id.
         episode_length: time limit in steps; by default the environment's own.
-        differentiable: refuse an environment that passes no gradient. Those that can always do.
+        differentiable: refuse an environment without gradients; the others always have them.
         options: constructor arguments (such as ``size`` of DeepSea) or fields of its ``EnvParams`` (such as
             ``gravity`` of CartPole). One that changes nothing is refused.
     """
@@ -239,7 +239,7 @@ def time_limit(name: str) -> int | None:
 
 
 def frame_stack(name: str) -> int:
-    """One observation at a time."""
+    """Default number of stacked observations: 1."""
     return 1
 
 

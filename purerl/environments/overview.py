@@ -1,6 +1,6 @@
-"""Environments of gymnax and Brax with default options: what can be said of them without their simulators.
+"""Table of the environments of gymnax and Brax with default options, for listings without their simulators.
 
-Building every robot takes half a minute. A test compares this table with what the simulators say.
+Building every robot takes half a minute. A test compares this table with the simulators.
 """
 
 OVERVIEW: dict[str, tuple[str, str, int]] = {

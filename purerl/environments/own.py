@@ -1,4 +1,4 @@
-"""Environments of the user's own, named by their class: ``"mypackage.envs:MyEnv"``."""
+"""Suite of the user's own environments, named by their class: ``"mypackage.envs:MyEnv"``."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ PREFIX = ""
 
 
 def names() -> list[str]:
-    """None: nobody knows them but their owner."""
+    """Empty list: the user's environments are not registered."""
     return []
 
 
 def is_known(name: str) -> bool:
-    """Whether `name` is of the form ``"module:Class"``; `make` says whether there is such a class."""
+    """Whether `name` has the form ``"module:Class"``; `make` checks whether the class exists."""
     return references.is_reference(name)
 
 
 def make(name: str, *, episode_length: int | None = None, differentiable: bool = False, **options: Any) -> Environment:
-    """An environment of the class that `name` names; in `StrictTypes` where it returns other dtypes.
+    """Environment of a user's class, in `StrictTypes` if it returns other dtypes.
 
     Args:
         name: ``"module:Class"``.
         episode_length: time limit in steps; by default none.
-        differentiable: not looked at; the environment is taken as it is.
-        options: fields of the class that are numbers.
+        differentiable: ignored; the environment is used unchanged.
+        options: numeric fields of the class.
 
     Raises:
         InputError: if there is no such class, it breaks the contract of environments, or an option does not fit.
@@ -57,7 +57,7 @@ def make(name: str, *, episode_length: int | None = None, differentiable: bool =
 
 
 def options(name: str) -> dict[str, Option]:
-    """Fields of the class that are plain numbers or switches; what they mean and allow is what `struct.field` says."""
+    """Fields of the class that are numbers or booleans, with meaning and range from `struct.field`."""
     return {
         field.name: Option(
             None if _default(field) is dataclasses.MISSING else as_plain(_default(field)),
@@ -70,12 +70,12 @@ def options(name: str) -> dict[str, Option]:
 
 
 def time_limit(name: str) -> int | None:
-    """None, unless asked for."""
+    """Default time limit: None."""
     return None
 
 
 def frame_stack(name: str) -> int:
-    """One."""
+    """Default number of stacked observations: 1."""
     return 1
 
 
@@ -101,7 +101,7 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 def _kind(field: dataclasses.Field) -> str:
-    """``bool``, ``int`` or ``float``, by the annotation or else the default; empty for a field of another kind."""
+    """Kind of a field by its annotation or default: ``bool``, ``int`` or ``float``; empty for another kind."""
     annotation = field.type.__name__ if isinstance(field.type, type) else str(field.type)
     parts = [part.strip() for part in annotation.split("|")]
     for kind in ("float", "int", "bool"):

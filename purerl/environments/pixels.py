@@ -79,7 +79,7 @@ def draw(x: Array, angle: Array, length: Array) -> Array:
 
 
 def names() -> list[str]:
-    """Every environment of this kind, as ``"pixels/<name>"``."""
+    """Names ``"pixels/<name>"`` of all environments of this suite."""
     return [PREFIX + "CartPole-v1"]
 
 
@@ -89,11 +89,11 @@ def is_known(name: str) -> bool:
 
 
 def make(name: str, **options: Any) -> PixelCartPole:
-    """The environment ``"pixels/<name>"``; one picture at a time.
+    """Environment ``"pixels/<name>"`` with one picture per observation.
 
     Args:
-        name: with the prefix.
-        options: those of `purerl.environments.gymnax.make`.
+        name: name with the prefix.
+        options: options of `purerl.environments.gymnax.make`.
     """
     return PixelCartPole(gymnax.make(name.removeprefix(PREFIX), **options))
 
@@ -109,5 +109,5 @@ def time_limit(name: str) -> int | None:
 
 
 def frame_stack(name: str) -> int:
-    """Two pictures, so that velocities can be seen."""
+    """Default number of stacked pictures: 2, so that velocities are visible."""
     return 2

@@ -14,13 +14,13 @@ SUITES = ("smooth", "pixels", "gymnax", "brax")
 
 
 class Suite(Protocol):
-    """What the module of a suite has. Names come with the prefix."""
+    """Interface of the module of a suite. Names include the prefix."""
 
     PREFIX: str
-    """Beginning of all names; empty for one suite, which gets the names that no other prefix fits."""
+    """Prefix of all names; one suite has an empty prefix and gets all names without another suite's prefix."""
 
     def names(self) -> list[str]:
-        """Every environment that can be made without a download. Should not import the simulator."""
+        """Names of all environments that need no download. It should not import the simulator."""
         ...
 
     def is_known(self, name: str) -> bool:
@@ -30,13 +30,13 @@ class Suite(Protocol):
     def make(
         self, name: str, *, episode_length: int | None = None, differentiable: bool = False, **options: Any
     ) -> Environment:
-        """The environment `name`, one that `is_known`.
+        """Environment with a name for which `is_known` is true.
 
         Args:
-            name: with the prefix.
-            episode_length: time limit in steps; None for the usual one, which `time_limit` tells.
+            name: name with the prefix.
+            episode_length: time limit in steps; None for the default, see `time_limit`.
             differentiable: whether `jax.grad` must work through `step`.
-            options: of that environment, see `options`.
+            options: options of the environment, see `options`.
 
         Raises:
             InputError: for an option that it does not have or a value that makes no sense.
@@ -44,27 +44,27 @@ class Suite(Protocol):
         ...
 
     def options(self, name: str) -> dict[str, Option]:
-        """The options of `name`, beside those that every environment has."""
+        """Options of an environment, without those that every environment has."""
         ...
 
     def time_limit(self, name: str) -> int | None:
-        """Steps after which an episode is cut unless asked otherwise; None for never."""
+        """Default time limit in steps, or None."""
         ...
 
     def frame_stack(self, name: str) -> int:
-        """Observations that the agent sees at once unless asked otherwise."""
+        """Default number of stacked observations."""
         ...
 
 
 def suites() -> list[Suite]:
-    """All suites. Importing their modules loads no simulator."""
+    """List of all suites. The import of their modules does not import a simulator."""
     return [_suite(module) for module in SUITES]
 
 
 def suite_of(name: str) -> Suite | None:
-    """The suite that has the environment `name`; None if none has.
+    """Suite of an environment, or None for an unknown name.
 
-    A name such as ``"mypackage.envs:MyEnv"`` is that of a class of the user's own.
+    A name such as ``"mypackage.envs:MyEnv"`` stands for a class of the user.
     """
     if references.is_reference(name):
         return _suite("own")

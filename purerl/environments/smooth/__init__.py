@@ -43,7 +43,7 @@ _CLASSES: dict[str, type] = {
 
 
 def names() -> list[str]:
-    """Every environment of this kind, as ``"smooth/<name>"``."""
+    """Names ``"smooth/<name>"`` of all environments of this suite."""
     return list(_CLASSES)
 
 
@@ -56,9 +56,9 @@ def make(name: str, *, episode_length: int | None = None, differentiable: bool =
     """Environment ``"smooth/<name>"`` with a time limit; see `unlimited`.
 
     Args:
-        name: with the prefix.
+        name: name with the prefix.
         episode_length: time limit in steps; by default that of `EPISODE_LENGTH`.
-        differentiable: always granted.
+        differentiable: no effect; these environments always have gradients.
         options: fields of its class, such as ``mass=2.0``.
     """
     return TimeLimit(unlimited(name, **options), EPISODE_LENGTH[name] if episode_length is None else episode_length)
@@ -86,7 +86,7 @@ def time_limit(name: str) -> int:
 
 
 def frame_stack(name: str) -> int:
-    """One observation at a time."""
+    """Default number of stacked observations: 1."""
     return 1
 
 
