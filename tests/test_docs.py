@@ -48,8 +48,7 @@ def run_shell(example: Example) -> None:
             parse_purerl(words[1:]) if only_parsed else run_purerl(words[1:])
         elif words[0] == "python":
             assert only_parsed, "programs beside the package run in test_scripts"
-            with pytest.MonkeyPatch.context() as patch:
-                parse_program(words[1:], patch)
+            parse_program(words[1:])
         else:
             subprocess.run(words, check=True)
 
@@ -96,17 +95,18 @@ class Parsed(Exception):
     """Ends a program when it has read its words."""
 
 
-def parse_program(words: list[str], patch: pytest.MonkeyPatch) -> None:
+def parse_program(words: list[str]) -> None:
     """Start a program of ours, end it when it has read its words, and configure the agents that it would train."""
     original = argparse.ArgumentParser.parse_known_args
 
     def parse(self: argparse.ArgumentParser, *args: Any) -> None:
         raise Parsed(*original(self, *args))
 
-    patch.setattr(argparse.ArgumentParser, "parse_known_args", parse)
-    patch.setattr(sys, "argv", words)
-    with pytest.raises(Parsed) as parsed:
-        start(words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_known_args", parse)
+        patch.setattr(sys, "argv", words)
+        with pytest.raises(Parsed) as parsed:
+            start(words)
     values, flags = vars(parsed.value.args[0]), parsed.value.args[1]
     for algorithm, env in itertools.product(values.get("algorithms", ()), values.get("envs", [values.get("env")])):
         configure(algorithm, env, flags)

@@ -104,7 +104,7 @@ def test_loss_against_a_slow_reference():
 @pytest.mark.parametrize("normalize_advantage", [True, False])
 def test_advantages_are_standardised_within_minibatches(normalize_advantage):
     # Of two advantages, standardised, only their order remains. Over the whole batch the cube would change them.
-    pairs = {"num_envs": 8, "rollout_length": 4, "num_minibatches": 16}
+    pairs = {"num_envs": 8, "rollout_length": 4, "num_minibatches": 16, "learning_rate": 1e-2}
     algorithm = ppo(obs_reward(), normalize_advantage=normalize_advantage, **pairs)
     state, batch = begin(algorithm, jax.random.key(0)), as_steps(algorithm, random_batch())
     other = dataclasses.replace(batch, advantage=7.0 * batch.advantage**3 + 3.0)
