@@ -287,6 +287,7 @@ def test_the_line_search_takes_the_first_length_that_will_do():
             chex.assert_trees_all_equal(new, params)
             continue
         full = jax.tree.map(lambda a, b, length=length: b + (a - b) / length, new, params)
+        candidate = 1.0
         for candidate in 0.8 ** np.arange(8):
             there = jax.tree.map(lambda a, b, c=candidate: b + c * (a - b), full, params)
             kl = divergence(algorithm, None, batch.obs, params, there)
