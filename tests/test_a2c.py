@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import begin, bits, last
 from probes import action_times_obs, obs_reward
-from test_contract import NETWORK, begin, bits, last
+from rows import NETWORK
 
 import purerl
 from purerl import (

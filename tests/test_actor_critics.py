@@ -11,8 +11,9 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import bits, network_of
 from probes import Fork
-from test_contract import ALGORITHMS, bits, network_of
+from rows import ALGORITHMS
 from test_dqn import BATCH_SIZE, draw, shake, until_a_thousand_steps, view
 from test_experience import written
 

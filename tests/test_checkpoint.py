@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_contract import bits
+from helpers import bits
 
 from purerl import InputError, checkpoint
 from purerl.cli import main

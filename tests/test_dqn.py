@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import bits, network_of
 from probes import Fork
-from test_contract import ALGORITHMS, bits, network_of
+from rows import ALGORITHMS
 
 import purerl
 from purerl import CNN, DQN, Adam, ExpectedValue, InputError, LinearSchedule, QNetwork, optimizers, schedules, struct

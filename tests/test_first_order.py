@@ -7,8 +7,8 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import begin
 from probes import Target
-from test_contract import begin
 
 import purerl
 from purerl import APG, MLP, SHAC, ActorCritic, DeterministicPolicy, Policy, iterate, rollout, struct

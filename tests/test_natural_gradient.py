@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import begin, network_of
 from probes import Target, action_times_obs, obs_reward
-from test_contract import NETWORK, begin, network_of
+from rows import NETWORK
 
 import purerl
 from purerl import MLP, TRPO, ActorCritic, InputError, floats, normalize, rollout

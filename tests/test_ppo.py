@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import begin, bits, last
 from probes import Target, obs_reward
-from test_contract import NETWORK, begin, bits, last, ppo
+from rows import NETWORK, ppo
 
 import purerl
 from purerl import PPO, ActorCritic, InputError, LinearSchedule, iterate

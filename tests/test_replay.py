@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from probes import delay
-from test_contract import ALGORITHMS
+from rows import ALGORITHMS
 
 from purerl import InputError, runner, sum_tree
 from purerl.replay import PrioritizedReplay, Replay
