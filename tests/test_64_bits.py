@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from environments.environment_contract import check_types
 from probes import obs_reward
-from test_contract import ALGORITHMS, NETWORK, for_each, ppo
+from rows import ALGORITHMS, NETWORK, for_each, ppo
 
 import purerl
 from purerl import LSTM, ActorCritic, Population, runner

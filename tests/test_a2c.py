@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import begin, bits, last
 from probes import action_times_obs, obs_reward
-from test_contract import NETWORK, begin, bits, last
+from rows import NETWORK
 
 import purerl
 from purerl import (
@@ -179,7 +180,7 @@ def test_rmsprop_is_that_of_tensorflow(algorithm):
     optimizer = rule.transformation(jnp.float32(0.1))
     params, squares = np.float32([1.0, -2.0]), np.ones(2)
     opt_state = optimizer.init(params)
-    for grad in np.float32([[0.5, -30.0], [0.0, 2.0], [-4.0, 1e-3]]):
+    for grad in np.array([[0.5, -30.0], [0.0, 2.0], [-4.0, 1e-3]], np.float32):
         squares = 0.99 * squares + 0.01 * grad**2
         updates, opt_state = optimizer.update(grad, opt_state, params)
         np.testing.assert_allclose(updates, -0.1 * grad / np.sqrt(squares + 1e-5), rtol=1e-5)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import Target
-from test_contract import NETWORK
+from rows import NETWORK
 
 import purerl
 from purerl import GRU, MLP, ActorCritic, DeterministicPolicy, normalize

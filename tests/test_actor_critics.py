@@ -11,8 +11,9 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import bits, network_of
 from probes import Fork
-from test_contract import ALGORITHMS, bits, network_of
+from rows import ALGORITHMS
 from test_dqn import BATCH_SIZE, draw, shake, until_a_thousand_steps, view
 from test_experience import written
 
@@ -269,7 +270,9 @@ def test_td3s_policy_costs_one_critic_however_many_there_are():
         params = jax.eval_shape(algorithm._init_params, jax.random.key(0))
         obs = jax.ShapeDtypeStruct((BATCH_SIZE, 3), jnp.float32)
         gradient = jax.jit(jax.grad(algorithm._actor_loss))
-        return gradient.lower(*params, ReplaySample(obs, *[None] * 8)).cost_analysis()["flops"]
+        cost = gradient.lower(*params, ReplaySample(obs, *[None] * 8)).cost_analysis()
+        assert cost is not None
+        return cost["flops"]
 
     assert flops(8) < 1.1 * flops(1)
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_contract import bits
+from helpers import bits
 
 from purerl import InputError, checkpoint
 from purerl.cli import main
@@ -214,6 +214,7 @@ with checkpoint.Checkpointer(sys.argv[1]) as checkpointer:
 
 
 def test_a_kill_during_a_save_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    folder = tmp_path
     for attempt in range(5):
         folder = tmp_path / str(attempt)
         checkpoint.save(folder, 1, state())

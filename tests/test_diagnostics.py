@@ -233,7 +233,7 @@ class Toy:
         return Box((1,))
 
     @property
-    def action_space(self):
+    def action_space(self) -> Box | Discrete:
         return Box((1,), -1.0, 1.0)
 
     def reset(self, key):

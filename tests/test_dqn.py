@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import bits, network_of
 from probes import Fork
-from test_contract import ALGORITHMS, bits, network_of
+from rows import ALGORITHMS
 
 import purerl
 from purerl import CNN, DQN, Adam, ExpectedValue, InputError, LinearSchedule, QNetwork, optimizers, schedules, struct
@@ -250,6 +251,28 @@ def test_the_size_of_the_noise_is_learned():
     for name in ("value_hidden", "value", "advantage_hidden", "advantage"):
         assert np.abs(one[name]["kernel_std"]).max() > 1e-6, name
         assert (one[name]["kernel_std"] != other[name]["kernel_std"]).any(), name
+
+
+def test_choice_and_target_have_noise_of_their_own():
+    """Else the action would be chosen by the noise that its value then has, and the target be too high."""
+    algorithm, state = noisy()
+    batch = sample(dqn(), state, jax.random.key(3))
+    one = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape), batch)
+    one = struct.replace(one, reward=jnp.full(BATCH_SIZE, 1000.0), discount=jnp.ones(BATCH_SIZE))
+    keys = jax.random.split(jax.random.key(0), 2000)
+    error = jax.jit(jax.vmap(lambda key: algorithm._loss(state.params, state, one, key)[1][1]["td_error"].value))(keys)
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(None, 0))
+    def drawn(obs, key):
+        output = network_of(algorithm).apply(state.params, obs, rngs={"noise": key})
+        return algorithm.network.head.value(output)
+
+    value, next_value = (np.asarray(drawn(obs[0], keys)) for obs in (one.obs, one.next_obs))
+    share = np.bincount(next_value.argmax(axis=1), minlength=3) / len(keys)
+    expected = 1000.0 + share @ next_value.mean(axis=0) - value[:, one.action[0]].mean()
+    assert next_value.max(axis=1).mean() - share @ next_value.mean(axis=0) > 0.3
+    np.testing.assert_allclose(error.mean(), expected, atol=0.15)
 
 
 # Priorities

@@ -195,7 +195,7 @@ def test_a_warm_up_equals_collecting_by_hand():
     timestep = jax.vmap(FORKS.env.reset)(jax.random.split(reset_key, 4))
     flight = jax.vmap(lambda timestep: rollout.begin(timestep, ()))(timestep)
     state = ExperienceState(flight, normalize.init((3,)), None, None)
-    replay = RING.init(jnp.zeros(3), jnp.zeros(2))
+    replay, episodes = RING.init(jnp.zeros(3), jnp.zeros(2)), {}
     for key in jax.random.split(warmup_key, 2):
         state, replay, episodes = collect_into(FORKS, RING, state, replay, policy, key)
     assert int(replay.size) == int(replay.position) == 16

@@ -7,8 +7,8 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import begin
 from probes import Target
-from test_contract import begin
 
 import purerl
 from purerl import APG, MLP, SHAC, ActorCritic, DeterministicPolicy, Policy, iterate, rollout, struct
@@ -148,7 +148,7 @@ def test_a_gradient_stays_within_its_window():
     """What the policy did in the window before, and so where this one begins, is a constant."""
     algorithm = APG(env=Integrator(length=100), network=LINEAR, num_envs=2, rollout_length=1, learning_rate=0.0)
     state = begin(algorithm, jax.random.key(0))
-    state = struct.replace(state, params=jax.tree.map(jnp.zeros_like, state.params))
+    state, metrics = struct.replace(state, params=jax.tree.map(jnp.zeros_like, state.params)), {}
     for _ in range(3):
         state, metrics = jax.jit(algorithm.step)(state)
     x = float(state.experience.rollout.timestep.state[0][0])
@@ -325,7 +325,9 @@ def test_shac_refuses_what_cannot_work():
 def test_whole_numbers_pass_no_gradient(algorithm):
     @struct.dataclass
     class Steps(Target):
-        action_space = Box((1,), -2, 2, np.int32)
+        @property
+        def action_space(self):
+            return Box((1,), -2, 2, np.int32)
 
     with pytest.raises(purerl.InputError, match=r"needs bounded continuous actions, got .*int32"):
         algorithm(env=Steps())

@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import begin, bits, last
 from probes import Probe, action_times_obs, endless
-from test_contract import NETWORK, begin, bits, last
+from rows import NETWORK
 
 import purerl
 from purerl import A2C, GRU, IMPALA, ActorCritic, InputError, iterate, struct

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from test_contract import last
+from helpers import last
 
 import purerl
 from purerl import Population, iterate

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purerl.minibatches import accumulate_gradient, shuffled_indices
+from purerl.minibatches import accumulate_gradient, minibatch_epochs, shuffled_indices
 from purerl.types import Mean
 
 
@@ -61,6 +61,21 @@ def expect(shares, probability, number):
 def test_shuffles_differ(size):
     orders = {tuple(np.asarray(shuffled_indices(jax.random.key(seed), size))[:8]) for seed in range(200)}
     assert len(orders) > 190
+
+
+def test_epochs_take_every_row_once_in_orders_and_with_keys_of_their_own():
+    def update(seen, indices, key):
+        at = jnp.argmin(seen[:, 0])
+        return seen.at[at].set(jnp.r_[indices, jax.random.bits(key, dtype=jnp.uint8)]), {
+            "one": Mean.of(jnp.float32(1.0))
+        }
+
+    seen, metrics = minibatch_epochs(update, jnp.full((6, 33), -1), jax.random.key(0), 64, 3, 2)
+    rows, words = np.asarray(seen)[:, :-1].reshape(3, 64), np.asarray(seen)[:, -1]
+    np.testing.assert_array_equal(np.sort(rows, axis=1), np.tile(np.arange(64), (3, 1)))
+    assert len({tuple(order) for order in rows}) == 3
+    assert len(set(words)) == 6
+    assert metrics["one"].count == 6
 
 
 @pytest.mark.parametrize("num_rows", [7, 1024, 2048, 3000, 2 * 1031])

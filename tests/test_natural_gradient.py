@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import begin, network_of
 from probes import Target, action_times_obs, obs_reward
-from test_contract import NETWORK, begin, network_of
+from rows import NETWORK
 
 import purerl
 from purerl import MLP, TRPO, ActorCritic, InputError, floats, normalize, rollout
@@ -287,6 +288,7 @@ def test_the_line_search_takes_the_first_length_that_will_do():
             chex.assert_trees_all_equal(new, params)
             continue
         full = jax.tree.map(lambda a, b, length=length: b + (a - b) / length, new, params)
+        candidate = 1.0
         for candidate in 0.8 ** np.arange(8):
             there = jax.tree.map(lambda a, b, c=candidate: b + c * (a - b), full, params)
             kl = divergence(algorithm, None, batch.obs, params, there)

@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import begin, bits, last
 from probes import endless, obs_reward
-from test_contract import ALGORITHMS, begin, bits, last, ppo
+from rows import ALGORITHMS, ppo
 
 import purerl
 from purerl import InputError, Population, iterate

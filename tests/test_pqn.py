@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import begin, bits, last, network_of
 from probes import endless, obs_reward
-from test_contract import ALGORITHMS, begin, bits, last, network_of, pqn, trained
+from rows import ALGORITHMS, pqn, trained
 
 import purerl
 from purerl import (

@@ -71,7 +71,9 @@ def test_pictures_are_seen_between_0_and_1(space, greatest):
 
 @struct.dataclass
 class Screen(Counter):
-    observation_space = Box((2, 2), 0, 255, np.uint8)
+    @property
+    def observation_space(self):
+        return Box((2, 2), 0, 255, np.uint8)
 
     def reset(self, key):
         return struct.replace(Counter.reset(self, key), obs=jnp.zeros((2, 2), jnp.uint8))

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import learn
 from probes import Recall
-from test_contract import learn, tiny
+from rows import tiny
 
 import purerl
 from purerl import GRU, LSTM, MLP, PPO, ActorCritic

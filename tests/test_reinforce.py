@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import begin, learn, network_of
 from probes import Probe, _timestep, action_times_obs, endless
-from test_contract import NETWORK, begin, learn, network_of
+from rows import NETWORK
 
 import purerl
 from purerl import MLP, REINFORCE, ActorCritic, Baseline, InputError, rollout, struct

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from probes import delay
-from test_contract import ALGORITHMS
+from rows import ALGORITHMS
 
 from purerl import InputError, runner, sum_tree
 from purerl.replay import PrioritizedReplay, Replay
@@ -60,7 +60,7 @@ def keeper(replay, steps, t):
 
 def window(replay, steps, start):
     """``(obs, reward, discount, next_obs or None, observations on the way)`` by the definition."""
-    total, factor = 0.0, 1.0
+    total, factor, last, terminated, next_obs = 0.0, 1.0, start, False, None
     for last in range(start, start + replay.n_step):
         obs, reward, terminated, truncated, next_obs = steps[last]
         if truncated and keeper(replay, steps, last) < last:

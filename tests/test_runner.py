@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import begin
 from probes import obs_reward
-from test_contract import begin, ppo
+from rows import ppo
 
 from purerl import InputError, Population, iterate, runner, struct
 from purerl.types import Mean

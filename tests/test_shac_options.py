@@ -5,7 +5,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_contract import begin
+from helpers import begin
 
 import purerl
 from purerl import MLP, SHAC, ActorCritic, Policy, rollout, struct

@@ -36,6 +36,14 @@ def test_interval_covers_the_mean_about_as_often_as_promised() -> None:
     assert 0.89 < covered < 0.97
 
 
+def test_interval_of_many_seeds_is_that_of_a_normal_distribution() -> None:
+    scores = np.random.default_rng(4).normal(size=400)
+    summary = summarize(scores)
+    low, high = summary["ci95"]  # type: ignore[misc]
+    assert high - low == pytest.approx(2 * 1.96 * scores.std() / 20, rel=0.03)
+    assert [low, high] == pytest.approx([float(bound) for bound in bootstrap_interval(scores)])  # type: ignore[union-attr]
+
+
 def test_interval_of_one_seed_is_none() -> None:
     assert bootstrap_interval(np.array([3.0])) is None
     assert summarize(np.array([3.0])) == {"per_member": [3.0], "mean": 3.0, "iqm": 3.0, "ci95": None}
@@ -56,6 +64,13 @@ def test_strata_do_not_widen_the_interval() -> None:
     low, high = summarize(apart)["ci95"]  # type: ignore[misc]
     assert high - low < 2.0
     assert summarize(apart)["mean"] == pytest.approx(np.mean(apart))
+
+
+def test_strata_are_resampled_apart() -> None:
+    """The mean of two independent strata is known better by sqrt(2) than that of either."""
+    scores = np.random.default_rng(5).normal(size=40)
+    (low, high), (one_low, one_high) = (summarize(each)["ci95"] for each in (np.stack([scores, scores]), scores))  # type: ignore[misc]
+    assert high - low == pytest.approx((one_high - one_low) / np.sqrt(2), rel=0.03)
 
 
 def test_summaries_are_reproducible_and_fit_json() -> None:

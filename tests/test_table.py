@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import test_contract
+import rows
 
 import purerl
 from purerl import InputError, presets
@@ -21,7 +21,7 @@ def test_every_row_is_a_public_class_with_a_contract(name: str) -> None:
     cls = row.load()
     assert getattr(purerl, cls.__name__) is cls
     assert cls.__name__ in dir(purerl)
-    assert name in test_contract.ALGORITHMS
+    assert name in rows.ALGORITHMS
     assert f"`{name}`" in (ROOT / "README.md").read_text()
 
 

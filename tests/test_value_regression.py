@@ -52,6 +52,36 @@ def test_every_epoch_takes_every_sample_once():
     np.testing.assert_allclose(loss.value, 0.5 * np.mean(TARGET**2), rtol=1e-5)
 
 
+class Recorder:
+    """An optimiser that moves nothing and keeps the gradients of six updates."""
+
+    def transformation(self, learning_rate):
+        def update(gradient, state, params=None):
+            count, seen = state
+            return jnp.zeros_like(gradient), (count + 1, seen.at[count].set(gradient))
+
+        return optax.GradientTransformation(lambda params: (jnp.int32(0), jnp.zeros((6, *params.shape))), update)
+
+
+def test_epochs_have_orders_of_their_own():
+    # One parameter per sample: a gradient shows who is in its minibatch.
+    params, optimizer = jnp.zeros(64), Recorder()
+    _, (_, seen), _ = fit_value(
+        lambda params, obs: params @ obs,
+        optimizer,
+        0.0,
+        (params, optimizers.init(optimizer, params)),
+        jnp.eye(64),
+        jnp.ones(64),
+        jax.random.key(0),
+        3,
+        2,
+    )
+    epochs = np.reshape(np.asarray(seen) != 0.0, (3, 2, 64))
+    np.testing.assert_array_equal(epochs.sum(axis=1), 1)
+    assert len({minibatch.tobytes() for minibatch in epochs[:, 0]}) == 3
+
+
 def test_one_epoch_of_one_minibatch_is_one_step_of_gradient_descent():
     params, _, _ = fit(SGD(), 0.1, NOTHING, 1, 1)
     np.testing.assert_allclose(params["w"], 0.1 * (TARGET[:, None] * OBS).mean(axis=0), rtol=1e-4)

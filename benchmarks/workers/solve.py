@@ -40,7 +40,7 @@ def solve(seed):
     return seconds, *json.loads(lines[-1])
 
 
-compile_seconds = 0.0
+compile_seconds = first_seconds = 0.0
 if args.library == "purerl":
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "purerl-benchmark-cache"))
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"

@@ -165,7 +165,17 @@ class Drift(brax.envs.Env):
         obs = state.obs + self.speed * action
         return state.replace(obs=obs, reward=obs.sum(), done=jnp.where(obs.sum() > 3.0, 1.0, 0.0))
 
-    observation_size, action_size, backend = 2, 2, "none"
+    @property
+    def observation_size(self):
+        return 2
+
+    @property
+    def action_size(self):
+        return 2
+
+    @property
+    def backend(self):
+        return "none"
 
 
 @pytest.fixture

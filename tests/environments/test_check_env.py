@@ -1,6 +1,7 @@
 """Mistakes in environments of one's own, each with the field that is wrong and the remedy, before anything compiles."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from purerl.spaces import Box, Discrete
 class Ramp:
     """Three numbers that grow by one per step; what subclasses get wrong is what they override."""
 
-    speed: float = np.float32(1.0)
+    speed: Any = np.float32(1.0)
 
     observation_space = Box((3,), 0.0, 1000.0)
     action_space = Discrete(2)

@@ -245,7 +245,7 @@ class Walk(gymnax_environment.Environment):
 
     def step_env(self, key, state, action, params):
         position = state.position + self.stride * (2 * action - 1) + self.drift
-        return position.reshape(1) * 1.0, WalkState(position, state.time + 1), 1, position >= 2, {}
+        return position.reshape(1) * 1.0, WalkState(position, state.time + 1), jnp.float32(1.0), position >= 2, {}
 
     def observation_space(self, params):
         return gymnax_spaces.Box(-9, 9, (1,))

@@ -234,7 +234,9 @@ def test_flatten_observation():
 def test_flattened_pictures_lie_between_0_and_1():
     @struct.dataclass
     class Screen(Lights):
-        observation_space = Box((2, 2), 0, 255, np.uint8)
+        @property
+        def observation_space(self):
+            return Box((2, 2), 0, 255, np.uint8)
 
         def reset(self, key):
             return struct.replace(Lights.reset(self, key), obs=jnp.uint8([[0, 51], [255, 255]]))

@@ -1,0 +1,326 @@
+"""One row per algorithm: what the contract and other tests need to know of it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+from helpers import learn, network_of
+
+import purerl
+from purerl import (
+    A2C,
+    APG,
+    DDPG,
+    DQN,
+    GRU,
+    IMPALA,
+    MLP,
+    PPO,
+    PQN,
+    REINFORCE,
+    SAC,
+    SHAC,
+    TD3,
+    TRPO,
+    ActorCritic,
+    DeterministicActorCritic,
+    DeterministicPolicy,
+    DiscreteSAC,
+    DiscreteSoftActorCritic,
+    QNetwork,
+    SoftActorCritic,
+)
+from purerl.optimizers import Adam
+from purerl.schedules import LinearSchedule
+from purerl.sequences import apply_over_time
+
+NETWORK = ActorCritic(trunk=MLP((16,)))
+TINY = MLP((16,), nn.relu)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What the contract needs to know of an algorithm.
+
+    Attributes:
+        make: on an environment, tiny, with changed hyper-parameters.
+        on_probe: what is changed to learn a probe quickly.
+        value: of the last of some observations ``[T, 1]`` that were seen in turn, given algorithm and state; None where
+            nothing estimates one.
+        params: those that the policy depends on, of a state.
+        discrete: whether it takes discrete actions; if not, continuous ones.
+        either: whether it takes both; most is then tested on those of `discrete`.
+    """
+
+    make: Callable[..., Any]
+    on_probe: dict[str, Any]
+    value: Callable[[Any, Any, Any], Any] | None
+    params: Callable[[Any], Any]
+    discrete: bool = True
+    either: bool = False
+
+    @property
+    def env(self):
+        """Name, options and the name of a physics parameter of a real task."""
+        return ("CartPole-v1", {}, "gravity") if self.discrete else ("Pendulum-v1", {"episode_length": 20}, "g")
+
+
+def ppo(env, **changes):
+    tiny = {
+        "num_envs": 4,
+        "rollout_length": 8,
+        "num_epochs": 2,
+        "num_minibatches": 2,
+        "learning_rate": 1e-3,
+        "network": NETWORK,
+        "normalize_observations": True,
+        "normalize_rewards": True,
+    }
+    return PPO(env=env, **(tiny | changes))
+
+
+def pqn(env, **changes):
+    tiny = {
+        "num_envs": 4,
+        "rollout_length": 8,
+        "num_epochs": 2,
+        "num_minibatches": 2,
+        "learning_rate": 1e-3,
+        "network": QNetwork(MLP((16,), nn.relu, layer_norm=True)),
+        "normalize_observations": True,
+    }
+    return PQN(env=env, **(tiny | changes))
+
+
+def off_policy(algorithm, network, **tiny):
+    shape = {"num_envs": 4, "rollout_length": 8, "updates_per_iteration": 2, "batch_size": 16}
+    memory = {"buffer_size": 320, "warmup_steps": 64, "learning_rate": 1e-3, "normalize_observations": True}
+    return lambda env, **changes: algorithm(env=env, network=network, **(shape | memory | tiny | changes))
+
+
+def first_order(algorithm, network, **tiny):
+    shape = {"num_envs": 4, "rollout_length": 8, "learning_rate": 1e-3, "normalize_observations": True}
+    return lambda env, **changes: algorithm(env=env, network=network, **(shape | tiny | changes))
+
+
+ON_PROBE = {
+    "rollout_length": 1,
+    "updates_per_iteration": 8,
+    "batch_size": 32,
+    "learning_rate": 5e-3,
+    "normalize_observations": False,
+    "tau": 0.1,
+}
+
+
+NO_ENTROPY = {"initial_temperature": 1e-4, "temperature_learning_rate": 0.0}
+
+
+def ppo_value(algorithm, state, obs):
+    carry = jax.tree.map(lambda leaf: leaf[None], algorithm.network.initial_carry())
+    _, (_, value) = apply_over_time(
+        network_of(algorithm), state.params, carry, obs[None], jnp.zeros((1, len(obs)), bool)
+    )
+    return value[0, -1]
+
+
+def dqn_value(algorithm, state, obs):
+    return algorithm.network.head.value(network_of(algorithm).apply(state.params, obs[-1])).max()
+
+
+def action_value(algorithm, state, obs):
+    action = network_of(algorithm).apply(state.actor_params, obs[-1], method="actor")
+    action = action if isinstance(action, jax.Array) else action.action(action.mode())
+    return network_of(algorithm).apply(state.critic_params, obs[-1], action, method="critic").min()
+
+
+def shac_value(algorithm, state, obs):
+    return network_of(algorithm).apply(state.critic_params, obs[-1], method="critic")
+
+
+def discrete_sac_value(algorithm, state, obs):
+    return network_of(algorithm).apply(state.critic_params, obs[-1], method="critic").min(axis=0).max()
+
+
+def actor_params(state):
+    return state.actor_params
+
+
+def dqn(**pieces):
+    """With any of its pieces: those of the network, and hyper-parameters."""
+    network = QNetwork(TINY, **{name: pieces.pop(name) for name in ("head", "dueling", "noisy") if name in pieces})
+    make = off_policy(DQN, network, **pieces)
+    on_probe = ON_PROBE | {"target_period": 1, "epsilon": LinearSchedule(1.0, 0.05, 300.0)}
+    return Row(make, on_probe, dqn_value, lambda state: state.params)
+
+
+def actor_critic(algorithm, **tiny):
+    shape = {"num_envs": 4, "rollout_length": 8, "learning_rate": 1e-3, "network": NETWORK}
+    tiny = shape | {"normalize_observations": True, "normalize_rewards": True} | tiny
+    return lambda env, **changes: algorithm(env=env, **(tiny | changes))
+
+
+def policy_gradient(algorithm, **on_probe):
+    """With a value that learns apart."""
+    shape = {"num_envs": 4, "rollout_length": 8, "num_epochs": 2, "num_minibatches": 2, "network": NETWORK}
+    tiny = shape | {"learning_rate": 1e-3, "normalize_observations": True, "normalize_rewards": True}
+    return Row(
+        lambda env, **changes: algorithm(env=env, **(tiny | changes)),
+        {"num_envs": 16, "num_epochs": 4, "normalize_observations": False, "normalize_rewards": False} | on_probe,
+        shac_value,
+        # Not its head: a natural step leaves the sum of a softmax's biases as it is.
+        lambda state: state.actor_params["params"]["actor_trunk"],
+        either=True,
+    )
+
+
+PPO_ON_PROBE = {
+    "num_envs": 16,
+    "num_epochs": 4,
+    "learning_rate": 5e-3,
+    "entropy_coef": 0.0,
+    "value_clip_eps": None,
+    "normalize_observations": False,
+    "normalize_rewards": False,
+}
+
+
+# With Adam: RMSProp begins with squares of 1, so its first hundred steps are small.
+A2C_ON_PROBE = {
+    "num_envs": 16,
+    "optimizer": Adam(eps=1e-5, max_grad_norm=0.5),
+    "learning_rate": 1e-2,
+    "normalize_observations": False,
+    "normalize_rewards": False,
+}
+
+
+# One row per algorithm, and some with other pieces.
+ALGORITHMS = {
+    "ppo": Row(ppo, PPO_ON_PROBE, ppo_value, lambda state: state.params, either=True),
+    "recurrent_ppo": Row(
+        lambda env, **changes: ppo(env, **({"network": ActorCritic(MLP((16,)), GRU(8))} | changes)),
+        PPO_ON_PROBE,
+        ppo_value,
+        lambda state: state.params,
+        either=True,
+    ),
+    "a2c": Row(
+        actor_critic(A2C),
+        A2C_ON_PROBE,
+        ppo_value,
+        lambda state: state.params,
+        either=True,
+    ),
+    "recurrent_a2c": Row(
+        actor_critic(A2C, network=ActorCritic(MLP((16,)), GRU(8))),
+        A2C_ON_PROBE,
+        ppo_value,
+        lambda state: state.params,
+        either=True,
+    ),
+    "impala": Row(
+        actor_critic(IMPALA, lag=2),
+        A2C_ON_PROBE | {"learning_rate": 2e-2},
+        ppo_value,
+        lambda state: state.params,
+        either=True,
+    ),
+    "reinforce": policy_gradient(REINFORCE, learning_rate=5e-3, critic_learning_rate=5e-3),
+    "npg": policy_gradient(TRPO, line_search=False, learning_rate=5e-3),
+    "trpo": policy_gradient(TRPO, learning_rate=5e-3),
+    "dqn": dqn(),
+    "rainbow": dqn(
+        head=purerl.C51(51, -2.0, 12.0),
+        dueling=True,
+        noisy=True,
+        double=True,
+        n_step=3,
+        priority_exponent=0.5,
+        epsilon=LinearSchedule(0.1, 0.05, 250_000.0),
+    ),
+    "pqn": Row(
+        pqn,
+        {
+            "rollout_length": 2,
+            "num_epochs": 4,
+            "learning_rate": 5e-3,
+            "epsilon": LinearSchedule(1.0, 0.05, 1_000.0),
+            "normalize_observations": False,
+        },
+        dqn_value,
+        lambda state: state.params,
+    ),
+    "ddpg": Row(
+        off_policy(DDPG, DeterministicActorCritic(TINY), noise_std=0.3, noise_decay=0.5),
+        ON_PROBE,
+        action_value,
+        actor_params,
+        discrete=False,
+    ),
+    "td3": Row(
+        off_policy(TD3, DeterministicActorCritic(TINY, 2)),
+        ON_PROBE,
+        action_value,
+        actor_params,
+        discrete=False,
+    ),
+    "sac": Row(
+        off_policy(SAC, SoftActorCritic(TINY)), ON_PROBE | NO_ENTROPY, action_value, actor_params, discrete=False
+    ),
+    "discrete_sac": Row(
+        off_policy(DiscreteSAC, DiscreteSoftActorCritic(TINY)), ON_PROBE | NO_ENTROPY, discrete_sac_value, actor_params
+    ),
+    "apg": Row(
+        first_order(APG, DeterministicPolicy(TINY)),
+        {"learning_rate": 1e-2, "normalize_observations": False},
+        None,
+        lambda state: state.params,
+        discrete=False,
+    ),
+    "shac": Row(
+        first_order(SHAC, ActorCritic(TINY, squash=True, initial_std=0.4), num_epochs=2, num_minibatches=2),
+        {"learning_rate": 1e-2, "critic_learning_rate": 1e-2, "num_epochs": 8, "normalize_observations": False},
+        shac_value,
+        actor_params,
+        discrete=False,
+    ),
+}
+
+
+# Made of pieces that other rows have, and that have tests of their own.
+VARIANTS = ("recurrent_a2c", "npg", "rainbow")
+
+
+def for_each(names):
+    """A test for each of these rows; variants only with ``--slow``."""
+    rows = [pytest.param(name, marks=pytest.mark.slow) if name in VARIANTS else name for name in names]
+    return pytest.mark.parametrize("name", rows)
+
+
+every_algorithm = for_each(ALGORITHMS)
+
+
+every_one_with_a_value = for_each(name for name, row in ALGORITHMS.items() if row.value)
+
+
+def tiny(name, **changes):
+    env, options, _ = ALGORITHMS[name].env
+    return ALGORITHMS[name].make(purerl.make(env, **options), **changes)
+
+
+def trained(name, probe, iterations, **changes):
+    """After so many iterations of learning, and a function that tells the value of the last of some observations."""
+    row = ALGORITHMS[name]
+    algorithm = row.make(probe, **(row.on_probe | changes))
+    state = learn(algorithm, 1, iterations)
+
+    def value(*seen):
+        assert row.value is not None, "nothing estimates one"
+        return float(row.value(algorithm, state, jnp.float32(seen)[:, None]))
+
+    return algorithm, state, value
