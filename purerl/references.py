@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 import traceback
 from types import ModuleType
 from typing import Any
@@ -50,7 +52,11 @@ def _module(path: str) -> ModuleType:
     except InputError:
         raise
     except Exception as error:
-        # The deepest line tells the owner of a module what is wrong in it; a module that is not there has no such line.
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-        place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames[-1].filename != __file__ else ""
+        # The deepest line outside of libraries is where its owner should look. A module that is not there has none.
+        lines = [frame for frame in traceback.extract_tb(error.__traceback__)[1:] if not _is_library(frame.filename)]
+        place = f" ({lines[-1].filename}, line {lines[-1].lineno})" if lines else ""
         raise InputError(f"cannot import {path}: {type(error).__name__}: {error}{place}") from error
+
+
+def _is_library(file: str) -> bool:
+    return file.startswith(("<", *map(os.path.realpath, (sys.prefix, sys.base_prefix))))

@@ -78,6 +78,9 @@ def _run(words: Sequence[str]) -> int:
     cpu.choose_thread_pool()
     _keep_compiled_programs()
     _settle_libraries()
+    with contextlib.suppress(OSError):  # a directory that has been removed
+        if os.getcwd() not in sys.path:  # for classes of the user's own, such as mymodule:MyAlgorithm
+            sys.path.append(os.getcwd())
     try:
         if words[0] not in COMMANDS:
             raise unknown("command", words[0], COMMANDS)

@@ -9,8 +9,8 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 from purerl import presets
-from purerl.cli.fields import value_of
-from purerl.cli.network import build_network
+from purerl.cli.fields import is_required, kind_of, value_of
+from purerl.cli.network import build_network, default_network
 from purerl.cli.optimizer import build_optimizer
 from purerl.errors import InputError, unknown
 
@@ -117,27 +117,45 @@ class RunConfig:
         Raises:
             InputError: if some value is not allowed or no longer exists.
         """
+        import jax
+
         import purerl
 
         algorithm = presets.row(self.algorithm).load()
         fields = {field.name: field for field in dataclasses.fields(algorithm)}
-        values = {}
+        values: dict[str, Any] = {}
         for name, value in self.hyperparameters.items():
             if name not in fields:
                 raise unknown(f"hyper-parameter of {self.algorithm}", name, fields)
             values[name] = value_of(fields[name], value)
-        values |= build_optimizer(algorithm, self.optimizer)
         paths = {name: f"optimizer.{name}" if name.split(".")[0] in self.optimizer else name for name in self.vary}
         for name, tried in self.vary.items():
             if name in values:  # a number to begin with, where there was a schedule or none
                 values[name] = tried[0]
-        for name, value in values.items():
-            if self.anneal and name.endswith("learning_rate") and isinstance(value, float):
+        for name, value in list(values.items()):
+            if self.anneal and is_learning_rate(fields[name]) and isinstance(value, int | float):
                 values[name] = purerl.LinearSchedule(value, 0.0, float(self.total_steps))
                 paths[name] = f"{name}.start"
-        env = purerl.make(self.env, **self.env_options)
-        member = algorithm(env=env, network=build_network(algorithm, self.network), **values)
+        values |= build_optimizer(algorithm, self.optimizer)
+        if default_network(algorithm) is not None:
+            values["network"] = build_network(algorithm, self.network)
+        values["env"] = purerl.make(self.env, **self.env_options)
+        for name, field in fields.items():
+            if name not in values and is_required(field):
+                raise InputError(f"{self.algorithm} has no default for {name}: {_remedy(field)}")
+        member = algorithm(**values)
+        if jax.tree_util.all_leaves([member]):
+            raise InputError(f"{self.algorithm} is not an algorithm: decorate it with @purerl.struct.dataclass")
         return purerl.Population.grid(member, self.seeds, {paths[name]: tried for name, tried in self.vary.items()})
+
+
+def is_learning_rate(field: dataclasses.Field) -> bool:
+    """Whether ``--anneal`` is about a field: a learning rate that may be a schedule."""
+    return field.name.endswith("learning_rate") and "scalar" in (kind_of(field) or "")
+
+
+def _remedy(field: dataclasses.Field) -> str:
+    return f"give --{field.name.replace('_', '-')}" if kind_of(field) else "give the field one"
 
 
 def versions() -> dict[str, str]:

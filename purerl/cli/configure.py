@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from purerl import presets
 from purerl.cli import flags, schedules
-from purerl.cli.config import RunConfig, versions
+from purerl.cli.config import RunConfig, is_learning_rate, versions
 from purerl.cli.fields import hyperparameters as tunable_fields
-from purerl.cli.fields import kind_of
+from purerl.cli.fields import kind_of, plain_defaults, within_of
 from purerl.cli.loggers import LOGGERS
 from purerl.cli.network import complete_network, parameters, part_class
 from purerl.cli.optimizer import complete_optimizer
@@ -68,13 +68,17 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
     network = flags.network_group(algorithm_type, start)
     optimizer = flags.optimizer_group(algorithm_type, start)
     simulator = flags.env_group(env, options, start.env)
-    run = flags.with_defaults(flags.RUN, {"total_steps": start.total_steps, "anneal": start.anneal})
+    can_anneal = any(map(is_learning_rate, tunable_fields(algorithm_type)))
+    anneal = start.anneal and can_anneal
+    run = flags.with_defaults(flags.RUN, {"total_steps": start.total_steps, "anneal": anneal})
     about = f"Train {algorithm} on {env}. The defaults are those tuned for this pair, if there are any.\n"
     about += schedules.HELP
     given, _ = parse(USAGE, about, [run, tunable, optimizer, network, simulator], words)
 
+    if given.get("anneal", False) and not can_anneal:
+        raise InputError(f"--anneal is not for {algorithm}: it has no learning rate that may be a schedule")
     requested, seed = given.get("total_steps", start.total_steps), given.get("seed", 0)
-    hyperparameters = {flag.name: flag.default for flag in tunable.flags} | flags.given_in(tunable, given)
+    hyperparameters = plain_defaults(algorithm_type) | start.hyperparameters | flags.given_in(tunable, given)
     chosen = complete_optimizer(algorithm_type, start.optimizer, flags.given_in(optimizer, given))
     draft = RunConfig(
         algorithm=algorithm,
@@ -84,7 +88,7 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         optimizer=_with_steps(chosen, requested),
         network=complete_network(algorithm_type, start.network, flags.given_in(network, given)),
         vary=_vary(given.get("vary", []), algorithm_type, chosen, given),
-        anneal=given.get("anneal", start.anneal),
+        anneal=given.get("anneal", anneal),
         seed=seed,
         seeds=given.get("seeds", 1),
         requested_steps=requested,
@@ -233,12 +237,12 @@ def _vary(
             raise InputError(f"--vary {spelled} was given twice: list all its values after one =")
         if name in given:
             raise InputError(f"give either --{spelled} or --vary {spelled}, not both")
-        kind, within = "float", fields[whole].metadata["within"] if scheduled and part != "steps" else ""
+        kind, within = "float", within_of(fields[whole]) if scheduled and part != "steps" else ""
         if name in fields:
             # None is structure, not a number: it cannot differ within one program.
-            kind, within = (kind_of(fields[name]) or "").removesuffix(" | None"), fields[name].metadata["within"]
+            kind, within = (kind_of(fields[name]) or "").removesuffix(" | None"), within_of(fields[name])
             kind = kind.replace("scalar", "float")
-            if fields[name].metadata["static"]:
+            if fields[name].metadata.get("static", False):
                 raise InputError(f"--vary {spelled}: it shapes the compiled program and cannot differ within one run")
         flag = Flag(f"vary {spelled}", kind, "", within=within, many=True)
         vary[name] = flag.parse(values.split(","))

@@ -52,6 +52,35 @@ def value_of(field: dataclasses.Field, word: Any) -> Any:
     return members[word]
 
 
+def help_of(field: dataclasses.Field) -> str:
+    """The meaning of a field in one sentence; empty where its class does not say (see `purerl.struct.field`)."""
+    return field.metadata.get("help", "")
+
+
+def within_of(field: dataclasses.Field) -> str:
+    """The interval of allowed numbers; empty where its class does not say."""
+    return field.metadata.get("within", "")
+
+
+def default_of(field: dataclasses.Field) -> Any:
+    """The default of a field; None where it must be given."""
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return None if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def is_required(field: dataclasses.Field) -> bool:
+    """Whether a field has no default."""
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def plain_defaults(algorithm: Any) -> dict[str, Any]:
+    """Names and defaults of hyper-parameters, as words; without those that have none, or one that no word describes."""
+    fields = [field for field in hyperparameters(algorithm) if not is_required(field)]
+    words = {field.name: word_of(default_of(field)) for field in fields}
+    return {name: word for name, word in words.items() if not callable(word)}
+
+
 def hyperparameters(algorithm: Any) -> list[dataclasses.Field]:
     """The fields of an algorithm's class that are numbers, switches or choices, and so can be flags."""
-    return [field for field in dataclasses.fields(algorithm) if kind_of(field) is not None]
+    return [field for field in dataclasses.fields(algorithm) if field.init and kind_of(field) is not None]

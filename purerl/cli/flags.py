@@ -6,9 +6,18 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from purerl.cli.fields import annotation_of, choices_of, hyperparameters, kind_of, word_of
+from purerl.cli.fields import (
+    annotation_of,
+    choices_of,
+    help_of,
+    hyperparameters,
+    kind_of,
+    plain_defaults,
+    within_of,
+    word_of,
+)
 from purerl.cli.loggers import LOGGERS
-from purerl.cli.network import ACTIVATIONS, KINDS, complete_network, default_network, parameters, part_class
+from purerl.cli.network import ACTIVATIONS, KINDS, complete_network, default_network, parameters, part_class, parts
 from purerl.cli.optimizer import complete_optimizer
 from purerl.cli.parser import COUNTABLE, Flag, Group
 from purerl.presets import Preset
@@ -81,10 +90,10 @@ def agent_groups(name: str, algorithm: Any, preset: Preset) -> list[Group]:
 
 def hyperparameter_group(name: str, algorithm: Any, preset: Preset) -> Group:
     """One flag per number, switch or choice among the fields of the class `algorithm`, with a preset's defaults."""
-    defaults = preset.hyperparameters
+    defaults = plain_defaults(algorithm) | preset.hyperparameters
     return Group(
         f"hyper-parameters of {name}",
-        [_of_field(field, word_of(defaults.get(field.name, field.default))) for field in hyperparameters(algorithm)],
+        [_of_field(field, defaults.get(field.name)) for field in hyperparameters(algorithm)],
     )
 
 
@@ -98,7 +107,9 @@ def network_group(algorithm: Any, preset: Preset) -> Group:
     """Flags of the network that the class `algorithm` uses, with the defaults of a preset."""
     module, defaults = default_network(algorithm), complete_network(algorithm, preset.network, {})
     group = []
-    for part in [field.name for field in dataclasses.fields(module) if field.name in KINDS]:
+    if module is None:
+        return Group("network", group)
+    for part in parts(module):
         group += _kind_flags(part, defaults)
     return Group("network", group + [_of_field(field, defaults[field.name]) for field in parameters(module)])
 
@@ -135,7 +146,7 @@ def given_in(group: Group, given: Mapping[str, Any], prefix: str = "") -> dict[s
 
 def _of_field(field: dataclasses.Field, default: Any) -> Flag:
     """The flag that sets a field of an algorithm or a network."""
-    annotation, meaning, within = annotation_of(field), field.metadata["help"], field.metadata["within"]
+    annotation, meaning, within = annotation_of(field), help_of(field), within_of(field)
     if annotation.startswith("Callable"):
         return Flag(field.name, "str", meaning, default, choices=ACTIVATIONS)
     many = annotation.startswith("tuple")

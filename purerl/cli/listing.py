@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
-from purerl import presets
+from purerl import presets, references
 from purerl.cli.flags import agent_groups
 from purerl.cli.parser import parse, show
 from purerl.errors import unknown
@@ -58,7 +59,10 @@ def _show_details(row: presets.Row) -> None:
     from purerl.cli.tables import Table
 
     algorithm = row.load()
-    print(f"{row.name}: {row.summary}; {row.actions} actions")
+    if references.is_reference(row.name):
+        print(f"{row.name}: {(inspect.getdoc(algorithm) or 'no documentation').splitlines()[0]}")
+    else:
+        print(f"{row.name}: {row.summary}; {row.actions} actions")
     for group in agent_groups(row.name, algorithm, row.base):
         table = Table([group.title, "default", "range", "meaning"])
         for flag in group.flags:

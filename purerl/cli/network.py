@@ -35,8 +35,21 @@ ACTIVATIONS = ("elu", "gelu", "relu", "silu", "tanh")
 
 
 def default_network(algorithm: Any) -> Any:
-    """The module that the class `algorithm` uses when it is given none."""
-    return next(field.default for field in dataclasses.fields(algorithm) if field.name == "network")
+    """The module that the class `algorithm` uses when it is given none; None where it is not one of purerl's networks.
+
+    Algorithms of the user's own may have no network, or one of their own, which plain data does not describe.
+    """
+    default = next((field.default for field in dataclasses.fields(algorithm) if field.name == "network"), None)
+    return default if type(default).__module__.startswith("purerl.") and dataclasses.is_dataclass(default) else None
+
+
+def parts(module: Any) -> list[str]:
+    """The parts of a network that come in several kinds and are of one of them now."""
+    return [
+        field.name
+        for field in dataclasses.fields(module)
+        if field.name in KINDS and kind_name(field.name, getattr(module, field.name)) is not None
+    ]
 
 
 def parameters(module: Any) -> list[dataclasses.Field]:
@@ -70,10 +83,9 @@ def complete_network(algorithm: Any, preset: Mapping[str, Any], given: Mapping[s
     """
     default = default_network(algorithm)
     known: dict[str, Any] = {}
-    for field in dataclasses.fields(default):
-        if field.name in KINDS:
-            known |= complete_part(field.name, getattr(default, field.name), preset, given)
-    own = plain_values(default)
+    for part in [] if default is None else parts(default):
+        known |= complete_part(part, getattr(default, part), preset, given)
+    own = {} if default is None else plain_values(default)
     known |= {name: preset.get(name, value) for name, value in own.items()}
     for name in given:
         if name not in known:
@@ -90,16 +102,15 @@ def build_network(algorithm: Any, network: Mapping[str, Any]) -> Any:
     default = default_network(algorithm)
     values = complete_network(algorithm, {}, network)
     built = {field.name: values[field.name] for field in parameters(default)}
-    for field in dataclasses.fields(default):
-        if field.name in KINDS:
-            cls = part_class(field.name, values[field.name])
-            built[field.name] = cls(**{p.name: _real(p, values[p.name]) for p in parameters(cls)})
-    return type(default)(**built)
+    for part in parts(default):
+        cls = part_class(part, values[part])
+        built[part] = cls(**{p.name: _real(p, values[p.name]) for p in parameters(cls)})
+    return dataclasses.replace(default, **built)
 
 
 def complete_part(part: str, default: Any, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Kind and parameters of one part (see `complete_network`)."""
-    usual = next(kind for kind in KINDS[part] if part_class(part, kind) is type(default))
+    usual = kind_name(part, default)
     preferred = preset.get(part, usual)
     kind = given.get(part, preferred)
     cls = part_class(part, kind)
@@ -107,6 +118,11 @@ def complete_part(part: str, default: Any, preset: Mapping[str, Any], given: Map
     if kind == preferred:
         values |= {name: preset[name] for name in values if name in preset}
     return {part: kind, **values}
+
+
+def kind_name(part: str, module: Any) -> str | None:
+    """The name of the kind of `part` that `module` is; None for a class of the user's own."""
+    return next((kind for kind in KINDS[part] if part_class(part, kind) is type(module)), None)
 
 
 def plain_values(module: Any) -> dict[str, Any]:
@@ -118,7 +134,10 @@ def _plain(field: dataclasses.Field, value: Any) -> Any:
     if annotation_of(field).startswith("Callable"):
         import flax.linen as nn
 
-        return next(name for name in ACTIVATIONS if getattr(nn, name) is value)
+        name = next((name for name in ACTIVATIONS if getattr(nn, name) is value), None)
+        if name is None:
+            raise InputError(f"{field.name} of the network must be one of {', '.join(ACTIVATIONS)}, got {value!r}")
+        return name
     return value
 
 

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from purerl.cli.fields import value_of
-from purerl.cli.network import KINDS, complete_part, misplaced, parameters, part_class, plain_values
+from purerl.cli.network import complete_part, kind_name, misplaced, parameters, part_class, plain_values
 
 PART = "optimizer"
 
 
 def default_optimizer(algorithm: Any) -> Any:
-    """The optimiser that the class `algorithm` uses when it is given none; None if it has no such field."""
-    return next((field.default for field in dataclasses.fields(algorithm) if field.name == PART), None)
+    """The optimiser that the class `algorithm` uses when it is given none; None if it has none of `KINDS`."""
+    default = next((field.default for field in dataclasses.fields(algorithm) if field.name == PART), None)
+    return None if kind_name(PART, default) is None else default
 
 
 def complete_optimizer(algorithm: Any, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,8 +29,7 @@ def complete_optimizer(algorithm: Any, preset: Mapping[str, Any], given: Mapping
     default = default_optimizer(algorithm)
     if default is None:
         return {}
-    usual = next(kind for kind in KINDS[PART] if part_class(PART, kind) is type(default))
-    kind = given.get(PART, preset.get(PART, usual))
+    kind = given.get(PART, preset.get(PART, kind_name(PART, default)))
     known = complete_part(PART, default, {**plain_values(default), **preset, PART: kind}, given)
     for name in given:
         if name not in known:
@@ -38,7 +38,7 @@ def complete_optimizer(algorithm: Any, preset: Mapping[str, Any], given: Mapping
 
 
 def build_optimizer(algorithm: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"optimizer": ...}`` for the constructor of `algorithm`; empty if it has no such field."""
+    """``{"optimizer": ...}`` for the constructor of `algorithm`; empty if it has none of `KINDS`."""
     if default_optimizer(algorithm) is None:
         return {}
     completed = complete_optimizer(algorithm, {}, values)

@@ -22,6 +22,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -216,7 +217,8 @@ class RunDirectory:
 
 def _new_directory(config: RunConfig) -> Path:
     """A new directory under ``runs/``. Making it is the claim: of several processes that try, one succeeds."""
-    stem = Path("runs") / f"{config.env.replace('/', '-')}-{config.algorithm}-seed{config.seed}"
+    name = f"{config.env}-{config.algorithm}-seed{config.seed}"
+    stem = Path("runs") / re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)
     with _writing_run(stem):
         stem.parent.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(1):

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from purerl import checkpoint, population, runner
+from purerl import checkpoint, population, references, runner
 from purerl.cli import evaluation, loggers, output, plot, report, unlogged
 from purerl.cli.config import RunConfig
 from purerl.cli.progress import LiveDisplay, PlainDisplay, Point, display
@@ -46,6 +46,7 @@ class Training:
         self._key = jax.random.key(config.seed)
         # Runs the code of environment and network abstractly: what does not fit shows before anything compiles.
         self.shapes = jax.eval_shape(self.population.init, self._key)
+        self._check_metrics()
         self._restored: PyTree | None = None
         self._begun = self._iteration = self.population.warmup_iterations
         self._saved: int | None = None  # newest checkpoint
@@ -54,6 +55,12 @@ class Training:
         self._earlier = dict.fromkeys(TIMINGS, 0.0)
         self._session = dict.fromkeys(TIMINGS, 0.0)
         self._piece = 1
+
+    def _check_metrics(self) -> None:
+        if references.is_reference(self.config.algorithm):
+            absent = {"episode_return", "episode_length"} - runner.no_metrics(self.population, self.shapes).keys()
+            if absent:
+                raise InputError(f"the metrics of {self.config.algorithm} must include {' and '.join(sorted(absent))}")
 
     def restore(self, run: RunDirectory) -> None:
         """Take up the newest checkpoint of `run` and cut its metrics back to that; begin anew if there is none.

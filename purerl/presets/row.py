@@ -56,6 +56,8 @@ class Row:
             )
         if not dataclasses.is_dataclass(cls):
             raise InputError(f"{self.reference} is not an algorithm: decorate it with @purerl.struct.dataclass")
+        if "env" not in {field.name for field in dataclasses.fields(cls)}:
+            raise InputError(f"{self.reference} is not an algorithm: it needs a field env")
         return cls
 
     def preset(self, env: str) -> Preset:
