@@ -26,9 +26,10 @@ from jax.tree_util import Partial
 
 from purerl import floats, struct
 from purerl.environments.gradient_gate import count
+from purerl.experience import Experience, ExperienceState
 from purerl.rollout import RolloutState
 from purerl.spaces import Space
-from purerl.types import Array, Environment, Policy, PyTree, TimeStep
+from purerl.types import Array, Environment, Metrics, Policy, PyTree, TimeStep, Transition
 
 RATE = 0.1
 """Step size per iteration of the inverse horizon towards its target."""
@@ -77,6 +78,29 @@ def _act(
     begins = age == 0
     action, _, extras = policy.act(key, (), _cut(begins, obs))
     return (action, begins), (age + 1) % horizon, {**extras, "begins": begins}
+
+
+def collect(
+    experience: Experience, state: ExperienceState, policy: Policy, key: Array, horizon: Array, windows: GradientWindows
+) -> tuple[RolloutState, Transition, Array, Metrics]:
+    """One rollout in each environment, cut into windows of gradients.
+
+    Args:
+        experience: how to collect; its environment holds `windows`.
+        state: environments in flight and statistics.
+        policy: how to act, without memory.
+        key: randomness.
+        horizon: steps per window.
+        windows: the environment with cut gradients.
+
+    Returns:
+        Environments in flight; transitions ``[num_envs, rollout_length]``; bool of the same shape, whether the next
+        step begins a window; and the metrics of the episodes that ended.
+    """
+    entered = struct.replace(state, rollout=windows.enter(state.rollout))
+    after, transitions, episodes = experience.collect(entered, begin_windows(policy, horizon), key)
+    ends = jnp.roll(transitions.extras["begins"], -1, axis=1)
+    return windows.leave(after.rollout, state.rollout.carry), transitions, ends, episodes
 
 
 @struct.dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
@@ -39,6 +41,27 @@ def mix_gradients(first: PyTree, zeroth: PyTree) -> tuple[PyTree, Array]:
     weight = jnp.where(jnp.sum(zeroth_kept) >= 2, weight, 1.0)
     weight = jnp.where(jnp.sum(first_kept) >= 2, weight, 0.0)
     return unravel(weight * first_mean + (1.0 - weight) * zeroth_mean), weight
+
+
+def mixed_gradient(
+    gradients: Callable[[PyTree, Array], tuple[tuple[PyTree, PyTree, PyTree], PyTree]], environments: PyTree, key: Array
+) -> tuple[tuple[PyTree, PyTree], PyTree, Array]:
+    """Mixture of the gradient estimates of several environments, each of which is a sample.
+
+    Args:
+        gradients: ``(environment, key) -> ((first, zeroth, counts), rest)`` for one environment: its two estimates,
+            numbers to add up, and anything else.
+        environments: leaves ``[num_envs, ...]``.
+        key: randomness.
+
+    Returns:
+        The mixed gradient with the sums of the counts, the rest ``[num_envs, ...]``, and the weight of the first-order
+        estimate.
+    """
+    keys = jax.random.split(key, len(jax.tree.leaves(environments)[0]))
+    (first, zeroth, counts), rest = jax.vmap(gradients)(environments, keys)
+    mixed, weight = mix_gradients(first, zeroth)
+    return (mixed, jax.tree.map(lambda leaf: leaf.sum(0), counts)), rest, weight
 
 
 def _usable(samples: Array) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 
 from purerl import struct
 from purerl.optimizers import Optimizer
+from purerl.types import Scalar
 
 
 def _size(default: int, help: str, within: str = "[1, inf)") -> Any:
@@ -66,6 +67,11 @@ def critic_learning_rate(default: float | None = None) -> Any:
     return struct.field(
         default=default, help="step size of the optimiser for the critic; none: learning_rate", within="[0, inf)"
     )
+
+
+def rate(own: Scalar | None, shared: Scalar) -> Scalar:
+    """A learning rate of its own if there is one, else the shared one."""
+    return shared if own is None else own
 
 
 def optimizer(default: Optimizer) -> Any:

@@ -19,8 +19,8 @@ from purerl.errors import InputError, unknown
 from purerl.minibatches import ROWS_IN_CACHE
 from purerl.types import Algorithm, Array, Environment, Metrics, Policy, PyTree
 
-SMALLER = "the number of seeds, num_envs, rollout_length or buffer_size"
-"""What memory hangs on, for messages."""
+MEMORY_SETTINGS = "the number of seeds, num_envs, rollout_length or buffer_size"
+"""Settings that decide how much memory is needed, for messages."""
 
 
 @struct.dataclass
@@ -110,7 +110,7 @@ class Population:
         numbers = self.first_member + jnp.arange(self.num_members)
         keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
         state = self.map(lambda member, key: member.init(key), keys)
-        memory.check_fits(memory.num_bytes(state), f"the state of {self.num_members} members", SMALLER)
+        memory.check_fits(memory.num_bytes(state), f"the state of {self.num_members} members", MEMORY_SETTINGS)
         return jax.tree.map(
             lambda leaf, axis: leaf if axis == 0 else leaf[0], state, struct.member_axes(state, shared=-1)
         )
@@ -232,6 +232,17 @@ class Population:
         for name, value in varied.items():
             member = _replace_path(member, name.split("."), value, name)
         return member
+
+
+def in_groups(
+    algorithm: Algorithm, function: Callable[[Algorithm, PyTree], tuple[PyTree, PyTree]], state: PyTree
+) -> tuple[PyTree, PyTree]:
+    """Apply ``function(agent, state) -> (state, output)`` to an algorithm, or to the groups of a population.
+
+    See `Population.in_groups`.
+    """
+    grouped = algorithm.in_groups if isinstance(algorithm, Population) else lambda of, state: of(algorithm, state)
+    return grouped(function, state)
 
 
 def _number_at(algorithm: Algorithm, name: str) -> Any:

@@ -25,7 +25,7 @@ import numpy as np
 from purerl import cpu, struct
 from purerl.errors import InputError
 from purerl.members import Members
-from purerl.population import SMALLER, Population
+from purerl.population import MEMORY_SETTINGS, Population
 from purerl.rollout import Episodes
 from purerl.types import Array, Metrics, PyTree
 
@@ -115,8 +115,8 @@ class Processes:
             answers = [pipe.recv() for _, pipe in self._workers]
         except (EOFError, OSError) as error:
             raise InputError(
-                f"a training process was killed, perhaps because memory ran out: make {SMALLER} smaller, or use "
-                "fewer processes"
+                "a training process was killed, perhaps because memory ran out: "
+                f"make {MEMORY_SETTINGS} smaller, or use fewer processes"
             ) from error
         for answer in answers:
             if isinstance(answer, Exception):

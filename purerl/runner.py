@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from purerl import struct
-from purerl.population import Population
+from purerl.population import in_groups
 from purerl.types import Algorithm, Array, Mean, Metrics, PyTree
 
 COUNTABLE = "[1, 2147483647]"
@@ -59,22 +59,16 @@ def advance(
         metrics: of the iterations before, to go on from: the bits of a sum do not depend on how its iterations are
             divided among calls. `no_metrics` to begin with; None is another program, for who never goes on.
     """
-    if not isinstance(algorithm, Population):
-        return _repeat(algorithm, state, num_iterations, metrics)
 
     def group(group: Algorithm, carry: tuple[PyTree, Metrics]) -> tuple[tuple[PyTree, Metrics], Metrics]:
         state, before = carry
         return _repeat(group, state, num_iterations, before), {}
 
     before = no_metrics(algorithm, state) if metrics is None else metrics
-    return algorithm.in_groups(group, (state, before))[0]
+    return in_groups(algorithm, group, (state, before))[0]
 
 
-def _repeat(
-    algorithm: Algorithm, state: PyTree, num_iterations: Array, before: Metrics | None = None
-) -> tuple[PyTree, Metrics]:
-    before = no_metrics(algorithm, state) if before is None else before
-
+def _repeat(algorithm: Algorithm, state: PyTree, num_iterations: Array, before: Metrics) -> tuple[PyTree, Metrics]:
     def stacked(metrics: Metrics) -> Mean:
         """All of them in one, ``[num_metrics]``: adding up one array takes less time than many."""
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(metrics[name] for name in before))
@@ -91,10 +85,7 @@ def _repeat(
 def no_metrics(algorithm: Algorithm, state: PyTree) -> Metrics:
     """The metrics of no iterations. Traces one, which `advance` then need not."""
 
-    def step(algorithm: Algorithm, state: PyTree) -> tuple[PyTree, Metrics]:
-        return algorithm.in_groups(_step, state) if isinstance(algorithm, Population) else _step(algorithm, state)
-
-    shapes = jax.eval_shape(step, algorithm, state)[1]
+    shapes = jax.eval_shape(lambda algorithm, state: in_groups(algorithm, _step, state), algorithm, state)[1]
     return {name: Mean.nothing(mean.count.shape) for name, mean in shapes.items()}
 
 

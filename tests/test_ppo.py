@@ -14,7 +14,7 @@ from rows import NETWORK, ppo
 
 import purerl
 from purerl import PPO, ActorCritic, InputError, LinearSchedule, iterate
-from purerl.algorithms.ppo import LEAST_KL_COEF, MOST_KL_COEF
+from purerl.kl_penalty import LEAST_KL_COEF, MOST_KL_COEF
 from purerl.sequences import SequenceBatch
 
 

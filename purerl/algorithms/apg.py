@@ -20,7 +20,7 @@ import optax
 
 from purerl import checks, hyperparameters, optimizers, schedules, struct
 from purerl.acting import Actor
-from purerl.environments.gradient_gate import GradientGate, check_differentiable
+from purerl.environments.gradient_gate import GradientGate, check_differentiable, count_metrics
 from purerl.experience import Experience, ExperienceState
 from purerl.networks import DeterministicPolicy
 from purerl.optimizers import Adam, Optimizer
@@ -116,15 +116,8 @@ class APG:
         (grads, counts), (experience, metrics) = gradient(state.params, jnp.zeros(3, jnp.float32), state, window_key)
         params, opt_state = optimizers.update(now.optimizer, now.learning_rate, grads, state.opt_state, state.params)
 
-        nonfinite, clipped, failed = counts
-        steps = jnp.float32(self.steps_per_iteration)
-        metrics |= {
-            "grad_norm": Mean.of(optax.tree.norm(grads)),
-            "nonfinite_gradients": Mean(nonfinite, steps),
-            "clipped_gradients": Mean(clipped, steps),
-            "failed_steps": Mean(failed, steps),
-            "learning_rate": Mean.of(now.learning_rate),
-        }
+        metrics |= count_metrics(counts, self.steps_per_iteration)
+        metrics |= {"grad_norm": Mean.of(optax.tree.norm(grads)), "learning_rate": Mean.of(now.learning_rate)}
         return APGState(key, state.iteration + 1, experience, params, opt_state), metrics
 
     # Pieces

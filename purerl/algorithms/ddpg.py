@@ -200,7 +200,7 @@ class DDPG:
         batch = self._experience.preprocess_sample(state.experience, batch)
 
         grads, metrics = jax.grad(self._critic_loss, has_aux=True)(state.critic_params, state, batch)
-        critic_rate = self.learning_rate if self.critic_learning_rate is None else self.critic_learning_rate
+        critic_rate = hyperparameters.rate(self.critic_learning_rate, self.learning_rate)
         critic_params, critic_opt_state = optimizers.update(
             self.optimizer, critic_rate, grads, state.critic_opt_state, state.critic_params
         )

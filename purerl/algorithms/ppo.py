@@ -22,6 +22,7 @@ from purerl.acting import Actor
 from purerl.errors import InputError
 from purerl.estimates import approximate_kl, batch_gae, standardize
 from purerl.experience import Experience, ExperienceState
+from purerl.kl_penalty import LEAST_KL_COEF, MOST_KL_COEF, adapt_kl_coef
 from purerl.minibatches import accumulate_gradient, minibatch_epochs
 from purerl.networks import ActorCritic
 from purerl.optimizers import Adam, Optimizer
@@ -29,17 +30,6 @@ from purerl.preprocessing import zero_input
 from purerl.sequences import SequenceBatch, apply_over_time, apply_to_transitions
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar, Transition
 from purerl.value_regression import explained_variance
-
-LEAST_KL_COEF, MOST_KL_COEF = 1e-4, 1e4
-"""Bounds of beta, the weight of the adaptive KL penalty.
-
-Beta is halved or doubled. Without bounds it would underflow to 0 where a policy hardly moves (a learning rate that
-falls to 0), from where no doubling brings it back, and overflow where no penalty keeps a policy near (Adam's steps do
-not shrink as a loss grows). Beyond these bounds there is nothing to gain. With an advantage of deviation s, surrogate
-minus penalty is best at a divergence of at most ``s^2 / (2 beta^2)``, to second order. To aim at d takes ``beta = s /
-sqrt(2 d)`` or less: 7 for a standardised advantage and d = 0.01. The upper bound leaves room for an s of 1000; at the
-lower one the penalty is nothing beside the advantage. It is 14 iterations from either to 1.
-"""
 
 
 @struct.dataclass
@@ -261,14 +251,9 @@ class PPO:
         return policy_loss - self.entropy_coef * entropy + self.value_coef * value_loss, metrics
 
     def _adapt_penalty(self, kl_coef: Array, params: PyTree, batch: SequenceBatch) -> tuple[Array, Metrics]:
-        """Halve or double beta when the policy moved much less or more than `kl_target` (section 4 of the paper).
-
-        Within `LEAST_KL_COEF` and `MOST_KL_COEF`, from which it can come back.
-        """
+        """Beta of the next iteration, after the divergence of this one."""
         if self.kl_target is None:
             return kl_coef, {}
         _, (new, _) = apply_over_time(self._network, params, batch.carry, batch.obs, batch.done)
         kl = jnp.mean(batch.distribution.kl(new))
-        factor = jnp.where(kl < self.kl_target / 1.5, 0.5, jnp.where(kl > self.kl_target * 1.5, 2.0, 1.0))
-        adapted = jnp.clip(kl_coef * factor, LEAST_KL_COEF, MOST_KL_COEF)
-        return adapted, {"kl": Mean.of(kl), "kl_coef": Mean.of(kl_coef)}
+        return adapt_kl_coef(kl_coef, kl, self.kl_target), {"kl": Mean.of(kl), "kl_coef": Mean.of(kl_coef)}

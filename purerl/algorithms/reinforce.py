@@ -215,7 +215,7 @@ class REINFORCE:
         return fit_value(
             self._critic,
             self.optimizer,
-            self.learning_rate if self.critic_learning_rate is None else self.critic_learning_rate,
+            hyperparameters.rate(self.critic_learning_rate, self.learning_rate),
             (state.critic_params, state.critic_opt_state),
             batch.obs,
             batch.target,

@@ -191,7 +191,7 @@ class SAC:
         grads, metrics = jax.grad(self._critic_loss, has_aux=True)(
             state.critic_params, state, batch, temperature, next_key
         )
-        critic_rate = self.learning_rate if self.critic_learning_rate is None else self.critic_learning_rate
+        critic_rate = hyperparameters.rate(self.critic_learning_rate, self.learning_rate)
         critic_params, critic_opt_state = optimizers.update(
             self.optimizer, critic_rate, grads, state.critic_opt_state, state.critic_params
         )
@@ -201,9 +201,10 @@ class SAC:
         actor_params, actor_opt_state = optimizers.update(
             self.optimizer, self.learning_rate, grads, state.actor_opt_state, state.actor_params
         )
-        rate = self.learning_rate if self.temperature_learning_rate is None else self.temperature_learning_rate
+        target_entropy = self.target_entropy * math.prod(self.env.action_space.shape)
+        rate = hyperparameters.rate(self.temperature_learning_rate, self.learning_rate)
         log_temperature, temperature_opt_state = update_temperature(
-            state.log_temperature, state.temperature_opt_state, rate, entropy - self._target_entropy
+            state.log_temperature, state.temperature_opt_state, rate, entropy - target_entropy
         )
         state = struct.replace(
             state,
@@ -216,10 +217,6 @@ class SAC:
             temperature_opt_state=temperature_opt_state,
         )
         return state, {**metrics, "actor_loss": Mean.of(actor_loss), "entropy": Mean.of(entropy)}
-
-    @property
-    def _target_entropy(self) -> float | Array:
-        return self.target_entropy * math.prod(self.env.action_space.shape)
 
     def _critic_loss(
         self, params: PyTree, state: SACState, batch: ReplaySample, temperature: Array, key: Array

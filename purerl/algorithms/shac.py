@@ -30,12 +30,12 @@ import optax
 
 from purerl import checks, hyperparameters, optimizers, schedules, struct
 from purerl.acting import Actor
-from purerl.adaptive_horizon import GradientWindows, adapt_horizon, begin_windows
-from purerl.environments.gradient_gate import GradientGate, check_differentiable, failure_value
+from purerl.adaptive_horizon import GradientWindows, adapt_horizon, collect
+from purerl.environments.gradient_gate import GradientGate, check_differentiable, count_metrics, failure_value
 from purerl.errors import InputError
 from purerl.estimates import batch_lambda_returns
 from purerl.experience import Experience, ExperienceState
-from purerl.gradient_mixing import mix_gradients
+from purerl.gradient_mixing import mixed_gradient
 from purerl.networks import MLP, ActorCritic
 from purerl.optimizers import Adam, Optimizer
 from purerl.preprocessing import zero_input
@@ -189,21 +189,17 @@ class SHAC:
         )
         critic_params, critic_opt_state, value_loss = now._fit_critic(state, window, critic_key)
 
-        nonfinite, clipped, failed, *stiff = counts
-        steps = jnp.float32(self.steps_per_iteration)
-        metrics |= {
+        metrics |= count_metrics(counts[:3], self.steps_per_iteration) | {
             "value_loss": value_loss,
             "value": Mean.of(window.target),
             "grad_norm": Mean.of(optax.tree.norm(grads)),
-            "nonfinite_gradients": Mean(nonfinite, steps),
-            "clipped_gradients": Mean(clipped, steps),
-            "failed_steps": Mean(failed, steps),
             "learning_rate": Mean.of(now.learning_rate),
         }
         horizon = state.horizon
         if horizon is not None:
-            metrics |= {"horizon": Mean.of(horizon), "stiff_steps": Mean(stiff[0], steps)}
-            horizon = adapt_horizon(horizon, stiff[0] / steps, self.rollout_length)
+            stiff = Mean(counts[3], jnp.float32(self.steps_per_iteration))
+            metrics |= {"horizon": Mean.of(horizon), "stiff_steps": stiff}
+            horizon = adapt_horizon(horizon, stiff.value, self.rollout_length)
         # Only now: within a window all observations are standardised by the same statistics.
         experience = self._experience.observe(struct.replace(state.experience, rollout=rollouts), window.raw_obs)
         state = SHACState(
@@ -247,20 +243,15 @@ class SHAC:
 
         def of_one(flight: RolloutState, key: Array) -> tuple[tuple[PyTree, PyTree, Array], tuple]:
             alone = struct.replace(state.experience, rollout=jax.tree.map(lambda leaf: leaf[None], flight))
-            (first, counts), (flights, windows, metrics) = gradient(
-                state.actor_params, tally, struct.replace(state, experience=alone), key
-            )
+            alone = struct.replace(state, experience=alone)
+            (first, counts), (flights, windows, metrics) = gradient(state.actor_params, tally, alone, key)
             zeroth = jax.grad(self._likelihood_ratio_loss)(state.actor_params, windows)
             flight, window = jax.tree.map(lambda leaf: leaf[0], (flights, windows))
             return (first, zeroth, counts), (flight, window, metrics)
 
-        estimates, (flights, window, metrics) = jax.vmap(of_one)(
-            state.experience.rollout, jax.random.split(key, self.num_envs)
-        )
-        first, zeroth, counts = estimates
-        grads, weight = mix_gradients(first, zeroth)
+        grads, (flights, window, metrics), weight = mixed_gradient(of_one, state.experience.rollout, key)
         metrics = {name: mean.sum() for name, mean in metrics.items()} | {"first_order_weight": Mean.of(weight)}
-        return (grads, counts.sum(0)), (flights, window, metrics)
+        return grads, (flights, window, metrics)
 
     def _actor_loss(
         self, params: PyTree, tally: Array, state: SHACState, key: Array
@@ -301,29 +292,18 @@ class SHAC:
     def _collect(
         self, params: PyTree, tally: Array, state: SHACState, key: Array
     ) -> tuple[RolloutState, Transition, Array, Metrics]:
-        """Environments and transitions of one rollout, and where windows end: whether the next step begins one."""
+        """Environments and transitions of one rollout, and whether the next step begins a window."""
 
-        def collect(
-            env: Environment, policy: Policy, rollouts: RolloutState
-        ) -> tuple[RolloutState, Transition, Metrics]:
+        def gated(env: Environment) -> Experience:
             gate = GradientGate(env, tally[:3], self.max_step_grad_norm, self.rematerialize)
-            experience = struct.replace(state.experience, rollout=rollouts)
-            experience, transitions, episodes = struct.replace(self._experience, env=gate).collect(
-                experience, policy, key
-            )
-            return experience.rollout, transitions, episodes
+            return struct.replace(self._experience, env=gate)
 
-        policy, rollouts = self._policy(state, params, explore=True), state.experience.rollout
-        if self.max_step_growth is None:
-            rollouts, transitions, episodes = collect(self.env, policy, rollouts)
-            return rollouts, transitions, transitions.done, episodes
-        assert state.horizon is not None
-        windows, carry = GradientWindows(self.env, tally[3], self.max_step_growth), rollouts.carry
-        rollouts, transitions, episodes = collect(
-            windows, begin_windows(policy, state.horizon), windows.enter(rollouts)
-        )
-        ends = jnp.roll(transitions.extras["begins"], -1, axis=1)
-        return windows.leave(rollouts, carry), transitions, ends, episodes
+        policy = self._policy(state, params, explore=True)
+        if state.horizon is None or self.max_step_growth is None:
+            experience, transitions, episodes = gated(self.env).collect(state.experience, policy, key)
+            return experience.rollout, transitions, transitions.done, episodes
+        windows = GradientWindows(self.env, tally[3], self.max_step_growth)
+        return collect(gated(windows), state.experience, policy, key, state.horizon, windows)
 
     def _likelihood_ratio_loss(self, params: PyTree, window: Window) -> Array:
         """Loss with the same mean gradient as `_actor_loss`, without a derivative of the environment."""
@@ -341,7 +321,7 @@ class SHAC:
         return fit_value(
             self._critic,
             self.optimizer,
-            self.learning_rate if self.critic_learning_rate is None else self.critic_learning_rate,
+            hyperparameters.rate(self.critic_learning_rate, self.learning_rate),
             (state.critic_params, state.critic_opt_state),
             obs,
             target,

@@ -195,7 +195,7 @@ class TD3:
         noise = self.target_noise_std * jax.random.normal(noise_key, batch.action.shape, jnp.float32)
         noise = jnp.clip(noise, -self.target_noise_clip, self.target_noise_clip)
         grads, metrics = jax.grad(self._critic_loss, has_aux=True)(state.critic_params, state, batch, noise)
-        critic_rate = self.learning_rate if self.critic_learning_rate is None else self.critic_learning_rate
+        critic_rate = hyperparameters.rate(self.critic_learning_rate, self.learning_rate)
         critic_params, critic_opt_state = optimizers.update(
             self.optimizer, critic_rate, grads, state.critic_opt_state, state.critic_params
         )

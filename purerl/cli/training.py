@@ -92,7 +92,7 @@ class Training:
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            raise InputError(f"out of memory: make {population.SMALLER} smaller") from error
+            raise InputError(f"out of memory: make {population.MEMORY_SETTINGS} smaller") from error
 
     def _run(self, run: RunDirectory, stop: StopRequests) -> int:
         config = self.config

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from purerl import floats, struct
 from purerl.errors import InputError
 from purerl.spaces import Space
-from purerl.types import Array, Environment, PyTree, TimeStep
+from purerl.types import Array, Environment, Mean, Metrics, PyTree, TimeStep
 
 
 @struct.dataclass
@@ -133,6 +133,17 @@ def _count_backward(counts: Array, gradient: Array) -> tuple[Array, Array, Array
 
 
 count.defvjp(_count_forward, _count_backward)
+
+
+def count_metrics(counts: Array, num_steps: int) -> Metrics:
+    """Shares of steps with a gradient that was not finite or was clipped, and of simulations that failed.
+
+    Args:
+        counts: "gradient" of `GradientGate` with respect to its tally.
+        num_steps: number of steps that were counted.
+    """
+    names = ("nonfinite_gradients", "clipped_gradients", "failed_steps")
+    return {name: Mean(number, jnp.float32(num_steps)) for name, number in zip(names, counts, strict=True)}
 
 
 def check_differentiable(env: Environment) -> None:
