@@ -159,24 +159,48 @@ def test_a_key_used_twice_would_be_noticed():
         jax.jit(lambda key: jax.random.normal(key) + jax.random.uniform(key))(jax.random.key(0))
 
 
-@every_algorithm
-def test_training_is_a_pure_function_to_vmap_and_differentiate(name):
-    algorithm = tiny(name)
+def final_weights(name):
+    """The last of two iterations as a function of two learning rates and keys, with its derivatives where it has one.
+
+    Not Rainbow: units of its streams that are off for a whole batch have a gradient of exactly 0, where Adam's square
+    root has no derivative. That is so for any network of relu units; in the others here none is switched off. Nor PQN:
+    optax's rectified Adam takes the root of a negative number in its first steps and drops it again.
+    """
 
     def final_weight(learning_rate, key):
-        state, metrics = purerl.train(dataclasses.replace(algorithm, learning_rate=learning_rate), key, 2)
+        algorithm = dataclasses.replace(tiny(name), learning_rate=learning_rate)
+        state, metrics = purerl.train(algorithm, key, 2)
         return jax.tree.leaves(ALGORITHMS[name].params(state))[0].sum(), (state.iteration, metrics)
 
-    # Not Rainbow: units of its streams that are off for a whole batch have a gradient of exactly 0, where Adam's
-    # square root has no derivative. That is so for any network of relu units; in the others here none is switched off.
-    # Nor PQN: optax's rectified Adam takes the root of a negative number in its first steps and drops it again.
     differentiable = name not in ("rainbow", "pqn")
     function = jax.value_and_grad(final_weight, has_aux=True) if differentiable else final_weight
-    rates, keys = jnp.float32([1e-3, 2e-3]), jax.random.split(jax.random.key(0), 2)
-    result = jax.jit(jax.vmap(function))(rates, keys)
-    (_, (iteration, metrics)), slopes = result if differentiable else (result, rates)
-    assert (iteration == algorithm.warmup_iterations + 2).all()
+    return jax.vmap(function), jnp.float32([1e-3, 2e-3]), jax.random.split(jax.random.key(0), 2)
+
+
+@every_algorithm
+def test_training_is_a_pure_function_to_vmap_and_differentiate(name):
+    """Traced only: what has no derivative fails there."""
+    shapes = jax.eval_shape(*final_weights(name))
+    metrics = (shapes if name in ("rainbow", "pqn") else shapes[0])[1][1]
     assert metrics["episode_length"].count.shape == (2, 2)
+
+
+# One of each kind; compiling the derivatives of all takes minutes.
+KINDS = ("a2c", "trpo", "dqn", "sac", "shac")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in KINDS else pytest.param(name, marks=pytest.mark.slow)
+        for name in ALGORITHMS
+        if name not in ("rainbow", "pqn")
+    ],
+)
+def test_derivatives_of_training_are_finite(name):
+    function, rates, keys = final_weights(name)
+    (_, (iteration, _)), slopes = jax.jit(function)(rates, keys)
+    assert (iteration == tiny(name).warmup_iterations + 2).all()
     assert np.isfinite(slopes).all()
     assert (slopes != 0).all()
 
