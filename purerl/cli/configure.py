@@ -79,6 +79,10 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         raise InputError(f"--anneal is not for {algorithm}: it has no learning rate that may be a schedule")
     requested, seed = given.get("total_steps", start.total_steps), given.get("seed", 0)
     hyperparameters = plain_defaults(algorithm_type) | start.hyperparameters | flags.given_in(tunable, given)
+    if schedules.is_schedule(hyperparameters.get("learning_rate")):
+        if given.get("anneal", False):
+            raise InputError("give either --anneal or a schedule of --learning-rate, not both")
+        anneal = False
     chosen = complete_optimizer(algorithm_type, start.optimizer, flags.given_in(optimizer, given))
     draft = RunConfig(
         algorithm=algorithm,

@@ -75,7 +75,7 @@ def build(text: str) -> Any:
 def text_of(schedule: Any) -> str | None:
     """The text of a schedule that has one, else None."""
     kind = next((kind for kind, name in KINDS.items() if type(schedule).__name__ == name), None)
-    return None if kind is None else f"{kind}:{schedule.start:g}:{schedule.end:g}:{schedule.steps:.9g}"
+    return None if kind is None else ":".join([kind, *(_exactly(getattr(schedule, name)) for name in NUMBERS)])
 
 
 def _check(what: str, word: str, within: str) -> None:
@@ -89,3 +89,8 @@ def _check(what: str, word: str, within: str) -> None:
         raise InputError(f"{what} must be made of finite numbers, got {word!r}")
     if within and not inside(number, within):
         raise InputError(f"{what} must lie in {within}, got {word}")
+
+
+def _exactly(number: float) -> str:
+    """As few digits as read back to the same number."""
+    return repr(float(number)).removesuffix(".0")

@@ -16,12 +16,12 @@ import pytest
 
 import purerl
 from purerl import cpu, memory, presets
-from purerl.cli import configure, flags, parser
+from purerl.cli import configure, flags, parser, schedules
 from purerl.cli.config import RunConfig
 from purerl.cli.evaluation import Evaluator
 from purerl.cli.fields import hyperparameters
 from purerl.cli.network import build_network, complete_network, default_network
-from purerl.cli.optimizer import complete_optimizer
+from purerl.cli.optimizer import build_optimizer, complete_optimizer, default_optimizer
 from purerl.cli.run_directory import RunDirectory
 from purerl.cli.training import Training
 from purerl.environments import environment_names
@@ -269,6 +269,31 @@ def test_what_varies_may_be_scheduled_or_belong_to_the_optimiser(typed: str, pat
     varied = made(typed, algorithm=algorithm).population().varied
     assert list(varied) == [path]
     assert varied[path].tolist() == pytest.approx(values)
+
+
+def test_a_schedule_of_the_learning_rate_is_instead_of_annealing() -> None:
+    scheduled = made("--learning-rate cosine:1e-3:1e-4")
+    assert not scheduled.anneal
+    assert scheduled.population().algorithm.learning_rate == purerl.CosineSchedule(1e-3, 1e-4, 500_000.0)
+    with pytest.raises(InputError, match="give either --anneal or a schedule of --learning-rate"):
+        made("--anneal --learning-rate linear:1e-3:0")
+
+
+def test_schedules_are_text_without_loss() -> None:
+    schedule = purerl.LinearSchedule(1.0 / 3.0, 0.0, 1e6 / 7.0)
+    assert schedules.build(schedules.text_of(schedule) or "") == schedule
+    assert schedules.text_of(purerl.LinearSchedule(1.0, 0.05, 250_000.0)) == "linear:1:0.05:250000"
+    assert made("--total-steps 100000 --epsilon linear:1:0:33.3%", algorithm="dqn").population().algorithm.epsilon == (
+        purerl.LinearSchedule(1.0, 0.0, 33_300.0)
+    )
+
+
+@pytest.mark.parametrize("name", presets.ALGORITHMS)
+def test_default_optimizers_survive_plain_data(name: str) -> None:
+    algorithm = row(name).load()
+    plain = json.loads(json.dumps(complete_optimizer(algorithm, {}, {})))
+    built = {"optimizer": default_optimizer(algorithm)}
+    assert build_optimizer(algorithm, plain) == build_optimizer(algorithm, {}) == built
 
 
 def test_a_warm_up_is_no_training() -> None:
