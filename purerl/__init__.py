@@ -16,7 +16,7 @@ def __getattr__(name: str) -> Any:
     if name == "__all__":
         return sorted([*exports.HOME, *exports.MODULES])
     if name in exports.MODULES:
-        return importlib.import_module(f"purerl.{name}")
+        return importlib.import_module(f"purerl.{exports.MODULES[name]}")
     if name not in exports.HOME:
         raise AttributeError(f"module 'purerl' has no attribute {name!r}")
     value = getattr(importlib.import_module(exports.HOME[name]), name)

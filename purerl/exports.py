@@ -9,51 +9,52 @@ from pathlib import Path
 
 from purerl import presets
 
-MODULES = (
-    "algorithms",
-    "checkpoint",
-    "control",
-    "cpu",
-    "diagnostics",
-    "distributions",
-    "environments",
-    "errors",
-    "identification",
-    "networks",
-    "optimizers",
-    "presets",
-    "q_networks",
-    "replay",
-    "returns",
-    "rollout",
-    "runner",
-    "schedules",
-    "spaces",
-    "statistics",
-    "struct",
-    "types",
-    "value_heads",
-)
-"""Modules that are public by name, as ``purerl.spaces``."""
+MODULES = {
+    "algorithms": "algorithms",
+    "checkpoint": "training.checkpoint",
+    "control": "physics.control",
+    "cpu": "cpu",
+    "diagnostics": "physics.diagnostics",
+    "distributions": "math.distributions",
+    "environments": "environments",
+    "errors": "errors",
+    "experience": "experience",
+    "identification": "physics.identification",
+    "networks": "networks",
+    "optimizers": "learning.optimizers",
+    "presets": "presets",
+    "q_networks": "q_networks",
+    "replay": "replay",
+    "returns": "math.returns",
+    "rollout": "rollout",
+    "schedules": "learning.schedules",
+    "spaces": "spaces",
+    "statistics": "math.statistics",
+    "struct": "struct",
+    "training": "training",
+    "types": "types",
+    "value_heads": "layers.value_heads",
+}
+"""Public name of a module, as in ``purerl.spaces``, to where it is."""
 
 _NAMES = {
     "algorithms.reinforce": ("Baseline",),
-    "diagnostics": ("compare_gradients", "diagnose"),
+    "physics.diagnostics": ("compare_gradients", "diagnose"),
     "environments": ("check_env", "make"),
     "errors": ("InputError",),
-    "identification": ("fit_params",),
+    "physics.identification": ("fit_params",),
     "networks": ("CNN", "MLP", "ActorCritic", "DeterministicPolicy"),
-    "population": ("Population",),
+    "training.population": ("Population",),
     "q_networks": ("DeterministicActorCritic", "DiscreteSoftActorCritic", "QNetwork", "SoftActorCritic"),
-    "recurrent": ("GRU", "LSTM"),
+    "layers.memory": ("GRU", "LSTM"),
     "replay": ("PrioritizedReplay", "Replay"),
     "rollout": ("evaluate",),
-    "runner": ("Progress", "iterate", "train"),
-    "optimizers": ("Adam", "AdamW", "RAdam", "RMSProp"),
-    "schedules": ("CosineSchedule", "LinearSchedule"),
+    "training.loop": ("Progress", "iterate", "train"),
+    "learning.optimizers": ("Adam", "AdamW", "RAdam", "RMSProp"),
+    "learning.schedules": ("CosineSchedule", "LinearSchedule"),
     "spaces": ("Box", "Discrete"),
     "types": ("Algorithm", "Environment", "Mean", "Metrics", "Policy", "TimeStep", "Transition"),
-    "value_heads": ("C51", "ExpectedValue", "QuantileRegression"),
+    "layers.value_heads": ("C51", "ExpectedValue", "QuantileRegression"),
 }
 
 HOME: dict[str, str] = {
@@ -66,12 +67,14 @@ HOME: dict[str, str] = {
 def stub() -> str:
     """What ``purerl/__init__.pyi`` has to say, in the order that linters want."""
 
-    def place(name: str) -> tuple[str, int, str]:
-        return HOME[name], 0 if name.isupper() else 1 if name[0].isupper() else 2, name
+    modules = {name: ".".join(["purerl", *path.split(".")[:-1]]) for name, path in MODULES.items()}
+    homes = {**HOME, **modules}
 
-    imports = [f"from {HOME[name]} import {name} as {name}" for name in sorted(HOME, key=place)]
-    modules = [f"from . import {name} as {name}" for name in MODULES]
-    return "\n".join(["# Written by `python -m purerl.exports`.\n", *imports, "", *modules, "", "__version__: str", ""])
+    def place(name: str) -> tuple[str, int, str]:
+        return homes[name], 0 if name.isupper() else 1 if name[0].isupper() else 2, name
+
+    imports = [f"from {homes[name]} import {name} as {name}" for name in sorted(homes, key=place)]
+    return "\n".join(["# Written by `python -m purerl.exports`.\n", *imports, "", "__version__: str", ""])
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from purerl import struct
-from purerl.dense import Dense
-from purerl.distributions import Categorical, Deterministic, Distribution, Gaussian, TanhGaussian
 from purerl.errors import InputError
-from purerl.recurrent import NoMemory
+from purerl.layers.dense import Dense
+from purerl.layers.memory import NoMemory
+from purerl.math.distributions import Categorical, Deterministic, Distribution, Gaussian, TanhGaussian
 from purerl.spaces import Box, Discrete, Space
 from purerl.types import PyTree
 
@@ -131,7 +131,7 @@ class ActorCritic(nn.Module):
 
     Attributes:
         trunk: module from one observation to features ``[n]``.
-        memory: module between trunk and heads, see `purerl.recurrent`.
+        memory: module between trunk and heads, see `purerl.layers.memory`.
         shared: whether policy and value use the same trunk and memory.
         squash: whether continuous actions go through ``tanh``; leave it off for discrete ones.
         initial_std: deviation of continuous actions, before ``tanh``, until it is learned.

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import optax
 
 from purerl import struct
-from purerl.dense import Dense
-from purerl.distributions import Categorical, Deterministic, TanhGaussian
 from purerl.errors import InputError
+from purerl.layers.dense import Dense
+from purerl.layers.value_heads import ExpectedValue, ValueHead
+from purerl.math.distributions import Categorical, Deterministic, TanhGaussian
 from purerl.networks import MLP
 from purerl.spaces import Box, Discrete, Space
 from purerl.types import Array, Mean, Metrics, PyTree
-from purerl.value_heads import ExpectedValue, ValueHead
 
 _SMALL = nn.initializers.variance_scaling(1e-4, "fan_in", "uniform")
 """Of output layers whose values should begin near 0 (Lillicrap et al. 2016, section 7, use +-0.003)."""

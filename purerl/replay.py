@@ -29,9 +29,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from purerl import memory, struct, sum_tree
+from purerl import device_memory, struct
 from purerl.errors import InputError
-from purerl.sum_tree import SumTree
+from purerl.math import sum_tree
+from purerl.math.sum_tree import SumTree
 from purerl.types import Array, PyTree, Transition
 
 FINAL_EVERY = 16
@@ -124,8 +125,8 @@ class Replay:
             InputError: if it cannot fit into the memory of the device.
         """
         state = jax.eval_shape(self._empty, obs, action)
-        num_bytes = memory.num_bytes(state)
-        memory.check_fits(
+        num_bytes = device_memory.num_bytes(state)
+        device_memory.check_fits(
             num_bytes, f"a replay of {self.capacity:,} steps x {num_bytes / self.capacity:.1f} bytes", "buffer_size"
         )
         return self._empty(obs, action)

@@ -25,7 +25,7 @@ from matplotlib.ticker import EngFormatter  # noqa: E402
 
 import purerl  # noqa: E402
 from purerl.cli.configure import configure  # noqa: E402
-from purerl.statistics import bootstrap_interval  # noqa: E402
+from purerl.math.statistics import bootstrap_interval  # noqa: E402
 
 COLORS = {"shac": "#D55E00", "apg": "#009E73", "ppo": "#0072B2"}
 

@@ -24,7 +24,7 @@ from matplotlib.ticker import EngFormatter  # noqa: E402
 
 from purerl import cli  # noqa: E402
 from purerl.cli.plot import COLORS  # noqa: E402
-from purerl.statistics import bootstrap_interval, summarize  # noqa: E402
+from purerl.math.statistics import bootstrap_interval, summarize  # noqa: E402
 
 LAST_EPISODES, EVALUATION_EPISODES = 100, 128
 

@@ -20,7 +20,7 @@ import numpy as np  # noqa: E402
 
 from purerl import struct  # noqa: E402
 from purerl.environments import smooth  # noqa: E402
-from purerl.identification import Fit, Recording, fit_params, random_actions, record, simulate  # noqa: E402
+from purerl.physics.identification import Fit, Recording, fit_params, random_actions, record, simulate  # noqa: E402
 from purerl.types import Environment  # noqa: E402
 
 START = {"mass": 2.0, "length": 1.0, "damping": 0.2}

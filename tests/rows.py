@@ -34,9 +34,9 @@ from purerl import (
     QNetwork,
     SoftActorCritic,
 )
-from purerl.optimizers import Adam
-from purerl.schedules import LinearSchedule
-from purerl.sequences import apply_over_time
+from purerl.learning.optimizers import Adam
+from purerl.learning.schedules import LinearSchedule
+from purerl.learning.sequences import apply_over_time
 
 NETWORK = ActorCritic(trunk=MLP((16,)))
 TINY = MLP((16,), nn.relu)

@@ -10,8 +10,9 @@ from probes import obs_reward
 from rows import ALGORITHMS, NETWORK, for_each, ppo
 
 import purerl
-from purerl import LSTM, ActorCritic, Population, runner
-from purerl.control import ILQR, MPPI, Shooting
+from purerl import LSTM, ActorCritic, Population
+from purerl.physics.control import ILQR, MPPI, Shooting
+from purerl.training import loop
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +27,7 @@ def widths(tree):
 
 def check(algorithm):
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
-    after, metrics = jax.eval_shape(runner.advance, algorithm, state, jnp.int32(2))
+    after, metrics = jax.eval_shape(loop.advance, algorithm, state, jnp.int32(2))
     assert not widths((state, metrics))
     assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda leaf: leaf.dtype, state)
 

@@ -11,19 +11,8 @@ from probes import action_times_obs, obs_reward
 from rows import NETWORK
 
 import purerl
-from purerl import (
-    A2C,
-    GRU,
-    IMPALA,
-    PPO,
-    ActorCritic,
-    Adam,
-    InputError,
-    LinearSchedule,
-    RMSProp,
-    iterate,
-)
-from purerl.sequences import SequenceBatch
+from purerl import A2C, GRU, IMPALA, PPO, ActorCritic, Adam, InputError, LinearSchedule, RMSProp, iterate
+from purerl.learning.sequences import SequenceBatch
 
 ONE_UPDATE = {"num_epochs": 1, "num_minibatches": 1, "clip_eps": 1e6, "value_clip_eps": None}
 

@@ -12,15 +12,16 @@ from probes import Target
 from rows import NETWORK
 
 import purerl
-from purerl import GRU, MLP, ActorCritic, DeterministicPolicy, normalize
-from purerl.acting import Actor, EpsilonGreedy, Noise, scale_action, uniform
-from purerl.diagnostics.diagnosis import _random_policy
+from purerl import GRU, MLP, ActorCritic, DeterministicPolicy
 from purerl.environments import ScaleAction
+from purerl.experience.policies import Actor, EpsilonGreedy, Noise, scale_action, uniform
+from purerl.math import running_statistics
+from purerl.physics.diagnostics.diagnosis import _random_policy
 from purerl.spaces import Box, Discrete
 
 OBS = jnp.float32([0.5])
 INF = float("inf")
-STATS = normalize.update(normalize.init((1,)), jnp.float32([[1.0], [3.0]]))
+STATS = running_statistics.update(running_statistics.init((1,)), jnp.float32([[1.0], [3.0]]))
 
 
 def actor(env, network=NETWORK):
@@ -72,7 +73,7 @@ def test_observations_are_seen_through_the_statistics():
     acting, params = actor(Target())
     raw, seen = (
         acting.policy(params, stats, explore=False).act(jax.random.key(0), acting.network.initial_carry(), obs)[0]
-        for stats, obs in ((STATS, OBS), (None, normalize.standardize(STATS, OBS)))
+        for stats, obs in ((STATS, OBS), (None, running_statistics.standardize(STATS, OBS)))
     )
     np.testing.assert_array_equal(raw, seen)
 

@@ -17,10 +17,11 @@ from rows import ALGORITHMS
 from test_dqn import BATCH_SIZE, draw, shake, until_a_thousand_steps, view
 from test_experience import written
 
-from purerl import CNN, MLP, InputError, schedules, struct
+from purerl import CNN, MLP, InputError, struct
+from purerl.learning import schedules
+from purerl.learning.temperature import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from purerl.replay import ReplaySample
 from purerl.spaces import Box
-from purerl.temperature import LEAST_TEMPERATURE, MOST_TEMPERATURE
 
 DETERMINISTIC, SOFT = ("ddpg", "td3"), ("sac", "discrete_sac")
 every = pytest.mark.parametrize("name", [*DETERMINISTIC, *SOFT])

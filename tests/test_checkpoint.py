@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from helpers import bits
 
-from purerl import InputError, checkpoint
+from purerl import InputError
 from purerl.cli import main
 from purerl.cli.run_directory import RunDirectory
+from purerl.training import checkpoint
 
 
 def state(**changes):
@@ -205,7 +206,7 @@ def test_memory_holds_at_most_one_copy(tmp_path):
 CHILD = """
 import sys
 import numpy as np
-from purerl import checkpoint
+from purerl.training import checkpoint
 
 state = {"x": np.random.default_rng(2).integers(0, 256, 10**8, np.uint8)}
 with checkpoint.Checkpointer(sys.argv[1]) as checkpointer:

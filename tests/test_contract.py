@@ -12,8 +12,9 @@ from probes import Target, action_times_obs, delay, endless, obs_reward
 from rows import ALGORITHMS, every_algorithm, every_one_with_a_value, for_each, tiny, trained
 
 import purerl
-from purerl import MLP, ActorCritic, Population, checkpoint, iterate, runner
+from purerl import MLP, ActorCritic, Population, iterate
 from purerl.spaces import Discrete
+from purerl.training import checkpoint, loop
 
 
 @every_algorithm
@@ -69,9 +70,9 @@ def test_a_population_may_vary_every_numeric_leaf(name):
 def test_new_hyper_parameters_do_not_compile_again(name):
     algorithm = tiny(name)
     learn(algorithm, 0, 1)
-    programs = runner.advance._cache_size()
+    programs = loop.advance._cache_size()
     learn(tiny(name, learning_rate=5e-4, gamma=0.9), 1, 5, every=2)
-    assert runner.advance._cache_size() == programs
+    assert loop.advance._cache_size() == programs
 
 
 @every_algorithm

@@ -13,11 +13,11 @@ from probes import Counter, delay
 from scipy.optimize import lsq_linear
 
 from purerl import InputError, rollout, struct
-from purerl.control import ILQR, MPPI, ObserveState, Shooting, mpc_policy, neutral_actions
-from purerl.control.model import total_reward
 from purerl.environments import TimeLimit
 from purerl.environments.smooth.linear_quadratic import LinearQuadratic
 from purerl.environments.smooth.pendulum import Pendulum
+from purerl.physics.control import ILQR, MPPI, ObserveState, Shooting, mpc_policy, neutral_actions
+from purerl.physics.control.model import total_reward
 from purerl.spaces import Box
 from purerl.types import Policy, TimeStep
 

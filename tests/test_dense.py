@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purerl.dense import Dense
+from purerl.layers.dense import Dense
 
 KEY = jax.random.key(0)
 

@@ -9,10 +9,10 @@ import pytest
 from scipy.stats import norm
 
 from purerl import struct
-from purerl.diagnostics import Trajectory, check_actions, compare_gradients, diagnose, jacobian_growth
 from purerl.environments import GradientGate
 from purerl.environments.smooth import BouncingMass, LinearQuadratic
 from purerl.errors import InputError
+from purerl.physics.diagnostics import Trajectory, check_actions, compare_gradients, diagnose, jacobian_growth
 from purerl.spaces import Box, Discrete
 from purerl.types import Policy, TimeStep
 

@@ -7,7 +7,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from purerl.distributions import Categorical, Gaussian, TanhGaussian
+from purerl.math.distributions import Categorical, Gaussian, TanhGaussian
 
 KEY = jax.random.key(0)
 MEAN, LOG_STD = np.float32([0.3, -0.5]), np.float32([-0.5, -0.8])

@@ -13,7 +13,8 @@ from probes import Fork
 from rows import ALGORITHMS
 
 import purerl
-from purerl import CNN, DQN, Adam, ExpectedValue, InputError, LinearSchedule, QNetwork, optimizers, schedules, struct
+from purerl import CNN, DQN, Adam, ExpectedValue, InputError, LinearSchedule, QNetwork, struct
+from purerl.learning import optimizers, schedules
 
 BATCH_SIZE = 128
 init = jax.jit(DQN.init)

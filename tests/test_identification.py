@@ -10,8 +10,8 @@ import purerl
 from purerl import struct
 from purerl.environments import smooth
 from purerl.errors import InputError
-from purerl.identification import Recording, fit_params, random_actions, record, simulate
-from purerl.identification.parameters import find_parameters
+from purerl.physics.identification import Recording, fit_params, random_actions, record, simulate
+from purerl.physics.identification.parameters import find_parameters
 from purerl.spaces import Box
 from purerl.types import Environment, Policy, TimeStep
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purerl.minibatches import accumulate_gradient, minibatch_epochs, shuffled_indices
+from purerl.learning.minibatches import accumulate_gradient, minibatch_epochs, shuffled_indices
 from purerl.types import Mean
 
 

@@ -13,14 +13,15 @@ from probes import Target, action_times_obs, obs_reward
 from rows import NETWORK
 
 import purerl
-from purerl import MLP, TRPO, ActorCritic, InputError, floats, normalize, rollout
-from purerl.natural_gradient import (
+from purerl import MLP, TRPO, ActorCritic, InputError, rollout
+from purerl.learning.sequences import PolicyBatch
+from purerl.math import float_leaves, running_statistics
+from purerl.math.natural_gradient import (
     conjugate_gradient,
     fisher_vector_product,
     natural_step,
     surrogate_and_divergence,
 )
-from purerl.sequences import PolicyBatch
 from purerl.spaces import Box, Discrete
 
 
@@ -36,7 +37,7 @@ def policies(space, network=NETWORK):
     """Parameters ``[n]`` to distributions over a batch of observations, and some such parameters."""
     network = network.clone(action_space=space)
     params = network.init(jax.random.key(0), jnp.zeros(3), method="actor")
-    flat, unravel = floats.ravel(params)
+    flat, unravel = float_leaves.ravel(params)
     obs = jax.random.normal(jax.random.key(1), (20, 3))
     flat = flat + 0.3 * jax.random.normal(jax.random.key(2), flat.shape)
     return lambda flat: jax.vmap(lambda obs: network.apply(unravel(flat), obs, method="actor"))(obs), flat
@@ -193,7 +194,7 @@ def test_the_step_of_a_linear_gaussian_policy_is_the_closed_form():
 def divergence(algorithm, obs_stats, obs, old_params, new_params):
     """Mean KL from old to new over raw observations ``[..., n]``, in NumPy and from its definition."""
     obs = obs.reshape(-1, obs.shape[-1])
-    seen = obs if obs_stats is None else normalize.standardize(obs_stats, obs)
+    seen = obs if obs_stats is None else running_statistics.standardize(obs_stats, obs)
     old, new = (
         jax.tree.map(
             np.float64,

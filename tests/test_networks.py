@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purerl.distributions import Categorical, Gaussian, TanhGaussian
 from purerl.errors import InputError
+from purerl.math.distributions import Categorical, Gaussian, TanhGaussian
 from purerl.networks import CNN, MLP, ActorCritic, encode
 from purerl.spaces import Box, Discrete
 

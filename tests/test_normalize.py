@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purerl import normalize
 from purerl.errors import InputError
+from purerl.math import running_statistics
 
-update, merge = jax.jit(normalize.update), jax.jit(normalize.merge)
-standardize, scale = jax.jit(normalize.standardize), jax.jit(normalize.scale)
+update, merge = jax.jit(running_statistics.update), jax.jit(running_statistics.merge)
+standardize, scale = jax.jit(running_statistics.standardize), jax.jit(running_statistics.scale)
 
 
 def of(*batches):
-    stats = normalize.init(batches[0].shape[-1:])
+    stats = running_statistics.init(batches[0].shape[-1:])
     for batch in batches:
         stats = update(stats, batch)
     return stats
@@ -48,7 +48,7 @@ def test_merging_is_associative_commutative_and_has_a_neutral_element(seed):
     a, b, c = (of(batch) for batch in random_batches(seed, 3))
     assert_close(merge(merge(a, b), c), merge(a, merge(b, c)), rtol=1e-4, atol=1e-5)
     assert_close(merge(a, b), merge(b, a), rtol=1e-4, atol=1e-5)
-    nothing = normalize.init((2,))
+    nothing = running_statistics.init((2,))
     assert_close(merge(a, nothing), a, rtol=0, atol=0)
     assert_close(merge(nothing, a), a, rtol=0, atol=0)
     assert_close(merge(nothing, nothing), nothing, rtol=0, atol=0)
@@ -58,8 +58,8 @@ def test_merging_is_associative_commutative_and_has_a_neutral_element(seed):
 def test_a_large_offset_does_not_swallow_the_deviation(batch_size):
     data = np.random.default_rng(0).normal(1e4, 1.0, (8192, 1)).astype(np.float32)
     batches = jnp.asarray(data).reshape(-1, batch_size, 1)
-    step = lambda stats, batch: (normalize.update(stats, batch), None)  # noqa: E731
-    stats, _ = jax.jit(lambda s, b: jax.lax.scan(step, s, b))(normalize.init((1,)), batches)
+    step = lambda stats, batch: (running_statistics.update(stats, batch), None)  # noqa: E731
+    stats, _ = jax.jit(lambda s, b: jax.lax.scan(step, s, b))(running_statistics.init((1,)), batches)
     exact = data.astype(np.float64)
     # Steps of the mean are rounded to the spacing of float32 there, 1e-3.
     np.testing.assert_allclose(stats.mean, exact.mean(0), atol=0.05)
@@ -68,7 +68,7 @@ def test_a_large_offset_does_not_swallow_the_deviation(batch_size):
 
 def test_the_variance_is_right_even_where_the_mean_cannot_be_represented():
     data = np.float32(2**23) + np.float32([0.0, 1.0, 0.0, 1.0])  # the mean lies between two neighbouring float32
-    np.testing.assert_allclose(update(normalize.init(()), data).var, 0.25)
+    np.testing.assert_allclose(update(running_statistics.init(()), data).var, 0.25)
 
 
 @pytest.mark.parametrize("count", [2.0**24, 2.0**26, 1e10])
@@ -77,17 +77,17 @@ def test_large_counts_do_not_make_the_variance_drift(count):
 
     def step(i, stats):
         noise = jax.random.normal(jax.random.fold_in(jax.random.key(0), i), (3,))
-        return normalize.update(stats, 3.0 + 1.4 * noise)
+        return running_statistics.update(stats, 3.0 + 1.4 * noise)
 
-    start = normalize.RunningStatistics(jnp.float32(count), jnp.float32(3.0), jnp.float32(1.96))
+    start = running_statistics.RunningStatistics(jnp.float32(count), jnp.float32(3.0), jnp.float32(1.96))
     stats = jax.jit(lambda s: jax.lax.fori_loop(0, 500_000, step, s))(start)
     np.testing.assert_allclose(stats.mean, 3.0, atol=0.003)
     np.testing.assert_allclose(stats.var, 1.96, rtol=0.002)
 
 
 def test_merging_large_counts():
-    a = normalize.RunningStatistics(jnp.float32(5e9), jnp.float32(3.0), jnp.float32(4.0))
-    b = normalize.RunningStatistics(jnp.float32(1e10), jnp.float32(6.0), jnp.float32(4.0))
+    a = running_statistics.RunningStatistics(jnp.float32(5e9), jnp.float32(3.0), jnp.float32(4.0))
+    b = running_statistics.RunningStatistics(jnp.float32(1e10), jnp.float32(6.0), jnp.float32(4.0))
     np.testing.assert_allclose(merge(a, b).mean, 5.0, rtol=1e-6)
     np.testing.assert_allclose(merge(a, b).var, 4.0 + 1 / 3 * 2 / 3 * 3.0**2, rtol=1e-6)
 
@@ -95,8 +95,10 @@ def test_merging_large_counts():
 def test_early_data_and_late_data_count_alike():
     """The variance must also grow when the mean wanders, as it does while a policy learns."""
     data = np.linspace(0.0, 100.0, 5000).astype(np.float32)
-    step = lambda stats, batch: (normalize.update(stats, batch), None)  # noqa: E731
-    stats, _ = jax.jit(lambda s, b: jax.lax.scan(step, s, b))(normalize.init(()), jnp.asarray(data).reshape(-1, 5))
+    step = lambda stats, batch: (running_statistics.update(stats, batch), None)  # noqa: E731
+    stats, _ = jax.jit(lambda s, b: jax.lax.scan(step, s, b))(
+        running_statistics.init(()), jnp.asarray(data).reshape(-1, 5)
+    )
     np.testing.assert_allclose(stats.mean, data.mean(dtype=np.float64), rtol=1e-5)
     np.testing.assert_allclose(stats.var, data.var(dtype=np.float64), rtol=1e-4)
 
@@ -112,7 +114,7 @@ def test_standardised_data_have_mean_zero_and_deviation_one():
 
 def test_scaling_divides_only():
     rewards = np.float32([1.0, 2.0, -3.0, 6.0])
-    stats = update(normalize.init(()), rewards)
+    stats = update(running_statistics.init(()), rewards)
     np.testing.assert_allclose(scale(stats, rewards), rewards / rewards.std(), rtol=1e-5)
     np.testing.assert_allclose(scale(stats, np.float32(1e6)), 10.0)
     np.testing.assert_allclose(scale(stats, np.float32(-1e6), 3.0), -3.0)
@@ -121,7 +123,7 @@ def test_scaling_divides_only():
 def test_before_any_data_values_are_only_clipped():
     x = np.float32([0.5, -7.25, 99.0, -99.0])
     for apply in (standardize, scale):
-        np.testing.assert_array_equal(apply(normalize.init((4,)), x), [0.5, -7.25, 10.0, -10.0])
+        np.testing.assert_array_equal(apply(running_statistics.init((4,)), x), [0.5, -7.25, 10.0, -10.0])
 
 
 def test_an_entry_that_never_varies_becomes_zero_and_a_surprise_is_clipped():
@@ -132,17 +134,17 @@ def test_an_entry_that_never_varies_becomes_zero_and_a_surprise_is_clipped():
 
 
 def test_integers_become_strong_float32():
-    stats = normalize.update(normalize.init((2,)), jnp.uint8([[0, 255], [2, 253]]))
+    stats = running_statistics.update(running_statistics.init((2,)), jnp.uint8([[0, 255], [2, 253]]))
     np.testing.assert_allclose(stats.mean, [1.0, 254.0])
     x = jnp.uint8([1, 2])
-    leaves = [*jax.tree.leaves(stats), normalize.standardize(stats, x), normalize.scale(stats, x)]
+    leaves = [*jax.tree.leaves(stats), running_statistics.standardize(stats, x), running_statistics.scale(stats, x)]
     assert all(x.dtype == jnp.float32 and not x.weak_type for x in leaves)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), stats) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), normalize.init((2,))
+        lambda x: (x.shape, x.dtype), running_statistics.init((2,))
     )
 
 
 @pytest.mark.parametrize("shape", [(4,), (5, 2), ()])
 def test_a_batch_of_something_else_is_an_input_error(shape):
     with pytest.raises(InputError, match="batch must have shape"):
-        normalize.update(normalize.init((3,)), jnp.zeros(shape))
+        running_statistics.update(running_statistics.init((3,)), jnp.zeros(shape))

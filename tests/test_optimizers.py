@@ -7,7 +7,8 @@ import optax
 import pytest
 
 import purerl
-from purerl import Adam, AdamW, InputError, RAdam, RMSProp, optimizers
+from purerl import Adam, AdamW, InputError, RAdam, RMSProp
+from purerl.learning import optimizers
 
 PARAMS = {"w": jnp.float32([1.0, -2.0, 3.0]), "b": jnp.float32(0.5)}
 GRADS = {"w": jnp.float32([3.0, 0.0, -4.0]), "b": jnp.float32(12.0)}  # of global norm 13

@@ -65,7 +65,7 @@ def test_groups_learn_what_all_learn_together(name, monkeypatch: pytest.MonkeyPa
         return group.step(state)
 
     for fitting in (1, 4, 100):
-        monkeypatch.setattr("purerl.population.ROWS_IN_CACHE", fitting * algorithm.minibatch_rows)
+        monkeypatch.setattr("purerl.training.population.ROWS_IN_CACHE", fitting * algorithm.minibatch_rows)
         results.append(jax.jit(lambda state: population.in_groups(step, state))(state))
     assert list(dict.fromkeys(sizes)) == [1, 3, 6]
     together = results.pop()

@@ -14,8 +14,8 @@ from rows import NETWORK, ppo
 
 import purerl
 from purerl import PPO, ActorCritic, InputError, LinearSchedule, iterate
-from purerl.kl_penalty import LEAST_KL_COEF, MOST_KL_COEF
-from purerl.sequences import SequenceBatch
+from purerl.learning.kl_penalty import LEAST_KL_COEF, MOST_KL_COEF
+from purerl.learning.sequences import SequenceBatch
 
 
 def run(algorithm, iterations, seed=0):

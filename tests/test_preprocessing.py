@@ -7,8 +7,9 @@ import pytest
 from probes import Counter
 
 import purerl
-from purerl import normalize, struct
-from purerl.preprocessing import preprocess, update_statistics, zero_input
+from purerl import struct
+from purerl.experience.preprocessing import preprocess, update_statistics, zero_input
+from purerl.math import running_statistics
 from purerl.spaces import Box, Discrete
 
 SPACE = Box((3,), -5.0, 5.0)
@@ -20,7 +21,7 @@ def seen(*shape):
 
 def test_statistics_are_those_of_all_batches_and_standardise():
     obs = seen(4, 50)
-    stats = normalize.init((3,))
+    stats = running_statistics.init((3,))
     for part in (obs[:, :20], obs[:, 20:]):
         stats = update_statistics(SPACE, stats, part)
     flat = np.asarray(obs).reshape(-1, 3)
@@ -41,7 +42,7 @@ def test_without_statistics_observations_are_seen_as_they_are():
 def test_choices_are_one_hot_with_or_without_statistics():
     space, obs = Discrete(3), jnp.int32([[0, 2], [2, 2]])
     np.testing.assert_array_equal(preprocess(space, None, obs), np.eye(3)[obs])
-    stats = update_statistics(space, normalize.init(zero_input(space).shape), obs)
+    stats = update_statistics(space, running_statistics.init(zero_input(space).shape), obs)
     np.testing.assert_allclose(stats.mean, [0.25, 0.0, 0.75])
     assert preprocess(space, stats, obs).shape == (2, 2, 3)
 
@@ -65,7 +66,7 @@ def test_choices_are_one_hot_with_or_without_statistics():
 def test_pictures_are_seen_between_0_and_1(space, greatest):
     obs = jnp.asarray([1, 2], space.dtype)
     np.testing.assert_allclose(preprocess(space, None, obs), np.float32(obs) / np.float32(greatest), rtol=1e-6)
-    stats = update_statistics(space, normalize.init((2,)), jnp.stack([obs, obs]))
+    stats = update_statistics(space, running_statistics.init((2,)), jnp.stack([obs, obs]))
     np.testing.assert_allclose(stats.mean, np.float32(obs) / np.float32(greatest), rtol=1e-6)
 
 

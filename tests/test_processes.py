@@ -11,8 +11,8 @@ import pytest
 
 import purerl
 from purerl import InputError, Population, cpu
-from purerl.members import Members
-from purerl.processes import Processes, _parts
+from purerl.training.in_process import InProcess
+from purerl.training.multi_process import MultiProcess, _parts
 
 BATCH = 3
 
@@ -26,8 +26,8 @@ def build() -> Population:
 
 
 @pytest.fixture(scope="module")
-def processes() -> Iterator[Processes]:
-    with Processes(build, 2) as processes:
+def processes() -> Iterator[MultiProcess]:
+    with MultiProcess(build, 2) as processes:
         processes.compile_init()
         processes.init(jax.random.key(0))
         processes.compile_evaluation(BATCH, explore=False)
@@ -35,15 +35,15 @@ def processes() -> Iterator[Processes]:
 
 
 @pytest.fixture(scope="module")
-def members() -> Members:
-    members = Members(build())
+def members() -> InProcess:
+    members = InProcess(build())
     members.compile_init()
     members.init(jax.random.key(0))
     members.compile_evaluation(BATCH, explore=False)
     return members
 
 
-def test_they_learn_what_one_process_learns(processes: Processes, members: Members) -> None:
+def test_they_learn_what_one_process_learns(processes: MultiProcess, members: InProcess) -> None:
     chex.assert_trees_all_equal(processes.state(), members.state())
     for _ in range(2):
         spread, together = processes.advance(2), members.advance(2)
@@ -52,7 +52,7 @@ def test_they_learn_what_one_process_learns(processes: Processes, members: Membe
     assert int(processes.state().iteration) == 4
 
 
-def test_they_play_the_same_episodes(processes: Processes, members: Members) -> None:
+def test_they_play_the_same_episodes(processes: MultiProcess, members: InProcess) -> None:
     state = members.state()
     processes.load(state)
     chex.assert_trees_all_equal(processes.state(), state)
@@ -63,20 +63,20 @@ def test_they_play_the_same_episodes(processes: Processes, members: Members) -> 
     assert len({tuple(row) for row in spread.episode_return}) > 1
 
 
-def test_what_goes_wrong_there_is_raised_here(processes: Processes) -> None:
+def test_what_goes_wrong_there_is_raised_here(processes: MultiProcess) -> None:
     with pytest.raises(AttributeError):
         processes._call("no_such_call")
     assert int(processes.state().iteration) >= 0  # and they go on
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_requests_to_stop_are_for_the_process_that_calls(processes: Processes, number: signal.Signals) -> None:
+def test_requests_to_stop_are_for_the_process_that_calls(processes: MultiProcess, number: signal.Signals) -> None:
     for process, _ in processes._workers:
         os.kill(process.pid, number)
     assert int(processes.state().iteration) >= 0
 
 
-def test_metrics_go_on_in_all_processes(processes: Processes) -> None:
+def test_metrics_go_on_in_all_processes(processes: MultiProcess) -> None:
     first = processes.advance(1)
     both = processes.advance(1, first)
     np.testing.assert_array_equal(both["entropy"].count, 2 * first["entropy"].count)
@@ -85,7 +85,7 @@ def test_metrics_go_on_in_all_processes(processes: Processes) -> None:
 
 
 def test_a_process_that_is_gone_is_told() -> None:
-    with Processes(build, 2) as processes:
+    with MultiProcess(build, 2) as processes:
         processes._workers[1][0].kill()
         with pytest.raises(InputError, match="was killed"):
             processes.compile_init()

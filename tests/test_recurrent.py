@@ -12,8 +12,8 @@ from rows import tiny
 
 import purerl
 from purerl import GRU, LSTM, MLP, PPO, ActorCritic
-from purerl.recurrent import NoMemory
-from purerl.sequences import SequenceBatch, apply_over_time, apply_to_transitions
+from purerl.layers.memory import NoMemory
+from purerl.learning.sequences import SequenceBatch, apply_over_time, apply_to_transitions
 from purerl.spaces import Discrete
 from purerl.types import Transition
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from probes import delay
 from rows import ALGORITHMS
 
-from purerl import InputError, runner, sum_tree
+from purerl import InputError
+from purerl.math import sum_tree
 from purerl.replay import PrioritizedReplay, Replay
+from purerl.training import loop
 from purerl.types import Transition
 
 GAMMA = 0.9
@@ -308,7 +310,7 @@ def test_uniform_replay_takes_priorities_and_ignores_them():
 def test_training_copies_neither_replay_nor_priorities(exponent):
     algorithm = ALGORITHMS["dqn"].make(delay(), buffer_size=2**18, priority_exponent=exponent)
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
-    program = runner.advance.lower(algorithm, state, jnp.int32(1)).compile()
+    program = loop.advance.lower(algorithm, state, jnp.int32(1)).compile()
     assert program.memory_analysis().temp_size_in_bytes < 2**18  # a byte per step; a copy of anything takes four
 
 

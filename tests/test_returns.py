@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purerl import returns
+from purerl.math import returns
 
 LENGTH = 9
 gae = jax.jit(returns.gae)

@@ -8,7 +8,8 @@ from helpers import begin
 from probes import obs_reward
 from rows import ppo
 
-from purerl import InputError, Population, iterate, runner, struct
+from purerl import InputError, Population, iterate, struct
+from purerl.training import loop
 from purerl.types import Mean
 
 
@@ -44,7 +45,7 @@ def test_means_of_very_many_iterations_are_exact():
         def step(self, state):
             return state, {"tenth": Mean(jnp.float32(0.1), jnp.float32(1.0)), "some": Mean.of(jnp.ones(7), state)}
 
-    _, metrics = runner.advance(Metered(), jnp.arange(7) < 3, jnp.int32(2**24 + 1_000_001))
+    _, metrics = loop.advance(Metered(), jnp.arange(7) < 3, jnp.int32(2**24 + 1_000_001))
     np.testing.assert_allclose(metrics["tenth"].value, 0.1, rtol=1e-6)
     for mean, per_iteration in ((metrics["tenth"], 1), (metrics["some"], 3)):
         assert float(mean.count) + float(mean.count_rest) == per_iteration * (2**24 + 1_000_001)
@@ -58,12 +59,12 @@ def test_means_of_very_many_iterations_are_exact():
 def test_metrics_do_not_depend_on_how_a_chunk_is_divided():
     population = Population(ppo(obs_reward()), 2)
     state = begin(population, jax.random.key(0))
-    nothing = runner.no_metrics(population, state)
+    nothing = loop.no_metrics(population, state)
 
     def train(pieces):
         now, metrics = jax.tree.map(jnp.copy, state), nothing
         for piece in pieces:
-            now, metrics = runner.advance(population, now, jnp.int32(piece), metrics)
+            now, metrics = loop.advance(population, now, jnp.int32(piece), metrics)
         return now, metrics
 
     # `repr` shows every bit of every number.
@@ -82,9 +83,9 @@ def test_compile_time_is_apart_from_run_time():
 def test_one_program_for_the_whole_run():
     population = Population(ppo(obs_reward()), 2)
     list(iterate(population, begin(population, jax.random.key(0)), 1))
-    programs = runner.advance._cache_size()
+    programs = loop.advance._cache_size()
     list(iterate(population, begin(population, jax.random.key(1)), 7, every=3))
-    assert runner.advance._cache_size() == programs
+    assert loop.advance._cache_size() == programs
 
 
 @pytest.mark.parametrize(("num_iterations", "every"), [(0, 1), (-3, 1), (3, 0), (2**31, 1), (3.5, 1), (3, 1.5)])

@@ -7,17 +7,8 @@ import optax
 import pytest
 
 import purerl
-from purerl import (
-    A2C,
-    MLP,
-    ActorCritic,
-    Adam,
-    CosineSchedule,
-    InputError,
-    LinearSchedule,
-    Population,
-    schedules,
-)
+from purerl import A2C, MLP, ActorCritic, Adam, CosineSchedule, InputError, LinearSchedule, Population
+from purerl.learning import schedules
 
 CARTPOLE = purerl.make("CartPole-v1")
 SCHEDULES = {

@@ -9,9 +9,9 @@ from helpers import begin
 
 import purerl
 from purerl import MLP, SHAC, ActorCritic, Policy, rollout, struct
-from purerl.adaptive_horizon import GradientWindows, adapt_horizon, begin_windows
 from purerl.environments.gradient_gate import GradientGate
-from purerl.gradient_mixing import mix_gradients
+from purerl.learning.adaptive_horizon import GradientWindows, adapt_horizon, begin_windows
+from purerl.math.gradient_mixing import mix_gradients
 from purerl.spaces import Box
 from purerl.types import TimeStep
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 import purerl
-from purerl import runner
+from purerl.training import loop
 
 NUM_ENVS = 64
 ITERATIONS = 8
@@ -28,7 +28,7 @@ def test_ppo_is_not_a_quarter_slower_beside_the_reference_than_it_was(monkeypatc
     agent = purerl.PPO(env=purerl.make("CartPole-v1"), num_envs=NUM_ENVS, rollout_length=128)
     state, key, iterations = jax.jit(agent.init)(jax.random.key(0)), jax.random.key(0), jnp.int32(ITERATIONS)
     train = jax.jit(reference.make_train("CartPole-v1", NUM_ENVS, ITERATIONS)).lower(key).compile(AS_FOR_USERS)
-    advance = runner.advance.lower(agent, state, iterations).compile(AS_FOR_USERS)
+    advance = loop.advance.lower(agent, state, iterations).compile(AS_FOR_USERS)
 
     def ours() -> None:
         nonlocal state

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from purerl.statistics import bootstrap_interval, finite, iqm, summarize
+from purerl.math.statistics import bootstrap_interval, finite, iqm, summarize
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 9, 16, 33])

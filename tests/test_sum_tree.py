@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from purerl import InputError, sum_tree
-from purerl.sum_tree import FANOUT
+from purerl import InputError
+from purerl.math import sum_tree
+from purerl.math.sum_tree import FANOUT
 
 set_slice, set_at, get = jax.jit(sum_tree.set_slice), jax.jit(sum_tree.set_at), jax.jit(sum_tree.get)
 sample = jax.jit(lambda tree, key, num: sum_tree.sample(tree, key, num)[0], static_argnums=2)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from purerl.errors import InputError
-from purerl.value_heads import C51, ExpectedValue, QuantileRegression, ValueHead, project
+from purerl.layers.value_heads import C51, ExpectedValue, QuantileRegression, ValueHead, project
 
 HEADS = {
     "mean": ExpectedValue(),

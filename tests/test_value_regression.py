@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from purerl import optimizers
-from purerl.value_regression import explained_variance, fit_value
+from purerl.learning import optimizers
+from purerl.learning.value_regression import explained_variance, fit_value
 
 RNG = np.random.default_rng(0)
 OBS = np.float32(RNG.normal(size=(64, 3)))

@@ -7,8 +7,8 @@ import time
 import jax
 import jax.numpy as jnp
 
-from purerl import runner
 from purerl.cli.configure import configure
+from purerl.training import loop
 
 
 def main():
@@ -19,7 +19,7 @@ def main():
     state = jax.eval_shape(population.init, key)
     for program, inputs in (
         (jax.jit(population.init), (key,)),
-        (runner.advance, (population, state, jnp.int32(0))),
+        (loop.advance, (population, state, jnp.int32(0))),
     ):
         begun = time.perf_counter()
         lowered = program.lower(*inputs)

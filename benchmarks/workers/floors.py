@@ -15,7 +15,7 @@ from purerl_agents import make_agent
 
 import purerl
 from purerl import rollout
-from purerl.minibatches import accumulate_gradient
+from purerl.learning.minibatches import accumulate_gradient
 from purerl.networks import encode
 from purerl.types import Policy
 

@@ -10,26 +10,26 @@ from peak_memory import peak_megabytes
 from purerl_agents import make_agent
 
 import purerl
-from purerl import runner
-from purerl.processes import Processes
+from purerl.training import loop
+from purerl.training.multi_process import MultiProcess
 
 
 def train(algorithm, key, iterations):
     """Seconds of compiling and running, and the return afterwards."""
     init = jax.jit(algorithm.init)
     _, state = seconds(init, key)
-    compile_seconds, (state, _) = seconds(runner.advance, algorithm, state, jnp.int32(0))
-    seconds(runner.advance, algorithm, state, jnp.int32(iterations))  # caches and allocator
+    compile_seconds, (state, _) = seconds(loop.advance, algorithm, state, jnp.int32(0))
+    seconds(loop.advance, algorithm, state, jnp.int32(iterations))  # caches and allocator
     _, state = seconds(init, key)
-    run_seconds, (state, _) = seconds(runner.advance, algorithm, state, jnp.int32(iterations))
+    run_seconds, (state, _) = seconds(loop.advance, algorithm, state, jnp.int32(iterations))
     # How well it does now, from a little more training that is not timed.
-    _, (_, metrics) = seconds(runner.advance, algorithm, state, jnp.int32(1 + iterations // 10))
+    _, (_, metrics) = seconds(loop.advance, algorithm, state, jnp.int32(1 + iterations // 10))
     return compile_seconds, run_seconds, metrics["episode_return"].sum().value
 
 
 def train_spread(build, num_processes, key, iterations):
     """The same in several processes."""
-    with Processes(build, num_processes) as members:
+    with MultiProcess(build, num_processes) as members:
         members.compile_init()
         members.init(key)
         compile_seconds, _ = seconds(members.advance, 0)

@@ -18,14 +18,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from purerl import checks, hyperparameters, optimizers, schedules, struct
-from purerl.acting import Actor
+from purerl import struct
 from purerl.environments.gradient_gate import GradientGate, check_differentiable, count_metrics
-from purerl.experience import Experience, ExperienceState
+from purerl.experience.collection import Experience, ExperienceState
+from purerl.experience.policies import Actor
+from purerl.experience.preprocessing import zero_input
+from purerl.learning import checks, hyperparameters, optimizers, schedules
+from purerl.learning.optimizers import Adam, Optimizer
+from purerl.math.returns import window_return
 from purerl.networks import DeterministicPolicy
-from purerl.optimizers import Adam, Optimizer
-from purerl.preprocessing import zero_input
-from purerl.returns import window_return
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar
 
 

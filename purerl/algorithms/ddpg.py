@@ -19,11 +19,12 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from purerl import checks, hyperparameters, optimizers, schedules, struct
-from purerl.acting import Actor, Noise
-from purerl.experience import Experience, ExperienceState
-from purerl.optimizers import Adam, Optimizer
-from purerl.preprocessing import zero_input
+from purerl import struct
+from purerl.experience.collection import Experience, ExperienceState
+from purerl.experience.policies import Actor, Noise
+from purerl.experience.preprocessing import zero_input
+from purerl.learning import checks, hyperparameters, optimizers, schedules
+from purerl.learning.optimizers import Adam, Optimizer
 from purerl.q_networks import DeterministicActorCritic, critic_metrics, init_actor_critic, target_gap
 from purerl.replay import Replay, ReplaySample
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar, merge

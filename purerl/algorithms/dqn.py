@@ -15,14 +15,15 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from purerl import checks, hyperparameters, optimizers, schedules, struct
-from purerl.acting import EpsilonGreedy, uniform
-from purerl.experience import Experience, ExperienceState
-from purerl.optimizers import Adam, Optimizer
-from purerl.preprocessing import zero_input
+from purerl import struct
+from purerl.experience.collection import Experience, ExperienceState
+from purerl.experience.policies import EpsilonGreedy, uniform
+from purerl.experience.preprocessing import zero_input
+from purerl.learning import checks, hyperparameters, optimizers, schedules
+from purerl.learning.optimizers import Adam, Optimizer
+from purerl.learning.schedules import LinearSchedule
 from purerl.q_networks import QNetwork, target_gap
 from purerl.replay import PrioritizedReplay, Replay, ReplaySample
-from purerl.schedules import LinearSchedule
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar, merge
 
 

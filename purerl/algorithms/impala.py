@@ -17,17 +17,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from purerl import checks, hyperparameters, optimizers, schedules, struct
-from purerl.acting import Actor
-from purerl.estimates import approximate_kl
-from purerl.experience import Experience, ExperienceState
+from purerl import struct
+from purerl.experience.collection import Experience, ExperienceState
+from purerl.experience.policies import Actor
+from purerl.experience.preprocessing import zero_input
+from purerl.learning import checks, hyperparameters, optimizers, schedules
+from purerl.learning.optimizers import Optimizer, RMSProp
+from purerl.learning.sequences import SequenceBatch, apply_over_time, apply_to_transitions
+from purerl.learning.value_regression import explained_variance
+from purerl.math.estimates import approximate_kl
+from purerl.math.returns import vtrace
 from purerl.networks import ActorCritic
-from purerl.optimizers import Optimizer, RMSProp
-from purerl.preprocessing import zero_input
-from purerl.returns import vtrace
-from purerl.sequences import SequenceBatch, apply_over_time, apply_to_transitions
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar, Transition
-from purerl.value_regression import explained_variance
 
 
 @struct.dataclass

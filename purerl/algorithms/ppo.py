@@ -17,19 +17,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from purerl import checks, hyperparameters, optimizers, schedules, struct
-from purerl.acting import Actor
+from purerl import struct
 from purerl.errors import InputError
-from purerl.estimates import approximate_kl, batch_gae, standardize
-from purerl.experience import Experience, ExperienceState
-from purerl.kl_penalty import LEAST_KL_COEF, MOST_KL_COEF, adapt_kl_coef
-from purerl.minibatches import accumulate_gradient, minibatch_epochs
+from purerl.experience.collection import Experience, ExperienceState
+from purerl.experience.policies import Actor
+from purerl.experience.preprocessing import zero_input
+from purerl.learning import checks, hyperparameters, optimizers, schedules
+from purerl.learning.kl_penalty import LEAST_KL_COEF, MOST_KL_COEF, adapt_kl_coef
+from purerl.learning.minibatches import accumulate_gradient, minibatch_epochs
+from purerl.learning.optimizers import Adam, Optimizer
+from purerl.learning.sequences import SequenceBatch, apply_over_time, apply_to_transitions
+from purerl.learning.value_regression import explained_variance
+from purerl.math.estimates import approximate_kl, batch_gae, standardize
 from purerl.networks import ActorCritic
-from purerl.optimizers import Adam, Optimizer
-from purerl.preprocessing import zero_input
-from purerl.sequences import SequenceBatch, apply_over_time, apply_to_transitions
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar, Transition
-from purerl.value_regression import explained_variance
 
 
 @struct.dataclass

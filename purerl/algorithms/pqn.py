@@ -16,18 +16,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from purerl import checks, hyperparameters, optimizers, schedules, struct
-from purerl.acting import EpsilonGreedy
-from purerl.estimates import batch_lambda_returns
-from purerl.experience import Experience, ExperienceState
-from purerl.minibatches import minibatch_epochs
+from purerl import struct
+from purerl.experience.collection import Experience, ExperienceState
+from purerl.experience.policies import EpsilonGreedy
+from purerl.experience.preprocessing import zero_input
+from purerl.layers.value_heads import ExpectedValue
+from purerl.learning import checks, hyperparameters, optimizers, schedules
+from purerl.learning.minibatches import minibatch_epochs
+from purerl.learning.optimizers import Optimizer, RAdam
+from purerl.learning.schedules import LinearSchedule
+from purerl.math.estimates import batch_lambda_returns
 from purerl.networks import MLP
-from purerl.optimizers import Optimizer, RAdam
-from purerl.preprocessing import zero_input
 from purerl.q_networks import QNetwork
-from purerl.schedules import LinearSchedule
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar, Transition
-from purerl.value_heads import ExpectedValue
 
 
 @struct.dataclass

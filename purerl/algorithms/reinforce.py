@@ -24,17 +24,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from purerl import checks, hyperparameters, optimizers, schedules, struct
-from purerl.acting import Actor
+from purerl import struct
 from purerl.errors import InputError
-from purerl.estimates import batch_lambda_returns
-from purerl.experience import Experience, ExperienceState
+from purerl.experience.collection import Experience, ExperienceState
+from purerl.experience.policies import Actor
+from purerl.experience.preprocessing import zero_input
+from purerl.learning import checks, hyperparameters, optimizers, schedules
+from purerl.learning.optimizers import Adam, Optimizer
+from purerl.learning.sequences import PolicyBatch
+from purerl.learning.value_regression import explained_variance, fit_value
+from purerl.math.estimates import batch_lambda_returns
 from purerl.networks import ActorCritic
-from purerl.optimizers import Adam, Optimizer
-from purerl.preprocessing import zero_input
-from purerl.sequences import PolicyBatch
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar, Transition
-from purerl.value_regression import explained_variance, fit_value
 
 
 class Baseline(enum.Enum):

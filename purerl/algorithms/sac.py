@@ -18,14 +18,15 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from purerl import checks, hyperparameters, optimizers, schedules, struct
-from purerl.acting import Actor, uniform
-from purerl.experience import Experience, ExperienceState
-from purerl.optimizers import Adam, Optimizer
-from purerl.preprocessing import zero_input
+from purerl import struct
+from purerl.experience.collection import Experience, ExperienceState
+from purerl.experience.policies import Actor, uniform
+from purerl.experience.preprocessing import zero_input
+from purerl.learning import checks, hyperparameters, optimizers, schedules
+from purerl.learning.optimizers import Adam, Optimizer
+from purerl.learning.temperature import LEAST_TEMPERATURE, MOST_TEMPERATURE, init_temperature, update_temperature
 from purerl.q_networks import SoftActorCritic, critic_metrics, init_actor_critic, target_gap
 from purerl.replay import Replay, ReplaySample
-from purerl.temperature import LEAST_TEMPERATURE, MOST_TEMPERATURE, init_temperature, update_temperature
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar, merge
 
 

@@ -28,21 +28,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from purerl import checks, hyperparameters, optimizers, schedules, struct
-from purerl.acting import Actor
-from purerl.adaptive_horizon import GradientWindows, adapt_horizon, collect
+from purerl import struct
 from purerl.environments.gradient_gate import GradientGate, check_differentiable, count_metrics, failure_value
 from purerl.errors import InputError
-from purerl.estimates import batch_lambda_returns
-from purerl.experience import Experience, ExperienceState
-from purerl.gradient_mixing import mixed_gradient
+from purerl.experience.collection import Experience, ExperienceState
+from purerl.experience.policies import Actor
+from purerl.experience.preprocessing import zero_input
+from purerl.learning import checks, hyperparameters, optimizers, schedules
+from purerl.learning.adaptive_horizon import GradientWindows, adapt_horizon, collect
+from purerl.learning.optimizers import Adam, Optimizer
+from purerl.learning.value_regression import fit_value
+from purerl.math.estimates import batch_lambda_returns
+from purerl.math.gradient_mixing import mixed_gradient
+from purerl.math.returns import gae, window_discounts, window_return
 from purerl.networks import MLP, ActorCritic
-from purerl.optimizers import Adam, Optimizer
-from purerl.preprocessing import zero_input
-from purerl.returns import gae, window_discounts, window_return
 from purerl.rollout import RolloutState
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar, Transition
-from purerl.value_regression import fit_value
 
 
 @struct.dataclass

@@ -25,18 +25,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from purerl import checks, floats, hyperparameters, optimizers, schedules, struct
-from purerl.acting import Actor
+from purerl import struct
 from purerl.errors import InputError
-from purerl.estimates import batch_gae, standardize
-from purerl.experience import Experience, ExperienceState
-from purerl.natural_gradient import natural_step, surrogate_and_divergence
+from purerl.experience.collection import Experience, ExperienceState
+from purerl.experience.policies import Actor
+from purerl.experience.preprocessing import zero_input
+from purerl.learning import checks, hyperparameters, optimizers, schedules
+from purerl.learning.optimizers import Adam, Optimizer
+from purerl.learning.sequences import PolicyBatch
+from purerl.learning.value_regression import explained_variance, fit_value
+from purerl.math import float_leaves
+from purerl.math.estimates import batch_gae, standardize
+from purerl.math.natural_gradient import natural_step, surrogate_and_divergence
 from purerl.networks import ActorCritic
-from purerl.optimizers import Adam, Optimizer
-from purerl.preprocessing import zero_input
-from purerl.sequences import PolicyBatch
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar, Transition
-from purerl.value_regression import explained_variance, fit_value
 
 
 @struct.dataclass
@@ -188,7 +190,7 @@ class TRPO:
 
     def _improve_policy(self, params: PyTree, batch: PolicyBatch, key: Array) -> tuple[PyTree, Metrics]:
         """A step along the natural gradient, which the line search keeps near and for the better."""
-        flat, unravel = floats.ravel(params)
+        flat, unravel = float_leaves.ravel(params)
 
         def policy(flat: Array) -> Any:
             return jax.vmap(lambda obs: self._network.apply(unravel(flat), obs, method="actor"))(batch.obs)

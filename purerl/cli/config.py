@@ -15,7 +15,7 @@ from purerl.cli.optimizer import build_optimizer
 from purerl.errors import InputError, unknown
 
 if TYPE_CHECKING:
-    from purerl.population import Population
+    from purerl.training.population import Population
 
 FORMAT = 3
 """Of config.json; raised when older files can no longer be read."""

@@ -21,7 +21,7 @@ from purerl.cpu import usable_cores
 from purerl.errors import InputError, unknown
 
 if TYPE_CHECKING:
-    from purerl.population import Population
+    from purerl.training.population import Population
 
 USAGE = "purerl train ALGORITHM ENVIRONMENT [flags]\n       purerl train --resume DIR [--total-steps INT]"
 

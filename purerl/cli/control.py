@@ -83,8 +83,8 @@ def _play(title: str, planner: Any, env: Any, num_episodes: int, seed: int) -> N
     from purerl.cli import report
     from purerl.cli.progress import duration
     from purerl.cli.tables import Table
-    from purerl.control import ObserveState, mpc_policy
-    from purerl.statistics import summarize
+    from purerl.math.statistics import summarize
+    from purerl.physics.control import ObserveState, mpc_policy
 
     def play(planner: Any, env: Any, key: jax.Array) -> rollout.Episodes:
         return rollout.evaluate(ObserveState(env), mpc_policy(planner, env), key, num_episodes)
@@ -108,6 +108,6 @@ def _play(title: str, planner: Any, env: Any, num_episodes: int, seed: int) -> N
 
 
 def _planner_class(controller: str) -> Any:
-    from purerl import control
+    from purerl.physics import control
 
     return getattr(control, CONTROLLERS[controller])

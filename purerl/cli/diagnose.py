@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from purerl.diagnostics import Diagnosis
+    from purerl.physics.diagnostics import Diagnosis
 
 USAGE = "purerl diagnose ENVIRONMENT [flags]"
 
@@ -78,7 +78,7 @@ def command(argv: Sequence[str]) -> int:
 
     import jax
 
-    from purerl.diagnostics import check_actions, diagnose
+    from purerl.physics.diagnostics import check_actions, diagnose
 
     env = make(name, **chosen)
     check_actions(env)
@@ -105,7 +105,7 @@ def command(argv: Sequence[str]) -> int:
 
 def _default_horizons(options: Mapping[str, Any]) -> list[int]:
     """Horizons of the library up to the length of an episode."""
-    from purerl.diagnostics import HORIZONS
+    from purerl.physics.diagnostics import HORIZONS
 
     limit = math.inf if options["episode_length"] is None else options["episode_length"] / options["action_repeat"]
     return [horizon for horizon in HORIZONS if horizon <= max(limit, 1)]

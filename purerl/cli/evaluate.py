@@ -42,7 +42,7 @@ def command(argv: Sequence[str]) -> int:
         raise InputError(f"name one run directory, as in: purerl evaluate runs/cartpole (got {len(words)})")
     run = _open(words[0])
     config = run.config()
-    from purerl import checkpoint
+    from purerl.training import checkpoint
 
     newest = checkpoint.latest(run.checkpoints)
     if newest is None:
@@ -52,14 +52,14 @@ def command(argv: Sequence[str]) -> int:
     from purerl.cli import evaluation, report
     from purerl.cli.tables import Table
     from purerl.cli.training import Training, load
-    from purerl.members import Members
-    from purerl.statistics import summarize
+    from purerl.math.statistics import summarize
+    from purerl.training.in_process import InProcess
 
     episodes = given.get("episodes", 128)
     explore = given.get("stochastic", False)
     training = Training(config)
     state = load(run, newest, training.shapes)
-    members = Members(training.population)
+    members = InProcess(training.population)
     members.load(state)
     evaluator = evaluation.Evaluator(members, config.eval_batch, explore=explore)
     played = evaluator(evaluation.final(given.get("seed", config.seed)), episodes)

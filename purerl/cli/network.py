@@ -16,17 +16,17 @@ from purerl.errors import InputError, unknown
 
 KINDS = {
     "trunk": {"mlp": "networks.MLP", "cnn": "networks.CNN"},
-    "memory": {"none": "recurrent.NoMemory", "gru": "recurrent.GRU", "lstm": "recurrent.LSTM"},
+    "memory": {"none": "layers.memory.NoMemory", "gru": "layers.memory.GRU", "lstm": "layers.memory.LSTM"},
     "head": {
-        "mean": "value_heads.ExpectedValue",
-        "c51": "value_heads.C51",
-        "quantile": "value_heads.QuantileRegression",
+        "mean": "layers.value_heads.ExpectedValue",
+        "c51": "layers.value_heads.C51",
+        "quantile": "layers.value_heads.QuantileRegression",
     },
     "optimizer": {
-        "adam": "optimizers.Adam",
-        "adamw": "optimizers.AdamW",
-        "radam": "optimizers.RAdam",
-        "rmsprop": "optimizers.RMSProp",
+        "adam": "learning.optimizers.Adam",
+        "adamw": "learning.optimizers.AdamW",
+        "radam": "learning.optimizers.RAdam",
+        "rmsprop": "learning.optimizers.RMSProp",
     },
 }
 """Part of a network or algorithm to its kinds: name on the command line and class in `purerl`."""
@@ -69,7 +69,7 @@ def part_class(part: str, kind: str) -> Any:
     """
     if kind not in KINDS[part]:
         raise unknown(f"--{part} value", kind, KINDS[part])
-    module, name = KINDS[part][kind].split(".")
+    module, _, name = KINDS[part][kind].rpartition(".")
     return getattr(importlib.import_module(f"purerl.{module}"), name)
 
 

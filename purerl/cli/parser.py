@@ -18,7 +18,7 @@ from purerl.cli import schedules
 from purerl.errors import InputError, unknown
 
 COUNTABLE = "[1, 2147483647]"
-"""Counts that an int32 holds; as in `purerl.runner`, which would import JAX."""
+"""Counts that an int32 holds; as in `purerl.training.loop`, which would import JAX."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from purerl.cli.files import replace
 from purerl.cli.parser import Flag, Group, parse
 from purerl.cli.run_directory import RunDirectory
 from purerl.errors import InputError
-from purerl.statistics import bootstrap_interval
+from purerl.math.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

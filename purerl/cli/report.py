@@ -11,8 +11,8 @@ from purerl.cli.config import RunConfig, versions
 from purerl.cli.files import pasteable
 from purerl.cli.progress import duration, short
 from purerl.cli.run_directory import RunDirectory
+from purerl.math.statistics import summarize
 from purerl.rollout import Episodes
-from purerl.statistics import summarize
 
 
 def headline(config: RunConfig, run: RunDirectory, done_steps: int, *, resumed: bool) -> str:

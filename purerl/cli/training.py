@@ -12,17 +12,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from purerl import checkpoint, population, references, runner
+from purerl import references
 from purerl.cli import evaluation, loggers, output, plot, report, unlogged
 from purerl.cli.config import RunConfig
 from purerl.cli.progress import LiveDisplay, PlainDisplay, Point, display
 from purerl.cli.run_directory import RunDirectory
 from purerl.cli.stopping import StopRequests
 from purerl.errors import InputError
-from purerl.members import Members
-from purerl.processes import Processes
+from purerl.math.statistics import finite
 from purerl.rollout import Episodes
-from purerl.statistics import finite
+from purerl.training import checkpoint, loop, population
+from purerl.training.in_process import InProcess
+from purerl.training.multi_process import MultiProcess
 from purerl.types import Metrics, PyTree
 
 PIECE_SECONDS = 5.0
@@ -58,7 +59,7 @@ class Training:
 
     def _check_metrics(self) -> None:
         if references.is_reference(self.config.algorithm):
-            absent = {"episode_return", "episode_length"} - runner.no_metrics(self.population, self.shapes).keys()
+            absent = {"episode_return", "episode_length"} - loop.no_metrics(self.population, self.shapes).keys()
             if absent:
                 raise InputError(f"the metrics of {self.config.algorithm} must include {' and '.join(sorted(absent))}")
 
@@ -140,13 +141,13 @@ class Training:
     def _log_points(self) -> Iterator[int]:
         """The iterations where rows are due, this one included if it is one whose row is missing."""
         config = self.config
-        chunks = runner.chunks(self._iteration, config.num_iterations, config.log_every)
+        chunks = loop.chunks(self._iteration, config.num_iterations, config.log_every)
         points = itertools.accumulate(chunks, initial=self._iteration)
         at_one = self._iteration % config.log_every == 0 or self._iteration == config.num_iterations
         return points if at_one and self._metrics is not None else itertools.islice(points, 1, None)
 
     def _advance(
-        self, members: Members | Processes, log_point: int, stop: StopRequests, screen: LiveDisplay | PlainDisplay
+        self, members: InProcess | MultiProcess, log_point: int, stop: StopRequests, screen: LiveDisplay | PlainDisplay
     ) -> None:
         """Train until `log_point` or a request to stop, in pieces of about `PIECE_SECONDS` whatever their length."""
         while self._iteration < log_point and not stop.requested:
@@ -160,13 +161,13 @@ class Training:
             self._piece = max(1, min(4 * self._piece, int(PIECE_SECONDS * piece / max(seconds, 1e-9))))
             screen.progress(self._env_steps, self._rate)
 
-    def _members(self) -> Members | Processes:
+    def _members(self) -> InProcess | MultiProcess:
         """Who trains: the members in this process, or in several."""
         if self.config.processes == 1:
-            return Members(self.population)
-        return Processes(self.config.population, self.config.processes)
+            return InProcess(self.population)
+        return MultiProcess(self.config.population, self.config.processes)
 
-    def _compile(self, members: Members | Processes, screen: LiveDisplay | PlainDisplay) -> evaluation.Evaluator:
+    def _compile(self, members: InProcess | MultiProcess, screen: LiveDisplay | PlainDisplay) -> evaluation.Evaluator:
         """Give `members` the state to start from, fresh or restored, and compile all that they will be asked for."""
         screen.phase("compiling")
         begun = time.perf_counter()
@@ -200,7 +201,7 @@ class Training:
         return self._episodes is not None
 
     def _save(
-        self, checkpointer: checkpoint.Checkpointer, run: RunDirectory, members: Members | Processes, wait: bool
+        self, checkpointer: checkpoint.Checkpointer, run: RunDirectory, members: InProcess | MultiProcess, wait: bool
     ) -> None:
         if self._iteration == self._saved:
             return

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from purerl import floats, struct
+from purerl import struct
 from purerl.errors import InputError
+from purerl.math import float_leaves
 from purerl.spaces import Space
 from purerl.types import Array, Environment, Mean, Metrics, PyTree, TimeStep
 
@@ -67,14 +68,14 @@ class GradientGate:
 
     def step(self, key: Array, state: PyTree, action: Array) -> TimeStep:
         """Advance `state` by one action."""
-        arrived, rebuild = floats.split((state, action))
+        arrived, rebuild = float_leaves.split((state, action))
         max_norm = jnp.asarray(jnp.inf if self.max_norm is None else self.max_norm, jnp.float32)
         state, action = rebuild(_gate(arrived, max_norm, self.tally))
         advance = jax.checkpoint(self.env.step) if self.rematerialize else self.env.step
         timestep = advance(key, state, action)
 
-        learned_from = [jnp.square(leaf) for leaf in (timestep.obs, timestep.reward) if floats.is_float(leaf)]
-        ok = floats.stay_finite(state, timestep.state)
+        learned_from = [jnp.square(leaf) for leaf in (timestep.obs, timestep.reward) if float_leaves.is_float(leaf)]
+        ok = float_leaves.stay_finite(state, timestep.state)
         for leaf in learned_from:
             ok &= jnp.all(jnp.isfinite(leaf))
         failed = jnp.stack([False, False, ~ok]).astype(jnp.float32)

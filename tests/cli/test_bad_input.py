@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from purerl import runner
 from purerl.cli import configure, main
 from purerl.cli.run_directory import RunDirectory
+from purerl.training import loop
 
 PPO = "train ppo CartPole-v1"
 DQN = "train dqn CartPole-v1"
@@ -236,7 +236,7 @@ def test_one_line_and_exit_code_2(
     def compiled(*args: object) -> None:
         raise AssertionError("got as far as compiling")
 
-    monkeypatch.setattr(runner, "advance", compiled)
+    monkeypatch.setattr(loop, "advance", compiled)
     monkeypatch.chdir(tmp_path)
     before = snapshot(files)
     code = main(typed.format(tmp=files).split())

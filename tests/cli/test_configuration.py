@@ -15,7 +15,7 @@ import jax
 import pytest
 
 import purerl
-from purerl import cpu, memory, presets
+from purerl import cpu, device_memory, presets
 from purerl.cli import configure, flags, parser, schedules
 from purerl.cli.config import RunConfig
 from purerl.cli.evaluation import Evaluator
@@ -26,8 +26,8 @@ from purerl.cli.run_directory import RunDirectory
 from purerl.cli.training import Training
 from purerl.environments import environment_names
 from purerl.errors import InputError
-from purerl.members import Members
 from purerl.presets import preset, row
+from purerl.training.in_process import InProcess
 
 
 def made(typed: str = "", env: str = "CartPole-v1", algorithm: str = "ppo") -> RunConfig:
@@ -309,9 +309,9 @@ def test_a_warm_up_is_no_training() -> None:
 
 def test_a_population_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     one, many = (made(f"--seeds {seeds} --buffer-size 100000", algorithm="dqn") for seeds in (1, 8))
-    needed = memory.num_bytes(Training(one).shapes)
+    needed = device_memory.num_bytes(Training(one).shapes)
     assert needed > 100_000 * 4 * 4
-    monkeypatch.setattr(memory, "device_bytes", lambda: 2 * needed)
+    monkeypatch.setattr(device_memory, "device_bytes", lambda: 2 * needed)
     Training(one)
     with pytest.raises(InputError, match=r"the state of 8 members needs .* rollout_length or buffer_size smaller"):
         Training(many)
@@ -400,7 +400,7 @@ def test_evaluations_are_few_where_episodes_are_a_large_part_of_the_run(
 
 def test_an_evaluation_that_is_stopped_between_batches_has_no_outcome() -> None:
     agent = purerl.PPO(env=purerl.make("CartPole-v1"), network=purerl.ActorCritic(trunk=purerl.MLP((8,))))
-    members = Members(purerl.Population(agent, 2))
+    members = InProcess(purerl.Population(agent, 2))
     members.compile_init()
     members.init(jax.random.key(0))
     evaluator = Evaluator(members, 4, explore=False)

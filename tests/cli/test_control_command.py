@@ -58,7 +58,7 @@ def test_help_of_evaluate_names_the_controllers(capsys: pytest.CaptureFixture[st
 def test_every_parameter_of_a_planner_is_explained() -> None:
     import dataclasses
 
-    from purerl import control
+    from purerl.physics import control
 
     for name in CONTROLLERS.values():
         for field in dataclasses.fields(getattr(control, name)):

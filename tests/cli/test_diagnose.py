@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from purerl import diagnostics
 from purerl.cli import diagnose, main
-from purerl.diagnostics import Diagnosis, GradientComparison
+from purerl.physics import diagnostics
+from purerl.physics.diagnostics import Diagnosis, GradientComparison
 
 
 def test_a_table_a_sentence_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ import pytest
 from purerl.cli import main, report, stopping, training
 from purerl.cli.run_directory import RunDirectory
 from purerl.cli.training import Training, load
-from purerl.members import Members
+from purerl.training.in_process import InProcess
 
 # Small, but with more log points than a process can run through before it is killed: 300, of two iterations each.
 COMMON = (
@@ -154,7 +154,7 @@ def test_stopped_between_log_points_then_finished_is_equal_to_undisturbed(
     monkeypatch.setattr(training, "PIECE_SECONDS", 0.0)  # pieces of one iteration
 
     def stopped(call: int) -> Callable[..., Any]:
-        original, calls = Members.advance, itertools.count(1)
+        original, calls = InProcess.advance, itertools.count(1)
 
         def advance(*args: Any) -> Any:
             if next(calls) == call:
@@ -168,7 +168,7 @@ def test_stopped_between_log_points_then_finished_is_equal_to_undisturbed(
     before = 0
     for words, iteration in (([*TINY, "--out", str(path)], 51), (resume, 200), (resume, 600)):
         with monkeypatch.context() as patch:
-            patch.setattr(Members, "advance", stopped(1 + iteration - before))
+            patch.setattr(InProcess, "advance", stopped(1 + iteration - before))
             assert main(words) == 128 + signal.SIGTERM
         assert f"stopped and saved at {32 * iteration:,} steps" in capsys.readouterr().out
         assert rows(path)[-1]["iteration"] == (iteration - 1) // 2 * 2
@@ -198,7 +198,7 @@ def test_equal_commands_write_equal_metrics_under_any_load(tmp_path: Path, monke
     assert main([*words, "--out", str(tmp_path / "idle")]) == 0
     monkeypatch.setattr(time, "perf_counter", lambda: clock() + now)
     for name, seconds in (("advance", 1000.0), ("evaluate", 1.0)):
-        monkeypatch.setattr(Members, name, slow(getattr(Members, name), seconds))
+        monkeypatch.setattr(InProcess, name, slow(getattr(InProcess, name), seconds))
     assert main([*words, "--out", str(tmp_path / "loaded")]) == 0
     one, other = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("idle", "loaded"))
     assert one == other

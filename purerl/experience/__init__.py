@@ -1,0 +1,1 @@
+"""Experience of agents: policies, environments in flight, running statistics, preprocessing of observations."""

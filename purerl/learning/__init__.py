@@ -1,0 +1,1 @@
+"""Pieces of updates that algorithms share: optimisers, schedules, minibatches, regressions, checks."""

@@ -1,0 +1,1 @@
+"""Mathematics that knows no agent: distributions, returns, statistics, linear algebra on pytrees."""

@@ -1,0 +1,1 @@
+"""Uses of differentiable and simulated physics: planning, diagnosis of gradients, identification of parameters."""

@@ -1,0 +1,1 @@
+"""Training of algorithms: the loop, populations, processes, checkpoints."""

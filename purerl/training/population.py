@@ -1,0 +1,290 @@
+"""Many agents as one: a population is itself an algorithm."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from purerl import device_memory, numeric, struct
+from purerl.environments.influence import check_acts
+from purerl.errors import InputError, unknown
+from purerl.learning.minibatches import ROWS_IN_CACHE
+from purerl.types import Algorithm, Array, Environment, Metrics, Policy, PyTree
+
+MEMORY_SETTINGS = "the number of seeds, num_envs, rollout_length or buffer_size"
+"""Settings that decide how much memory is needed, for messages."""
+
+
+@struct.dataclass
+class Population:
+    """Members that differ by seed, and by any numeric hyper-parameter or physics parameter, trained in one program.
+
+    Only what differs is stored once per member; the rest is shared, which keeps the arithmetic of large shared
+    parameters (a robot's model) unbatched. So it is with the state: leaves have a leading ``[P]``, but for those that
+    are declared shared (`iteration`, the place where a replay is written next). Member `i` draws its randomness from
+    ``fold_in(key, i)``: it learns the same whether it has 7 companions or 63.
+
+    Attributes:
+        algorithm: what the members have in common.
+        num_members: how many there are, P.
+        varied: dotted path of a field or dictionary entry to its values, an array ``[P, ...]`` or a list of P:
+            ``"learning_rate"``, ``"env.params.gravity"`` (gymnax), ``"env.env.params.gravity"`` (Brax, inside its time
+            limit). Kept as arrays of float32, int32 or bool.
+        first_member: number of the first one, where these are a part of a larger population (see `part`).
+    """
+
+    algorithm: Algorithm
+    num_members: int = struct.field(static=True, help="agents trained side by side", within="[1, inf)")
+    varied: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    first_member: int = struct.field(default=0, static=True, help="number of the first one", within="[0, inf)")
+
+    def __post_init__(self) -> None:
+        struct.check_fields(self)
+        if not isinstance(self.varied, Mapping) or not all(isinstance(name, str) for name in self.varied):
+            raise InputError(f"varied must map names such as 'learning_rate' to values, got {self.varied!r}")
+        columns = {name: self._column(name, values) for name, values in self.varied.items()}
+        object.__setattr__(self, "varied", columns)
+        # The members' own checks see all values at once.
+        self._member(columns)
+        physics = [name.removeprefix("env.") for name in columns if name.startswith("env.")]
+        if physics:
+            check_acts(self.algorithm.env, physics)
+
+    @classmethod
+    def grid(cls, algorithm: Algorithm, num_seeds: int, values: Mapping[str, Sequence[float]]) -> Population:
+        """`num_seeds` members for every combination of `values` (dotted field name to the values to try).
+
+        Members are ordered with the seeds innermost: the first `num_seeds` members share the first combination.
+        """
+        for name, tried in values.items():
+            if not isinstance(tried, Sequence | np.ndarray | jax.Array) or isinstance(tried, str):
+                raise InputError(f"varied {name!r} needs a list of values to try, got {tried!r}")
+            if not len(tried):
+                raise InputError(f"varied {name!r} needs at least one value to try, got {tried!r}")
+        struct.check_value("num_seeds", num_seeds, int, "[1, inf)")
+        num_members = num_seeds * math.prod(len(tried) for tried in values.values())
+        struct.check_value("num_seeds * combinations of values", num_members, int, "[1, inf)")
+        combinations = list(itertools.product(*values.values()))
+        varied = {}
+        for i, name in enumerate(values):
+            column = [combination[i] for combination in combinations for _ in range(num_seeds)]
+            if numeric.dtype_of(_number_at(algorithm, name)).kind == "i":
+                column = [int(value) if isinstance(value, float) and value.is_integer() else value for value in column]
+            varied[name] = column
+        return cls(algorithm, num_seeds * len(combinations), varied)
+
+    @property
+    def env(self) -> Environment:
+        """The environment of the members, as far as they share it."""
+        return self.algorithm.env
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps of one iteration, per member."""
+        return self.algorithm.steps_per_iteration
+
+    @property
+    def minibatch_rows(self) -> int:
+        """Rows that the members' networks see at once while learning, if all are computed together."""
+        return self.num_members * self.algorithm.minibatch_rows
+
+    @property
+    def warmup_iterations(self) -> int:
+        """Iterations that `init` does."""
+        return self.algorithm.warmup_iterations
+
+    def init(self, key: Array) -> PyTree:
+        """The members' states, ``[P]`` but for what they share.
+
+        Raises:
+            InputError: if they cannot fit into the memory of the device. Under `jax.jit`, before anything compiles.
+        """
+        numbers = self.first_member + jnp.arange(self.num_members)
+        keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
+        state = self.map(lambda member, key: member.init(key), keys)
+        device_memory.check_fits(
+            device_memory.num_bytes(state), f"the state of {self.num_members} members", MEMORY_SETTINGS
+        )
+        return jax.tree.map(
+            lambda leaf, axis: leaf if axis == 0 else leaf[0], state, struct.member_axes(state, shared=-1)
+        )
+
+    def step(self, state: PyTree) -> tuple[PyTree, Metrics]:
+        """One iteration of every member."""
+        return self.map(lambda member, state: member.step(state), state, out_axes=(struct.member_axes(state), 0))
+
+    def policy(self, state: PyTree, *, explore: bool) -> Policy:
+        """The members' policies, ``[P]``; use them inside `jax.vmap` or `map`."""
+        return self.map(lambda member, state: member.policy(state, explore=explore), state)
+
+    def map(self, function: Callable[..., Any], *args: PyTree, out_axes: PyTree = 0) -> PyTree:
+        """``function(member, *args)`` for every member; `args` and result have a leading ``[P]``, states as in `init`.
+
+        Args:
+            function: of one member and its own part of each argument.
+            args: states, keys or anything else.
+            out_axes: as `jax.vmap` takes it.
+        """
+        return jax.vmap(
+            lambda varied, args: function(self._member(varied), *args),
+            in_axes=(0, struct.member_axes(args)),
+            out_axes=out_axes,
+            axis_size=self.num_members,
+        )(dict(self.varied), args)
+
+    def in_groups(
+        self, function: Callable[[Algorithm, PyTree], tuple[PyTree, PyTree]], state: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        """Apply ``function(agent, state) -> (state, output)`` to one group of members after the other.
+
+        On a CPU, so many members make a group as fit into caches: 64 seeds of TD3 train 1.8 times as fast in
+        groups of four. On an accelerator all are computed together.
+
+        Args:
+            function: of a population, or of a plain algorithm where a group is a single member.
+            state: of all members. It is changed in place where `jax.jit` was given it to consume; one group of several
+                is in a copy of its own meanwhile.
+
+        Returns:
+            The state of all members and their outputs ``[P]``.
+        """
+        size = self.group_size
+        if size == self.num_members > 1:
+            return function(self, state)
+        axes = struct.member_axes(state, shared=-1)
+        varied = jax.tree.map(jnp.asarray, dict(self.varied))
+
+        def group(whole: PyTree, first: Array) -> tuple[PyTree, PyTree]:
+            # What is shared has been moved on by the group before; each begins with what it was.
+            given = jax.tree.map(lambda now, before, axis: now if axis == 0 else before, whole, state, axes)
+            if size == 1:
+                agent = self._member({name: values[first] for name, values in varied.items()})
+                part, output = function(agent, self.member_state(given, first))
+                put = lax.dynamic_update_index_in_dim
+            else:
+                mine = {name: lax.dynamic_slice_in_dim(values, first, size) for name, values in varied.items()}
+                part, output = function(Population(self.algorithm, size, mine), self.part_state(given, first, size))
+                put = lax.dynamic_update_slice_in_dim
+            whole = jax.tree.map(
+                lambda leaf, new, axis: put(leaf, new, first, 0) if axis == 0 else new, whole, part, axes
+            )
+            return whole, output
+
+        state, outputs = lax.scan(group, state, jnp.arange(0, self.num_members, size))
+        if size > 1:
+            outputs = jax.tree.map(lambda leaf: leaf.reshape(self.num_members, *leaf.shape[2:]), outputs)
+        return state, outputs
+
+    @property
+    def group_size(self) -> int:
+        """Members that `in_groups` takes at a time: the divisor of their number that is nearest to what fits."""
+        if jax.default_backend() != "cpu" or jax.device_count() > 1:  # over several, members may be spread
+            return self.num_members
+        fitting = max(1, ROWS_IN_CACHE // self.algorithm.minibatch_rows)
+        divisors = [size for size in range(1, self.num_members + 1) if self.num_members % size == 0]
+        return min(divisors, key=lambda size: abs(math.log(size / fitting)))
+
+    def member_state(self, state: PyTree, index: int | Array) -> PyTree:
+        """The state of one member alone."""
+        return jax.tree.map(
+            lambda leaf, axis: leaf[index] if axis == 0 else leaf, state, struct.member_axes(state, shared=-1)
+        )
+
+    def part(self, first: int, count: int) -> Population:
+        """InProcess `first` to ``first + count - 1`` as a population: they learn the same as in the whole one."""
+        varied = {name: values[first : first + count] for name, values in self.varied.items()}
+        return Population(self.algorithm, count, varied, self.first_member + first)
+
+    def part_state(self, state: PyTree, first: int | Array, count: int) -> PyTree:
+        """The state of these members, for `part`."""
+        return jax.tree.map(
+            lambda leaf, axis: lax.dynamic_slice_in_dim(leaf, first, count) if axis == 0 else leaf,
+            state,
+            struct.member_axes(state, shared=-1),
+        )
+
+    def _column(self, name: str, values: Any) -> Array | np.ndarray:
+        """The members' `values` of what is called `name`, as one array of its dtype."""
+        number = _number_at(self.algorithm, name)
+        dtype = numeric.dtype_of(number)
+        if isinstance(values, jax.Array) and values.dtype == dtype:
+            column = values
+        else:
+            column = numeric.fitting(f"varied {name!r}", values, dtype)
+        if column.shape[:1] != (self.num_members,):
+            raise InputError(
+                f"varied {name!r} needs a value for each of {self.num_members} members, got shape {column.shape}"
+            )
+        if column.shape[1:] != np.shape(number):
+            raise InputError(
+                f"varied {name!r} needs values of shape {np.shape(number)}, got {column.shape[1:]} for each member"
+            )
+        return column
+
+    def _member(self, varied: Mapping[str, Any]) -> Any:
+        member = self.algorithm
+        for name, value in varied.items():
+            member = _replace_path(member, name.split("."), value, name)
+        return member
+
+
+def in_groups(
+    algorithm: Algorithm, function: Callable[[Algorithm, PyTree], tuple[PyTree, PyTree]], state: PyTree
+) -> tuple[PyTree, PyTree]:
+    """Apply ``function(agent, state) -> (state, output)`` to an algorithm, or to the groups of a population.
+
+    See `Population.in_groups`.
+    """
+    grouped = algorithm.in_groups if isinstance(algorithm, Population) else lambda of, state: of(algorithm, state)
+    return grouped(function, state)
+
+
+def _number_at(algorithm: Algorithm, name: str) -> Any:
+    """The number or array called `name`; 0.0 for one that is None, which may be any number.
+
+    Raises:
+        InputError: if there is nothing of that name, or something else.
+    """
+    value = _at_path(algorithm, name.split("."), name)
+    if value is None:
+        return 0.0
+    if not isinstance(value, bool | int | float | np.ndarray | np.generic | jax.Array):
+        raise InputError(f"{name!r} is no number but a {type(value).__name__} and cannot vary")
+    return value
+
+
+def _at_path(node: Any, path: list[str], name: str) -> Any:
+    """What is at `path` in `node`, a field or a dictionary entry on each level."""
+    head, *rest = path
+    entry = _entries(node, head, name)[head]
+    return _at_path(entry, rest, name) if rest else entry
+
+
+def _replace_path(node: Any, path: list[str], value: Any, name: str) -> Any:
+    """A copy of `node` with what is at `path` replaced; every object on the way checks itself anew."""
+    head, *rest = path
+    entries = _entries(node, head, name)
+    if rest:
+        value = _replace_path(entries[head], rest, value, name)
+    return {**entries, head: value} if isinstance(node, Mapping) else struct.replace(node, **{head: value})
+
+
+def _entries(node: Any, wanted: str, name: str) -> dict[str, Any]:
+    """Fields or dictionary entries of `node`; `InputError` unless `wanted` is one that may vary."""
+    fields = {f.name: f for f in dataclasses.fields(node)} if dataclasses.is_dataclass(node) else {}
+    entries = dict(node) if isinstance(node, Mapping) else {field: getattr(node, field) for field in fields}
+    if wanted not in entries:
+        # A parameter of a simulator is one level further down.
+        below = [f"{entry}.{field}" for entry, value in entries.items() for field in getattr(value, "__dict__", ())]
+        raise unknown(f"entry of {type(node).__name__} in {name!r}:", wanted, [*entries, *below])
+    if wanted in fields and fields[wanted].metadata.get("static", False):
+        raise InputError(f"{name!r} shapes the compiled program and cannot vary within one population")
+    return entries
