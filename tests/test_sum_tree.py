@@ -205,7 +205,7 @@ def test_members_that_share_the_start_write_slices(length):
     assert "scatter(" not in shared
     assert "gather(" not in shared
     assert "while(" not in shared
-    assert "scatter(" in different
+    assert "scatter(" in different or "while(" in different
 
 
 @pytest.mark.parametrize("num_members", [None, 4])
