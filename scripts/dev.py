@@ -20,7 +20,7 @@ BIN = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
 FAST = [
     "tests/test_deferred_imports.py",
     "tests/test_minibatches.py",
-    "tests/test_normalize.py",
+    "tests/test_running_statistics.py",
     "tests/test_optimizers.py",
     "tests/test_preprocessing.py",
     "tests/test_q_networks.py",
