@@ -19,6 +19,10 @@ if version("jaxlib").startswith("0.10."):
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+# Shapes in annotations are checked in tests only.
+install_import_hook("purerl.math.returns", "beartype.beartype")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 
 from purerl.math import returns
 
@@ -27,6 +28,11 @@ def trajectory(seed, ending=(0,) * LENGTH):
     reward, value, next_value = rng.normal(size=(3, LENGTH)).astype(np.float32)
     ending = np.asarray(ending)
     return reward, value, next_value, ending == 1, ending > 0
+
+
+def arrays(*args):
+    """The same as arrays of JAX."""
+    return map(jnp.asarray, trajectory(*args))
 
 
 def slow_gae(reward, value, next_value, terminated, done, gamma, gae_lambda):
@@ -105,13 +111,21 @@ def test_discounted_return_looks_back_to_the_start_of_the_episode(seed, ending, 
 
 
 def test_discounted_return_in_two_pieces_is_the_same_as_in_one():
-    reward, _, _, _, done = trajectory(0, (0, 0, 1, 0, 0, 2, 0, 0, 0))
+    reward, _, _, _, done = arrays(0, (0, 0, 1, 0, 0, 2, 0, 0, 0))
     final, whole = returns.discounted_return(reward, done, 0.9, 1.5)
     for cut in (3, 4):  # after the end of an episode, and within one
         carried, head = returns.discounted_return(reward[:cut], done[:cut], 0.9, 1.5)
         last, tail = returns.discounted_return(reward[cut:], done[cut:], 0.9, carried)
         np.testing.assert_array_equal(np.concatenate([head, tail]), whole)
         assert last == final
+
+
+def test_trajectories_of_different_lengths_are_found_in_tests():
+    reward, value, next_value, terminated, done = trajectory(0)
+    with pytest.raises(TypeCheckError, match="next_value"):
+        returns.gae(reward, value, next_value[1:], terminated, done, 0.9, 0.8)
+    with pytest.raises(TypeCheckError, match="done"):
+        returns.window_return(reward, next_value, terminated, 1.0 * done, 0.9)
 
 
 def test_gae_lambda_one_is_monte_carlo_return_minus_value():
@@ -143,7 +157,7 @@ def test_time_limit_bootstraps_and_failure_does_not():
 
 
 def test_gradient_of_gae_stops_where_the_episode_does():
-    reward, value, next_value, terminated, done = trajectory(3, (0, 0, 0, 2, 0, 0, 0, 0, 0))
+    reward, value, next_value, terminated, done = arrays(3, (0, 0, 0, 2, 0, 0, 0, 0, 0))
     first = lambda r, n, v: returns.gae(r, v, n, terminated, done, 0.9, 0.8)[0]  # noqa: E731
     by_reward, by_next_value, by_value = jax.jit(jax.grad(first, (0, 1, 2)))(reward, next_value, value)
     weight = np.where(np.arange(LENGTH) <= 3, 0.72 ** np.arange(LENGTH), 0.0)
@@ -155,7 +169,7 @@ def test_gradient_of_gae_stops_where_the_episode_does():
 @pytest.mark.parametrize("name", ["gamma", "lambda"])
 @pytest.mark.parametrize("estimator", [returns.gae, returns.lambda_returns])
 def test_gradient_by_discounts_agrees_with_finite_differences(estimator, name):
-    reward, value, next_value, terminated, done = trajectory(4, (0, 0, 1, 0, 0, 0, 2, 0, 0))
+    reward, value, next_value, terminated, done = arrays(4, (0, 0, 1, 0, 0, 0, 2, 0, 0))
     steps = (reward, value, next_value) if estimator is returns.gae else (reward, next_value)
     at = {"gamma": 0.9, "lambda": 0.8}
 
@@ -174,7 +188,7 @@ def test_gradient_by_discounts_agrees_with_finite_differences(estimator, name):
 
 
 def test_values_that_a_flag_rules_out_may_be_anything():
-    reward, value, next_value, terminated, done = trajectory(5, (0, 0, 1, 0, 0, 0, 0, 0, 1))
+    reward, value, next_value, terminated, done = arrays(5, (0, 0, 1, 0, 0, 0, 0, 0, 1))
     poisoned = np.where(terminated, np.nan, next_value).astype(np.float32)
 
     def total(n):
@@ -323,7 +337,7 @@ def test_vtrace_learns_the_value_of_a_policy_between_the_two(rho_bar, value):
 
 
 def test_values_that_a_flag_rules_out_of_vtrace_may_be_anything():
-    reward, value, next_value, terminated, done, ratio = off_policy(5, (0, 0, 1, 0, 0, 2, 0, 0, 1))
+    reward, value, next_value, terminated, done, ratio = map(jnp.asarray, off_policy(5, (0, 0, 1, 0, 0, 2, 0, 0, 1)))
     poisoned = np.where(terminated, np.nan, next_value).astype(np.float32)
     huge = np.where(done, np.inf, ratio).astype(np.float32)  # cannot be a factor of what follows
 

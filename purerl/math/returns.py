@@ -8,19 +8,24 @@ flag rules a number out it is dropped, not multiplied by zero, so it may be infi
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
-Array = jax.Array
+# Shapes are checked in tests only: see tests/conftest.py.
+Number = Float[Array, ""]
+Scalar = float | Number
+Steps = Float[Array, " T"]
+Flags = Bool[Array, " T"]
 
 
 def gae(
-    reward: Array,
-    value: Array,
-    next_value: Array,
-    terminated: Array,
-    done: Array,
-    gamma: float | Array,
-    gae_lambda: float | Array,
-) -> Array:
+    reward: Steps,
+    value: Steps,
+    next_value: Steps,
+    terminated: Flags,
+    done: Flags,
+    gamma: Scalar,
+    gae_lambda: Scalar,
+) -> Steps:
     """Generalised advantage estimation (Schulman et al. 2016, "High-dimensional continuous control ...", eq. 16).
 
     ::
@@ -54,13 +59,13 @@ def gae(
 
 
 def lambda_returns(
-    reward: Array,
-    next_value: Array,
-    terminated: Array,
-    done: Array,
-    gamma: float | Array,
-    lambda_: float | Array,
-) -> Array:
+    reward: Steps,
+    next_value: Steps,
+    terminated: Flags,
+    done: Flags,
+    gamma: Scalar,
+    lambda_: Scalar,
+) -> Steps:
     """TD(lambda) targets (Sutton & Barto 2018, "Reinforcement Learning", eq. 12.20 with state values).
 
     ::
@@ -92,17 +97,17 @@ def lambda_returns(
 
 
 def vtrace(
-    reward: Array,
-    value: Array,
-    next_value: Array,
-    terminated: Array,
-    done: Array,
-    ratio: Array,
-    gamma: float | Array,
-    lambda_: float | Array,
-    rho_bar: float | Array,
-    c_bar: float | Array,
-) -> tuple[Array, Array]:
+    reward: Steps,
+    value: Steps,
+    next_value: Steps,
+    terminated: Flags,
+    done: Flags,
+    ratio: Steps,
+    gamma: Scalar,
+    lambda_: Scalar,
+    rho_bar: Scalar,
+    c_bar: Scalar,
+) -> tuple[Steps, Steps]:
     """V-trace: targets and advantages from another policy's actions (Espeholt et al. 2018, arXiv:1802.01561, eq. 1).
 
     ::
@@ -145,7 +150,7 @@ def vtrace(
     return value + correction, advantage
 
 
-def window_return(reward: Array, next_value: Array, terminated: Array, done: Array, gamma: float | Array) -> Array:
+def window_return(reward: Steps, next_value: Steps, terminated: Flags, done: Flags, gamma: Scalar) -> Number:
     """What a window of steps is worth, seen from its start (Xu et al. 2022, "Accelerated policy learning ...", eq. 5).
 
     ::
@@ -171,7 +176,7 @@ def window_return(reward: Array, next_value: Array, terminated: Array, done: Arr
     return jnp.sum(window_discounts(done, gamma) * (reward + gamma * bootstrap))
 
 
-def window_discounts(done: Array, gamma: float | Array) -> Array:
+def window_discounts(done: Flags, gamma: Scalar) -> Steps:
     """``gamma^k`` for the k-th step since an episode began, or the window did: the weights of `window_return`.
 
     Args:
@@ -189,7 +194,7 @@ def window_discounts(done: Array, gamma: float | Array) -> Array:
     return discount
 
 
-def discounted_return(reward: Array, done: Array, gamma: float | Array, initial: float | Array) -> tuple[Array, Array]:
+def discounted_return(reward: Steps, done: Flags, gamma: Scalar, initial: Scalar) -> tuple[Number, Steps]:
     """The discounted sum of past rewards, whose deviation is the scale of rewards (Engstrom et al. 2020, section 2).
 
     ::
