@@ -9,7 +9,12 @@ from purerl import references
 from purerl.environments.options import Option
 from purerl.types import Environment
 
-SUITES = ("smooth", "pixels", "gymnax", "brax")
+SUITES = (
+    "smooth",
+    "pixels",
+    "gymnax",
+    "brax",
+)
 """Modules of this package that are suites, in the order in which ``purerl envs`` lists them."""
 
 
