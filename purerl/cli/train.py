@@ -49,9 +49,7 @@ def _targets(argv: Sequence[str]) -> tuple[str | None, str | None, list[str]]:
     words = list(argv)
     if not words:
         raise InputError("name an algorithm and an environment, as in: purerl train ppo CartPole-v1")
-    at = (
-        0 if not words[0].startswith("-") else next((i for i, word in enumerate(words) if _names_algorithm(word)), None)
-    )
+    at = 0 if not words[0].startswith("-") else _position(words)
     if at is None:
         return None, None, words
     algorithm = words.pop(at)
@@ -59,8 +57,13 @@ def _targets(argv: Sequence[str]) -> tuple[str | None, str | None, list[str]]:
     return algorithm, env, words
 
 
-def _names_algorithm(word: str) -> bool:
-    return word in presets.ALGORITHMS or (references.is_reference(word) and not word.startswith("-"))
+def _position(words: Sequence[str]) -> int | None:
+    """The place of the algorithm after flags: of a name, or of a class that cannot be the value of a flag."""
+    names = [i for i, word in enumerate(words) if word in presets.ALGORITHMS]
+    classes = [
+        i for i, word in enumerate(words) if references.is_reference(word) and i and not words[i - 1].startswith("-")
+    ]
+    return next(iter(names + classes), None)
 
 
 def _without_algorithm(words: list[str]) -> int:
