@@ -33,6 +33,9 @@ def command(argv: Sequence[str]) -> int:
     gc.disable()  # imports make objects that stay; looking for garbage among them takes a tenth of a second
     try:
         config, path, overwrite = configure(algorithm, env, words)
+    except SystemExit:  # after a help: at the end Python would look once more
+        gc.freeze()
+        raise
     finally:
         gc.enable()
     if path is not None:
