@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import traceback
 from types import ModuleType
@@ -14,7 +15,7 @@ from purerl.errors import InputError, unknown
 
 def is_reference(name: str) -> bool:
     """Whether `name` is of the form ``"module:Class"``, and so not a name that purerl gave."""
-    return ":" in name
+    return re.fullmatch(r"[\w.]+:\w*", name) is not None
 
 
 def load(reference: str) -> Any:

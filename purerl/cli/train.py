@@ -33,6 +33,9 @@ def command(argv: Sequence[str]) -> int:
     gc.disable()  # imports make objects that stay; looking for garbage among them takes a tenth of a second
     try:
         config, path, overwrite = configure(algorithm, env, words)
+    except SystemExit:  # after a help: at the end Python would look once more
+        gc.freeze()
+        raise
     finally:
         gc.enable()
     if path is not None:
@@ -49,9 +52,7 @@ def _targets(argv: Sequence[str]) -> tuple[str | None, str | None, list[str]]:
     words = list(argv)
     if not words:
         raise InputError("name an algorithm and an environment, as in: purerl train ppo CartPole-v1")
-    at = (
-        0 if not words[0].startswith("-") else next((i for i, word in enumerate(words) if _names_algorithm(word)), None)
-    )
+    at = 0 if not words[0].startswith("-") else _position(words)
     if at is None:
         return None, None, words
     algorithm = words.pop(at)
@@ -59,8 +60,13 @@ def _targets(argv: Sequence[str]) -> tuple[str | None, str | None, list[str]]:
     return algorithm, env, words
 
 
-def _names_algorithm(word: str) -> bool:
-    return word in presets.ALGORITHMS or (references.is_reference(word) and not word.startswith("-"))
+def _position(words: Sequence[str]) -> int | None:
+    """The place of the algorithm after flags: of a name, or of a class that cannot be the value of a flag."""
+    names = [i for i, word in enumerate(words) if word in presets.ALGORITHMS]
+    classes = [
+        i for i, word in enumerate(words) if references.is_reference(word) and i and not words[i - 1].startswith("-")
+    ]
+    return next(iter(names + classes), None)
 
 
 def _without_algorithm(words: list[str]) -> int:

@@ -57,6 +57,12 @@ def test_flags_may_come_before_names() -> None:
     assert _targets(shlex.split("ppo CartPole-v1 --seeds 8")) == ("ppo", "CartPole-v1", ["--seeds", "8"])
     assert _targets(shlex.split("--seeds 8 ppo CartPole-v1 --seed 1"))[:2] == ("ppo", "CartPole-v1")
     assert _targets(shlex.split("--resume runs/x")) == (None, None, ["--resume", "runs/x"])
+    assert _targets(shlex.split("--resume run:1"))[:2] == (None, None)
+    assert _targets(shlex.split("--seeds 8 my.module:Agent my.envs:Env")) == (
+        "my.module:Agent",
+        "my.envs:Env",
+        ["--seeds", "8"],
+    )
 
 
 def test_totals_are_rounded_up() -> None:
