@@ -1,6 +1,7 @@
 """Imports go one way: each package knows those before it, and none after it."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,13 @@ def test_imports_go_one_way(name: str) -> None:
     for path in place.rglob("*.py") if place.is_dir() else [place.with_suffix(".py")]:
         for imported in imports(path) - {name}:
             assert RANK[imported] <= RANK[name], f"{path.relative_to(PACKAGE)} imports {imported}"
+
+
+def test_the_page_of_the_design_names_every_module() -> None:
+    page = (PACKAGE.parent / "docs" / "design.md").read_text().split("## Modules")[1].split("## The central types")[0]
+    for name in RANK:
+        assert f"  {name}" in page, name
+    for package in ("math", "layers", "experience", "learning", "algorithms", "physics", "training"):
+        for path in (PACKAGE / package).iterdir():
+            if path.stem not in ("__init__", "__pycache__"):
+                assert re.search(rf"\b{path.stem}\b", page), path
