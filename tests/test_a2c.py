@@ -49,8 +49,8 @@ def both(env, iterations, **changes):
 
 
 @pytest.mark.parametrize("network", [NETWORK, ActorCritic(NETWORK.trunk, GRU(8))], ids=["no memory", "gru"])
-def test_it_is_ppo_with_one_update_bit_for_bit(network):
-    chex.assert_trees_all_equal(*both("CartPole-v1", 20, network=network))
+def test_it_is_ppo_with_one_update_but_for_rounding(network):
+    chex.assert_trees_all_close(*both("CartPole-v1", 20, network=network), rtol=1e-5, atol=1e-7)
 
 
 def test_it_is_ppo_with_one_update_also_where_actions_are_continuous_and_advantages_normalised():
