@@ -65,7 +65,7 @@ HOME: dict[str, str] = {
 
 
 def stub() -> str:
-    """What ``purerl/__init__.pyi`` has to say, in the order that linters want."""
+    """Text of ``purerl/__init__.pyi``, in the order that linters want."""
 
     modules = {name: ".".join(["purerl", *path.split(".")[:-1]]) for name, path in MODULES.items()}
     homes = {**HOME, **modules}

@@ -65,7 +65,7 @@ class NoisyDense(nn.Module):
 
 
 class QNetwork(nn.Module):
-    """What `head` says about the return of each discrete action.
+    """Network for the value, or the distribution of returns, of each discrete action.
 
     Attributes:
         trunk: module from one observation to features ``[n]``.
@@ -148,7 +148,7 @@ class DeterministicActorCritic(nn.Module):
         return carry, Deterministic(self.actor(obs))
 
     def critic(self, obs: Array, action: Array) -> Array:
-        """What each critic expects of `action`, ``[num_critics]``."""
+        """Value of `action` by each critic, ``[num_critics]``."""
         return self.critics(obs, action)
 
 
@@ -190,7 +190,7 @@ class SoftActorCritic(nn.Module):
         return carry, self.actor(obs)
 
     def critic(self, obs: Array, action: Array) -> Array:
-        """What each critic expects of `action`, ``[num_critics]``."""
+        """Value of `action` by each critic, ``[num_critics]``."""
         return self.critics(obs, action)
 
 
@@ -231,7 +231,7 @@ class DiscreteSoftActorCritic(nn.Module):
         return carry, self.actor(obs)
 
     def critic(self, obs: Array) -> Array:
-        """What each critic expects of each action, ``[num_critics, num_actions]``."""
+        """Value of each action by each critic, ``[num_critics, num_actions]``."""
         return self.critics(obs)
 
 
@@ -258,7 +258,7 @@ def critic_metrics(loss: Array, value: Array, td_error: Array) -> Metrics:
 
 
 def target_gap(params: PyTree, target_params: PyTree) -> Array:
-    """How far a target network is behind: the distance of the parameters relative to their size."""
+    """Relative distance between the parameters of a network and those of its target network."""
     return optax.tree.norm(optax.tree.sub(params, target_params)) / optax.tree.norm(params)
 
 

@@ -132,7 +132,7 @@ class Replay:
         return self._empty(obs, action)
 
     def num_rollouts(self, warmup_steps: int) -> int:
-        """How many times `add` must be called for `warmup_steps` steps before the first `sample`.
+        """Number of calls of `add` for `warmup_steps` steps before the first `sample`.
 
         Raises:
             InputError: if these are no whole rollouts, or too few for one window.
@@ -192,7 +192,7 @@ class Replay:
         return self._windows(state, row, env, gamma)
 
     def update(self, state: ReplayState, index: Array, priority: Array) -> ReplayState:
-        """Nothing: all windows stay equally likely, whatever was learned from them."""
+        """The same state: all windows stay equally likely."""
         del index, priority
         return state
 
@@ -202,7 +202,7 @@ class Replay:
 
     @property
     def ring(self) -> Replay:
-        """What a `PrioritizedReplay` is built around; here there is nothing else."""
+        """The replay itself; in a `PrioritizedReplay` the uniform one inside."""
         return self
 
     @property
@@ -216,7 +216,7 @@ class Replay:
 
     @property
     def _places_per_add(self) -> int:
-        """As many as the rows of one rollout can have, wherever among those that share a place the first one is."""
+        """Largest number of places that the rows of one rollout can have."""
         last = self._steps_per_place - math.gcd(self._steps_per_place, self.rollout_length)
         return -(-(last + self.rollout_length) // self._steps_per_place)
 

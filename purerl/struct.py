@@ -78,7 +78,7 @@ def with_values(node: T, values: Mapping[str, Any]) -> T:
 
 
 def wrap_functions(node: Any, *names: str) -> None:
-    """In a dataclass that is just being constructed, make plain functions pytrees, which `jax.jit` accepts.
+    """Make plain functions in a dataclass that is just being constructed pytrees, which `jax.jit` accepts.
 
     None, and callables that are pytrees already (a `Partial`, a schedule with leaves of its own), stay as they are.
 
@@ -93,7 +93,7 @@ def wrap_functions(node: Any, *names: str) -> None:
 
 
 def member_axes(tree: Any, axis: int | None = 0, shared: int | None = None) -> Any:
-    """Where each leaf of a population's `tree` keeps its members, as `jax.vmap` takes it.
+    """Axis of the members in each leaf of a population's `tree`, as `jax.vmap` takes it.
 
     Args:
         tree: a state, or anything with states in it.

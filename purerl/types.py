@@ -23,7 +23,7 @@ Scalar = Any
 
 @struct.dataclass
 class TimeStep:
-    """What an environment returns.
+    """Time step: the return value of an environment.
 
     Attributes:
         state: the environment's own state, any pytree.
@@ -189,7 +189,7 @@ class Algorithm(Protocol):
 
     @property
     def env(self) -> Environment:
-        """What it learns on."""
+        """Environment that it learns on."""
         ...
 
     @property
@@ -216,5 +216,5 @@ class Algorithm(Protocol):
         ...
 
     def policy(self, state: PyTree, *, explore: bool) -> Policy:
-        """What the agent has learned so far: as it acts in training, or its best guess (``explore=False``)."""
+        """Policy learned so far: as in training, or the best guess (``explore=False``)."""
         ...

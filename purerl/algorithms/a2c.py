@@ -89,7 +89,7 @@ class A2C:
 
     @property
     def warmup_iterations(self) -> int:
-        """None: there is no replay to fill."""
+        """0: there is no replay to fill."""
         return 0
 
     def init(self, key: Array) -> A2CState:

@@ -97,7 +97,7 @@ class IMPALA:
 
     @property
     def warmup_iterations(self) -> int:
-        """None: there is no replay to fill."""
+        """0: there is no replay to fill."""
         return 0
 
     def init(self, key: Array) -> IMPALAState:

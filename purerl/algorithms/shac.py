@@ -153,7 +153,7 @@ class SHAC:
 
     @property
     def warmup_iterations(self) -> int:
-        """None: there is no replay to fill."""
+        """0: there is no replay to fill."""
         return 0
 
     def init(self, key: Array) -> SHACState:

@@ -119,7 +119,7 @@ class TRPO:
 
     @property
     def warmup_iterations(self) -> int:
-        """None: there is no replay to fill."""
+        """0: there is no replay to fill."""
         return 0
 
     def init(self, key: Array) -> TRPOState:

@@ -90,7 +90,7 @@ class RunConfig:
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
-        """As a mapping that JSON can hold."""
+        """Mapping that JSON can hold."""
         return {"purerl_run": FORMAT, **dataclasses.asdict(self)}
 
     @property
@@ -108,7 +108,7 @@ class RunConfig:
 
     @property
     def title(self) -> str:
-        """In a few words."""
+        """Algorithm and environment in a few words."""
         return f"{self.algorithm} on {self.env}"
 
     def population(self) -> Population:
@@ -159,7 +159,7 @@ def _remedy(field: dataclasses.Field) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of everything whose change may change the numbers of a run."""
+    """Versions of Python and of the packages that decide the numbers of a run."""
     packages = ("purerl", "jax", "jaxlib", "flax", "optax", "gymnax", "brax", "orbax-checkpoint", "numpy")
     found = {"python": platform.python_version()}
     for package in packages:

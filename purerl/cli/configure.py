@@ -197,7 +197,7 @@ def _clip(number: int, low: int, high: int) -> int:
 
 
 def _processes(text: str, num_members: int) -> int:
-    """How many processes are to train the members."""
+    """Number of processes that train the members."""
     import jax
 
     backend = jax.default_backend()

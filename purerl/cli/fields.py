@@ -37,7 +37,7 @@ def word_of(value: Any) -> Any:
 
 
 def value_of(field: dataclasses.Field, word: Any) -> Any:
-    """What `word_of` made the word of.
+    """Value of a field from its word, the inverse of `word_of`.
 
     Raises:
         InputError: if the field has no such choice, or there is no such schedule.

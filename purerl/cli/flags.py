@@ -31,7 +31,7 @@ RUN = Group(
     "run",
     [
         Flag("seeds", "int", "agents trained side by side in one program", default=1, within="[1, inf)"),
-        Flag("seed", "int", "of all randomness; member i draws from it and its number", 0, "[0, 4294967295]"),
+        Flag("seed", "int", "seed of all randomness; member i uses it with its number", 0, "[0, 4294967295]"),
         Flag("total_steps", "int", "environment steps per seed, rounded up to whole iterations", within="[1, inf)"),
         Flag("anneal", "bool", "let the learning rate fall linearly to 0 over the run", default=True),
         Flag(
@@ -140,7 +140,7 @@ def _part_flags(part: str, defaults: Mapping[str, Any]) -> list[Flag]:
 
 
 def given_in(group: Group, given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """What was `given` for the flags of one group, by their names without `prefix`."""
+    """Values `given` for the flags of one group, by their names without `prefix`."""
     return {flag.name.removeprefix(prefix): given[flag.name] for flag in group.flags if flag.name in given}
 
 

@@ -152,7 +152,7 @@ def _real(field: dataclasses.Field, value: Any) -> Any:
 
 
 def misplaced(name: str, known: Mapping[str, Any]) -> InputError:
-    """For a parameter that the network lacks: it may belong to another kind of part."""
+    """Error for a parameter that the network lacks; it may belong to another kind of part."""
     for part in KINDS.keys() & known.keys():
         if any(name == field.name for kind in KINDS[part] for field in parameters(part_class(part, kind))):
             kind = known[part]

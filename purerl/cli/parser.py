@@ -50,7 +50,7 @@ class Flag:
 
     @property
     def flag(self) -> str:
-        """As typed."""
+        """Spelling on the command line, ``--learning-rate``."""
         return "--" + self.name.replace("_", "-")
 
     @property

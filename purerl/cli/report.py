@@ -1,4 +1,4 @@
-"""What a run says about itself: before, when stopped, and at the end."""
+"""Messages of a run: before training, when it is stopped, and at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from purerl.rollout import Episodes
 
 
 def headline(config: RunConfig, run: RunDirectory, done_steps: int, *, resumed: bool) -> str:
-    """What is about to happen; `done_steps` were taken in earlier sessions, or are a fresh run's random warm-up."""
+    """Headline of a session; `done_steps` were taken in earlier sessions, or are a fresh run's random warm-up."""
     seeds = f"{config.seeds} seed{'s' if config.seeds > 1 else ''}"
     varied = "".join(f" x {len(values)} values of {name}" for name, values in config.vary.items())
     rounded = ""

@@ -161,7 +161,7 @@ class RunDirectory:
         self._write("config.json", config.to_json())
 
     def summary(self) -> dict[str, Any] | None:
-        """What ``summary.json`` says, or None while the run is not finished."""
+        """Content of ``summary.json``, or None while the run is not finished."""
         return self._read("summary.json")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
@@ -238,7 +238,7 @@ def _writing_run(path: Path) -> Iterator[None]:
 
 
 def _is_trace(path: Path) -> bool:
-    """Whether this is what a process leaves that was killed while it claimed the directory."""
+    """Whether this file was left by a process that was killed while it claimed the directory."""
     return path.name == ".lock" or (path.name.startswith(".") and path.suffix == ".part")
 
 

@@ -162,7 +162,7 @@ class Training:
             screen.progress(self._env_steps, self._rate)
 
     def _members(self) -> InProcess | MultiProcess:
-        """Who trains: the members in this process, or in several."""
+        """Members in this process, or in several processes."""
         if self.config.processes == 1:
             return InProcess(self.population)
         return MultiProcess(self.config.population, self.config.processes)

@@ -18,11 +18,11 @@ class NoMemory(nn.Module):
     """Remembers nothing and passes features on as they are."""
 
     def initial_carry(self) -> tuple[()]:
-        """Nothing."""
+        """No memory."""
         return ()
 
     def __call__(self, carry: tuple[()], features: Array) -> tuple[tuple[()], Array]:
-        """The same features."""
+        """Features as they are."""
         return carry, features
 
 
@@ -33,7 +33,7 @@ class GRU(nn.Module):
         memory_size: length of what it remembers and puts out.
     """
 
-    memory_size: int = struct.field(default=64, help="numbers that are remembered", within="[1, inf)")
+    memory_size: int = struct.field(default=64, help="units of the memory", within="[1, inf)")
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
@@ -58,7 +58,7 @@ class LSTM(nn.Module):
         memory_size: length of its cell, and of what it puts out.
     """
 
-    memory_size: int = struct.field(default=64, help="numbers that are remembered", within="[1, inf)")
+    memory_size: int = struct.field(default=64, help="units of the memory", within="[1, inf)")
 
     def __post_init__(self) -> None:
         struct.check_fields(self)

@@ -63,7 +63,9 @@ class AdamW:
     eps: Scalar = _eps()
     max_grad_norm: Scalar | None = _max_grad_norm()
     weight_decay: Scalar = struct.field(
-        default=1e-4, help="share of the parameters taken away per update, times the learning rate", within="[0, inf)"
+        default=1e-4,
+        help="weight decay: each update subtracts this share of the parameters, times the learning rate",
+        within="[0, inf)",
     )
     b1: float = _beta(0.9, "first")
     b2: float = _beta(0.999, "second")

@@ -42,7 +42,7 @@ def row(name: str) -> Row:
 
 
 def base(algorithm: str) -> Preset:
-    """What every preset of `algorithm` starts from.
+    """Settings that every preset of `algorithm` starts from.
 
     Raises:
         InputError: if there is no such algorithm.

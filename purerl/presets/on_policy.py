@@ -50,7 +50,7 @@ def _generic_ppo(env: Environment) -> Preset:
 
 
 def _generic_actor_critic(env: Environment) -> Preset:
-    """For one step on both policy and value per batch, which should be small."""
+    """Settings for one step of policy and value per batch, which should be small."""
     from purerl.spaces import Box
 
     if isinstance(env.action_space, Box):
@@ -72,7 +72,7 @@ def _generic_actor_critic(env: Environment) -> Preset:
 
 
 def _generic_policy_gradient(env: Environment) -> Preset:
-    """For one step of the policy per batch, which must be large."""
+    """Settings for one step of the policy per batch, which must be large."""
     from purerl.spaces import Box
 
     if isinstance(env.action_space, Box):

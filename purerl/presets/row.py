@@ -1,4 +1,4 @@
-"""What the table of algorithms says about one of them."""
+"""Row of the table of algorithms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a preset is."""
+"""Presets: settings of one algorithm on one environment."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ COUNTABLE = "[1, 2147483647]"
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What `iterate` yields after each chunk.
+    """Progress of a training after one chunk of iterations.
 
     Attributes:
         state: the algorithm's state. The next chunk reuses its memory: copy what must outlive it.
@@ -133,7 +133,7 @@ def iterate(algorithm: Algorithm, state: PyTree, num_iterations: int, every: int
 
 
 def chunks(iteration: int, num_iterations: int, every: int) -> Iterator[int]:
-    """How many iterations to do at a time from `iteration` to `num_iterations`, to stop at each multiple of `every`."""
+    """Numbers of iterations of successive chunks from `iteration` to `num_iterations`, to stop at each multiple of `every`."""
     while iteration < num_iterations:
         chunk = min(every - iteration % every, num_iterations - iteration)
         yield chunk

@@ -262,7 +262,7 @@ def _number_at(algorithm: Algorithm, name: str) -> Any:
 
 
 def _at_path(node: Any, path: list[str], name: str) -> Any:
-    """What is at `path` in `node`, a field or a dictionary entry on each level."""
+    """Entry at `path` in `node`, a field or a dictionary entry on each level."""
     head, *rest = path
     entry = _entries(node, head, name)[head]
     return _at_path(entry, rest, name) if rest else entry
