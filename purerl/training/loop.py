@@ -133,7 +133,7 @@ def iterate(algorithm: Algorithm, state: PyTree, num_iterations: int, every: int
 
 
 def chunks(iteration: int, num_iterations: int, every: int) -> Iterator[int]:
-    """Numbers of iterations of successive chunks from `iteration` to `num_iterations`, to stop at each multiple of `every`."""
+    """Lengths of chunks from `iteration` to `num_iterations`, which end at each multiple of `every`."""
     while iteration < num_iterations:
         chunk = min(every - iteration % every, num_iterations - iteration)
         yield chunk
