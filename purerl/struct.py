@@ -25,7 +25,13 @@ T = TypeVar("T")
 
 
 def field(
-    *, default: Any = dataclasses.MISSING, static: bool = False, shared: bool = False, help: str = "", within: str = ""
+    *,
+    default: Any = dataclasses.MISSING,
+    static: bool = False,
+    shared: bool = False,
+    help: str = "",
+    within: str = "",
+    protocol: Any = None,
 ) -> Any:
     """Declare a field of a `dataclass`.
 
@@ -35,8 +41,9 @@ def field(
         shared: of a state, the same for all members of a population, which stores it once (see `member_axes`).
         help: one sentence for people.
         within: the interval of allowed numbers in the usual notation, such as ``"[0, 1]"`` or ``"(0, inf)"``.
+        protocol: a `typing.Protocol`, checked at run time, that the value must be an instance of.
     """
-    metadata = {"static": static, "shared": shared, "help": help, "within": within}
+    metadata = {"static": static, "shared": shared, "help": help, "within": within, "protocol": protocol}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -135,14 +142,17 @@ def is_scalar(field: dataclasses.Field) -> bool:
 def check_fields(node: Any) -> None:
     """Raise `InputError` unless each number in `node` has its declared type, lies in its interval and fits 32 bits.
 
-    Looks at fields annotated ``int``, ``float``, ``bool`` or `Scalar` (possibly ``| None``). Tracers have no value yet
-    and pass; a concrete array must satisfy the interval in every element. `node` is just being constructed: numbers in
-    fields of type ``float`` or `Scalar` become floats, which compile to one program however they were written (``1``,
-    ``1.0``, ``np.float64(1)``), also where JAX computes with 64 bits; and plain functions in fields of type `Scalar`
-    become pytrees.
+    Looks at fields annotated ``int``, ``float``, ``bool`` or `Scalar` (possibly ``| None``), and at those that declare
+    a protocol. Tracers have no value yet and pass; a concrete array must satisfy the interval in every element. `node`
+    is just being constructed: numbers in fields of type ``float`` or `Scalar` become floats, which compile to one
+    program however they were written (``1``, ``1.0``, ``np.float64(1)``), also where JAX computes with 64 bits; and
+    plain functions in fields of type `Scalar` become pytrees.
     """
     for f in dataclasses.fields(node):
         value, within = getattr(node, f.name), f.metadata.get("within", "")
+        protocol = f.metadata.get("protocol")
+        if protocol is not None and (isinstance(value, type) or not isinstance(value, protocol)):
+            raise InputError(f"{f.name} must be an object like {f.default!r}, got {value!r}")
         if is_scalar(f) and callable(value):
             wrap_functions(node, f.name)
             for extreme in value.extremes() if isinstance(value, BoundedSchedule) else ():

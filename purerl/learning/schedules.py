@@ -88,7 +88,7 @@ def at(algorithm: T, iteration: Array) -> T:
         values = {}
         for field in dataclasses.fields(node):
             value = getattr(node, field.name)
-            if isinstance(value, Optimizer):
+            if isinstance(value, Optimizer) and dataclasses.is_dataclass(value):
                 values[field.name] = present(value)
             elif struct.is_scalar(field) and callable(value):
                 values[field.name] = jnp.asarray(value(steps), jnp.float32)
