@@ -10,6 +10,7 @@ Like `flax.struct.dataclass`, with two differences that purerl rests on:
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
@@ -182,9 +183,16 @@ def check_value(name: str, value: Any, annotation: Any, within: str) -> None:
         raise InputError(f"{name} must lie in {within}, got {value!r}")
 
 
+def as_written(annotation: Any) -> str:
+    """The text of an annotation, the same whether it is evaluated or postponed, and however `Scalar` was imported."""
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    text = re.sub(r"typing\.Annotated\[typing\.Any, 'Scalar'\]|(\w+\.)+Scalar\b", "Scalar", text)
+    return re.sub(r"typing\.Optional\[Scalar\]", "Scalar | None", text)
+
+
 def _kinds(annotation: Any) -> set[str]:
     """The alternatives of an annotation as written; a `Scalar` is a ``float`` too."""
-    kinds = set((annotation.__name__ if isinstance(annotation, type) else str(annotation)).split(" | "))
+    kinds = set(as_written(annotation).split(" | "))
     return kinds | {"float"} if "Scalar" in kinds else kinds
 
 
