@@ -106,6 +106,17 @@ class Plain:
 
 
 @struct.dataclass
+class Seeded(HillClimbing):
+    seed: int = 3
+
+
+@struct.dataclass
+class Adaptive(HillClimbing):
+    eps: float = 0.1
+    optimizer: purerl.Adam = struct.field(default=purerl.Adam())
+
+
+@struct.dataclass
 class Silent(HillClimbing):
     def step(self, state):
         return state, {"loss": Mean.of(state.params)}
@@ -205,6 +216,12 @@ def test_planners_and_diagnosis_take_own_environments(capsys: pytest.CaptureFixt
         ("train users.own:Walk CartPole-v1", "users.own:Walk is not an algorithm (see purerl.Algorithm): it lacks env"),
         ("train users.own:NoStep CartPole-v1", "it lacks steps_per_iteration"),
         ("train users.own:Plain CartPole-v1", "not an algorithm: decorate it with @purerl.struct.dataclass"),
+        ("train users.own:Seeded CartPole-v1", "--seed would be of both run and hyper-parameters of users.own:Seeded"),
+        (
+            "train users.own:Adaptive CartPole-v1",
+            "--eps would be of both hyper-parameters of users.own:Adaptive and opt",
+        ),
+        ("train users.own:Adaptive --help", "--eps would be of both hyper-parameters of users.own:Adaptive and opt"),
         ("train users.own:Silent users.own:Walk", "users.own:Silent must include episode_length and episode_return"),
         ("train users.own:HillClimbing CartPole-v1 --anneal", "--anneal is not for users.own:HillClimbing"),
         ("train users.own:HillClimbing CartPole-v1 --noise 0", "--noise must lie in (0, inf)"),
