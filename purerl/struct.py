@@ -10,6 +10,7 @@ Like `flax.struct.dataclass`, with two differences that purerl rests on:
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
@@ -25,7 +26,13 @@ T = TypeVar("T")
 
 
 def field(
-    *, default: Any = dataclasses.MISSING, static: bool = False, shared: bool = False, help: str = "", within: str = ""
+    *,
+    default: Any = dataclasses.MISSING,
+    static: bool = False,
+    shared: bool = False,
+    help: str = "",
+    within: str = "",
+    protocol: Any = None,
 ) -> Any:
     """Declare a field of a `dataclass`.
 
@@ -35,8 +42,9 @@ def field(
         shared: of a state, the same for all members of a population, which stores it once (see `member_axes`).
         help: one sentence for people.
         within: the interval of allowed numbers in the usual notation, such as ``"[0, 1]"`` or ``"(0, inf)"``.
+        protocol: a `typing.Protocol`, checked at run time, that the value must be an instance of.
     """
-    metadata = {"static": static, "shared": shared, "help": help, "within": within}
+    metadata = {"static": static, "shared": shared, "help": help, "within": within, "protocol": protocol}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -135,14 +143,17 @@ def is_scalar(field: dataclasses.Field) -> bool:
 def check_fields(node: Any) -> None:
     """Raise `InputError` unless each number in `node` has its declared type, lies in its interval and fits 32 bits.
 
-    Looks at fields annotated ``int``, ``float``, ``bool`` or `Scalar` (possibly ``| None``). Tracers have no value yet
-    and pass; a concrete array must satisfy the interval in every element. `node` is just being constructed: numbers in
-    fields of type ``float`` or `Scalar` become floats, which compile to one program however they were written (``1``,
-    ``1.0``, ``np.float64(1)``), also where JAX computes with 64 bits; and plain functions in fields of type `Scalar`
-    become pytrees.
+    Looks at fields annotated ``int``, ``float``, ``bool`` or `Scalar` (possibly ``| None``), and at those that declare
+    a protocol. Tracers have no value yet and pass; a concrete array must satisfy the interval in every element. `node`
+    is just being constructed: numbers in fields of type ``float`` or `Scalar` become floats, which compile to one
+    program however they were written (``1``, ``1.0``, ``np.float64(1)``), also where JAX computes with 64 bits; and
+    plain functions in fields of type `Scalar` become pytrees.
     """
     for f in dataclasses.fields(node):
         value, within = getattr(node, f.name), f.metadata.get("within", "")
+        protocol = f.metadata.get("protocol")
+        if protocol is not None and (isinstance(value, type) or not isinstance(value, protocol)):
+            raise InputError(f"{f.name} must be an object like {f.default!r}, got {value!r}")
         if is_scalar(f) and callable(value):
             wrap_functions(node, f.name)
             for extreme in value.extremes() if isinstance(value, BoundedSchedule) else ():
@@ -172,9 +183,16 @@ def check_value(name: str, value: Any, annotation: Any, within: str) -> None:
         raise InputError(f"{name} must lie in {within}, got {value!r}")
 
 
+def as_written(annotation: Any) -> str:
+    """The text of an annotation, the same whether it is evaluated or postponed, and however `Scalar` was imported."""
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    text = re.sub(r"typing\.Annotated\[typing\.Any, 'Scalar'\]|(\w+\.)+Scalar\b", "Scalar", text)
+    return re.sub(r"typing\.Optional\[Scalar\]", "Scalar | None", text)
+
+
 def _kinds(annotation: Any) -> set[str]:
     """The alternatives of an annotation as written; a `Scalar` is a ``float`` too."""
-    kinds = set((annotation.__name__ if isinstance(annotation, type) else str(annotation)).split(" | "))
+    kinds = set(as_written(annotation).split(" | "))
     return kinds | {"float"} if "Scalar" in kinds else kinds
 
 

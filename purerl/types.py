@@ -6,7 +6,7 @@ Everything here describes one environment and one agent. Batches of them are the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from purerl.spaces import Space
 Array = jax.Array
 PyTree = Any
 
-Scalar = Any
+Scalar = Annotated[Any, "Scalar"]
 """Annotation of a hyper-parameter that is a number, or a schedule of environment steps (see `purerl.schedules`)."""
 
 

@@ -1,5 +1,7 @@
 """Optimisers against optax's own, written out, and the clipping of gradients."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,3 +78,28 @@ def test_bad_numbers_name_the_field():
         Adam(max_grad_norm=0.0)
     with pytest.raises(InputError, match=r"b1 must lie in \[0, 1\), got 1"):
         Adam(b1=1.0)
+
+
+@jax.tree_util.register_static
+class SGD:
+    def transformation(self, learning_rate):
+        return optax.sgd(learning_rate)
+
+
+class Momentum(NamedTuple):
+    decay: float
+
+    def transformation(self, learning_rate):
+        return optax.sgd(learning_rate, self.decay)
+
+
+@pytest.mark.parametrize("optimizer", [SGD(), Momentum(0.9)], ids=["static", "tuple"])
+def test_an_optimiser_of_ones_own_need_not_be_a_dataclass(optimizer):
+    agent = purerl.A2C(env=purerl.make("CartPole-v1"), optimizer=optimizer)
+    jax.eval_shape(agent.step, jax.eval_shape(agent.init, jax.random.key(0)))
+
+
+@pytest.mark.parametrize("wrong", ["adam", None, Adam, optax.adam(1e-3)], ids=["name", "none", "class", "optax"])
+def test_what_is_no_optimiser_is_refused_when_the_agent_is_made(wrong):
+    with pytest.raises(InputError, match=r"optimizer must be an object like RMSProp\("):
+        purerl.A2C(env=purerl.make("CartPole-v1"), optimizer=wrong)

@@ -85,6 +85,15 @@ def test_bad_schedules_name_the_field(fields, message):
         A2C(env=CARTPOLE, **fields)
 
 
+@pytest.mark.parametrize("schedule", [LinearSchedule, CosineSchedule])
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_a_schedule_without_finite_ends_is_refused(schedule, bad):
+    """Between infinity and a number there is no line: it would be NaN."""
+    for name, ends in (("start", (bad, 1.0)), ("end", (1.0, bad))):
+        with pytest.raises(InputError, match=rf"{name} must lie in \(-inf, inf\), got {bad}"):
+            schedule(*ends, 10.0)
+
+
 def test_a_schedule_without_steps_is_refused():
     with pytest.raises(InputError, match=r"steps must lie in \(0, inf\), got 0"):
         LinearSchedule(1.0, 0.0, 0.0)

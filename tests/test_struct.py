@@ -11,6 +11,7 @@ import pytest
 
 from purerl import struct
 from purerl.errors import InputError
+from purerl.types import Scalar
 
 
 @struct.dataclass
@@ -173,6 +174,20 @@ def test_annotations_count_whether_written_as_types_or_strings():
             struct.check_value("n", 1.5, annotation, "")
     for annotation in (int | None, "int | None"):
         struct.check_value("n", None, annotation, "[1, 2]")
+
+
+@pytest.mark.parametrize("written", ["Scalar", "types.Scalar", "purerl.types.Scalar", Scalar])
+def test_a_scalar_is_one_however_its_annotation_is_written(written):
+    """Also in a module without postponed annotations, as users write them."""
+    optional = f"{written} | None" if isinstance(written, str) else written | None
+    made = dataclasses.make_dataclass("Made", [("rate", written), ("maybe", optional)])
+    assert all(map(struct.is_scalar, dataclasses.fields(made)))
+    struct.check_value("maybe", None, optional, "[0, 1]")
+    for annotation in (written, optional):
+        with pytest.raises(InputError, match=r"rate must lie in \[0, 1\], got 2"):
+            struct.check_value("rate", 2.0, annotation, "[0, 1]")
+    with pytest.raises(InputError, match="rate must be a number, got None"):
+        struct.check_value("rate", None, written, "[0, 1]")
 
 
 def test_tracers_pass_the_checks_and_no_recompile_follows():

@@ -12,7 +12,9 @@ from purerl.errors import unknown
 
 def annotation_of(field: dataclasses.Field) -> str:
     """The type of a field as written."""
-    return field.type.__name__ if isinstance(field.type, type) else str(field.type)
+    from purerl.struct import as_written
+
+    return as_written(field.type)
 
 
 def kind_of(field: dataclasses.Field) -> str | None:

@@ -139,6 +139,7 @@ def parse(
         SystemExit: after printing the help that ``--help`` asked for.
     """
     parser = _Parser(prog="purerl", usage=usage, description=description, allow_abbrev=False, add_help=False)
+    _check_names(groups)
     flags = [flag for group in groups for flag in group.flags]
     for group in groups:
         section = parser.add_argument_group(group.title)
@@ -157,6 +158,18 @@ def parse(
     words = given.pop(positional, []) if positional else []
     by_name = {flag.name: flag for flag in flags}
     return {name: by_name[name].parse(value) for name, value in given.items()}, words
+
+
+def _check_names(groups: Sequence[Group]) -> None:
+    """Raise `InputError` where two flags have one name, as a class of the user's own may ask for."""
+    owners = {"help": "every command"}
+    for group in groups:
+        for flag in group.flags:
+            if flag.name in owners:
+                raise InputError(
+                    f"{flag.flag} would be of both {owners[flag.name]} and {group.title}: give the field another name"
+                )
+            owners[flag.name] = group.title
 
 
 def _number(text: str) -> int | float:

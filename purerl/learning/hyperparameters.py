@@ -76,7 +76,7 @@ def rate(own: Scalar | None, shared: Scalar) -> Scalar:
 
 def optimizer(default: Optimizer) -> Any:
     """Rule for updates of parameters."""
-    return struct.field(default=default, help="rule for updates of parameters")
+    return struct.field(default=default, help="rule for updates of parameters", protocol=Optimizer)
 
 
 def num_epochs(default: int, help: str = "passes over each batch") -> Any:

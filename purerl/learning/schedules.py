@@ -25,8 +25,8 @@ STEPS = "environment steps until the end value is reached"
 class LinearSchedule:
     """From `start` to `end` along a line over `steps` environment steps, and `end` from there on."""
 
-    start: float = struct.field(help="value at first")
-    end: float = struct.field(help="value after all steps")
+    start: float = struct.field(help="value at first", within="(-inf, inf)")
+    end: float = struct.field(help="value after all steps", within="(-inf, inf)")
     steps: float = struct.field(help=STEPS, within="(0, inf)")
 
     def __post_init__(self) -> None:
@@ -48,8 +48,8 @@ class CosineSchedule:
     Loshchilov & Hutter 2017, "SGDR", arXiv:1608.03983, equation 5, without restarts.
     """
 
-    start: float = struct.field(help="value at first")
-    end: float = struct.field(help="value after all steps")
+    start: float = struct.field(help="value at first", within="(-inf, inf)")
+    end: float = struct.field(help="value after all steps", within="(-inf, inf)")
     steps: float = struct.field(help=STEPS, within="(0, inf)")
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ def at(algorithm: T, iteration: Array) -> T:
         values = {}
         for field in dataclasses.fields(node):
             value = getattr(node, field.name)
-            if isinstance(value, Optimizer):
+            if isinstance(value, Optimizer) and dataclasses.is_dataclass(value):
                 values[field.name] = present(value)
             elif struct.is_scalar(field) and callable(value):
                 values[field.name] = jnp.asarray(value(steps), jnp.float32)

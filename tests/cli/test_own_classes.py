@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import purerl
 from purerl import Mean, Policy, TimeStep, struct
 from purerl.spaces import Box, Discrete
+from purerl.types import Scalar
 
 
 @struct.dataclass
@@ -69,6 +70,7 @@ class HillClimbing:
     env: purerl.Environment
     noise: float = struct.field(default=0.1, within="(0, inf)", help="deviation of a change")
     num_episodes: int = struct.field(default=2, static=True)
+    decay: Scalar = struct.field(default=1.0, within="(0, 1]", help="factor of a change")
 
     warmup_iterations = 0
     rows_at_once = minibatch_rows = 1
@@ -82,7 +84,8 @@ class HillClimbing:
 
     def step(self, state):
         key, change_key, play_key = jax.random.split(state.key, 3)
-        changed = state.params + self.noise * jax.random.normal(change_key, (2,))
+        noise = self.noise * purerl.schedules.at(self, state.iteration).decay
+        changed = state.params + noise * jax.random.normal(change_key, (2,))
         played = purerl.evaluate(self.env, self._policy(changed), play_key, self.num_episodes)
         metrics = {"episode_return": Mean.of(played.episode_return), "episode_length": Mean.of(played.episode_length)}
         return State(key, state.iteration + 1, changed), metrics
@@ -100,6 +103,17 @@ class NoStep:
 
 class Plain:
     env = warmup_iterations = rows_at_once = minibatch_rows = steps_per_iteration = init = step = policy = None
+
+
+@struct.dataclass
+class Seeded(HillClimbing):
+    seed: int = 3
+
+
+@struct.dataclass
+class Adaptive(HillClimbing):
+    eps: float = 0.1
+    optimizer: purerl.Adam = struct.field(default=purerl.Adam())
 
 
 @struct.dataclass
@@ -142,12 +156,12 @@ TRAIN = "train users.own:HillClimbing users.own:Walk --env.episode-length 6 --to
 
 
 def test_train_resume_evaluate_and_plot(module: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = f"{TRAIN} --seeds 2 --vary noise=0.1,0.2 --env.goal 3 --num-episodes 1"
+    words = f"{TRAIN} --seeds 2 --vary noise=0.1,0.2 --decay linear:1:0.5 --env.goal 3 --num-episodes 1"
     assert main(words.split()) == 0, capsys.readouterr().err
     (run,) = (module / "runs").iterdir()
     assert run.name == "users.own-Walk-users.own-HillClimbing-seed0"
     config = json.loads((run / "config.json").read_text())
-    assert config["hyperparameters"] == {"noise": 0.1, "num_episodes": 1}
+    assert config["hyperparameters"] == {"noise": 0.1, "num_episodes": 1, "decay": "linear:1:0.5:80"}
     assert config["env_options"] == {"episode_length": 6, "goal": 3.0}
     assert (config["network"], config["anneal"]) == ({}, False)
     assert main(["train", "--resume", str(run), "--total-steps", "120"]) == 0
@@ -202,6 +216,12 @@ def test_planners_and_diagnosis_take_own_environments(capsys: pytest.CaptureFixt
         ("train users.own:Walk CartPole-v1", "users.own:Walk is not an algorithm (see purerl.Algorithm): it lacks env"),
         ("train users.own:NoStep CartPole-v1", "it lacks steps_per_iteration"),
         ("train users.own:Plain CartPole-v1", "not an algorithm: decorate it with @purerl.struct.dataclass"),
+        ("train users.own:Seeded CartPole-v1", "--seed would be of both run and hyper-parameters of users.own:Seeded"),
+        (
+            "train users.own:Adaptive CartPole-v1",
+            "--eps would be of both hyper-parameters of users.own:Adaptive and opt",
+        ),
+        ("train users.own:Adaptive --help", "--eps would be of both hyper-parameters of users.own:Adaptive and opt"),
         ("train users.own:Silent users.own:Walk", "users.own:Silent must include episode_length and episode_return"),
         ("train users.own:HillClimbing CartPole-v1 --anneal", "--anneal is not for users.own:HillClimbing"),
         ("train users.own:HillClimbing CartPole-v1 --noise 0", "--noise must lie in (0, inf)"),
