@@ -57,8 +57,8 @@ class MLP(nn.Module):
     """
 
     hidden_sizes: tuple[int, ...] = struct.field(default=(64, 64), help="width of each dense layer", within="[1, inf)")
-    activation: Callable[[Array], Array] = struct.field(default=nn.tanh, help="after each layer")
-    layer_norm: bool = struct.field(default=False, help="standardise what goes into each activation")
+    activation: Callable[[Array], Array] = struct.field(default=nn.tanh, help="activation function after each layer")
+    layer_norm: bool = struct.field(default=False, help="layer normalisation before each activation")
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
@@ -84,14 +84,14 @@ class CNN(nn.Module):
             over each dense layer.
     """
 
-    channels: tuple[int, ...] = struct.field(default=(16,), help="of each convolution", within="[1, inf)")
+    channels: tuple[int, ...] = struct.field(default=(16,), help="channels of each convolution", within="[1, inf)")
     kernel: tuple[int, int] = struct.field(
         default=(3, 3), help="height and width of every convolution", within="[1, inf)"
     )
     hidden_sizes: tuple[int, ...] = struct.field(default=(128,), help="width of each dense layer", within="[1, inf)")
-    activation: Callable[[Array], Array] = struct.field(default=nn.relu, help="after each layer")
-    stride: int = struct.field(default=1, help="of every convolution", within="[1, inf)")
-    layer_norm: bool = struct.field(default=False, help="standardise what goes into each activation")
+    activation: Callable[[Array], Array] = struct.field(default=nn.relu, help="activation function after each layer")
+    stride: int = struct.field(default=1, help="stride of every convolution", within="[1, inf)")
+    layer_norm: bool = struct.field(default=False, help="layer normalisation before each activation")
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
@@ -141,8 +141,10 @@ class ActorCritic(nn.Module):
     trunk: nn.Module = MLP()
     memory: nn.Module = NoMemory()
     shared: bool = struct.field(default=False, help="policy and value share one trunk")
-    squash: bool = struct.field(default=False, help="send continuous actions through tanh")
-    initial_std: float = struct.field(default=1.0, help="deviation of continuous actions at first", within="(0, inf)")
+    squash: bool = struct.field(default=False, help="squash continuous actions by tanh")
+    initial_std: float = struct.field(
+        default=1.0, help="initial standard deviation of continuous actions", within="(0, inf)"
+    )
     action_space: Space | None = None
 
     def __post_init__(self) -> None:
@@ -180,7 +182,7 @@ class ActorCritic(nn.Module):
             self.log_std = _Parameter((num_outputs,), initial)
 
     def initial_carry(self) -> PyTree:
-        """What is remembered when an episode begins: that of the shared memory, or of the policy's and the value's."""
+        """Memory at the start of an episode: the shared one, or those of the policy and of the value."""
         carry = self.memory.initial_carry()  # type: ignore[attr-defined]
         return carry if self.shared else (carry, carry)
 
@@ -204,7 +206,7 @@ class ActorCritic(nn.Module):
         return self.trunk(obs) if self.shared else (self.actor_trunk(obs), self.critic_trunk(obs))
 
     def remember(self, carry: PyTree, features: PyTree) -> tuple[PyTree, PyTree]:
-        """What is remembered now, and what memories put out."""
+        """Memory after this step, and its output."""
         if self.shared:
             return self.memory(carry, features)  # type: ignore[operator]
         actor_carry, actor_output = self.actor_memory(carry[0], features[0])  # type: ignore[operator]
@@ -212,7 +214,7 @@ class ActorCritic(nn.Module):
         return (actor_carry, critic_carry), (actor_output, critic_output)
 
     def heads(self, outputs: PyTree) -> tuple[Distribution, Array]:
-        """The policy's distribution and the value, from what memories put out."""
+        """The policy's distribution and the value, from the output of the memory."""
         actor_output, critic_output = (outputs, outputs) if self.shared else outputs
         return self._distribution(actor_output), self._value(critic_output)
 
@@ -308,7 +310,7 @@ def _orthogonal(gain: float) -> Callable[..., Array]:
 
 
 def _dense_layers(x: Array, sizes: tuple[int, ...], activation: Callable[[Array], Array], layer_norm: bool) -> Array:
-    """To be called in a compact method, which owns the layers."""
+    """Dense layers, to be called in a compact method, which owns them."""
     for size in sizes:
         x = Dense(size, kernel_init=_orthogonal(math.sqrt(2.0)))(x)
         x = activation(nn.LayerNorm()(x) if layer_norm else x)

@@ -65,7 +65,7 @@ class NoisyDense(nn.Module):
 
 
 class QNetwork(nn.Module):
-    """What `head` says about the return of each discrete action.
+    """Network for the value of each discrete action, or the distribution of its return, as `head` represents it.
 
     Attributes:
         trunk: module from one observation to features ``[n]``.
@@ -148,7 +148,7 @@ class DeterministicActorCritic(nn.Module):
         return carry, Deterministic(self.actor(obs))
 
     def critic(self, obs: Array, action: Array) -> Array:
-        """What each critic expects of `action`, ``[num_critics]``."""
+        """Value of `action` by each critic, ``[num_critics]``."""
         return self.critics(obs, action)
 
 
@@ -190,7 +190,7 @@ class SoftActorCritic(nn.Module):
         return carry, self.actor(obs)
 
     def critic(self, obs: Array, action: Array) -> Array:
-        """What each critic expects of `action`, ``[num_critics]``."""
+        """Value of `action` by each critic, ``[num_critics]``."""
         return self.critics(obs, action)
 
 
@@ -231,7 +231,7 @@ class DiscreteSoftActorCritic(nn.Module):
         return carry, self.actor(obs)
 
     def critic(self, obs: Array) -> Array:
-        """What each critic expects of each action, ``[num_critics, num_actions]``."""
+        """Value of each action by each critic, ``[num_critics, num_actions]``."""
         return self.critics(obs)
 
 

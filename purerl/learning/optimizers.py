@@ -26,9 +26,7 @@ class Optimizer(Protocol):
 
 
 def _max_grad_norm() -> Any:
-    return struct.field(
-        default=None, help="largest global norm of a gradient; longer ones are scaled", within="(0, inf)"
-    )
+    return struct.field(default=None, help="gradient clipping: largest global norm", within="(0, inf)")
 
 
 def _eps(default: float = 1e-8) -> Any:
@@ -63,7 +61,9 @@ class AdamW:
     eps: Scalar = _eps()
     max_grad_norm: Scalar | None = _max_grad_norm()
     weight_decay: Scalar = struct.field(
-        default=1e-4, help="share of the parameters taken away per update, times the learning rate", within="[0, inf)"
+        default=1e-4,
+        help="fraction of the parameters subtracted per update, times the learning rate",
+        within="[0, inf)",
     )
     b1: float = _beta(0.9, "first")
     b2: float = _beta(0.999, "second")
