@@ -266,7 +266,8 @@ def check_value(name: str, value: Any, annotation: Any, within: str) -> None:
     if "float" not in kinds and not numeric.is_whole(array):
         raise InputError(f"{name} must be a whole number, got {value!r}")
     if not numeric.is_real(array):
-        raise InputError(f"{name} must be a number, got {value!r}")
+        alternative = " or a schedule" if "Scalar" in kinds else ""
+        raise InputError(f"{name} must be a number{alternative}, got {value!r}")
     array = numeric.narrow(name, array, np.float32 if "float" in kinds else np.int32)
     if within and not inside(array, within):
         raise InputError(f"{name} must lie in {within}, got {value!r}")
