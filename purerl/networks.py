@@ -182,7 +182,7 @@ class ActorCritic(nn.Module):
             self.log_std = _Parameter((num_outputs,), initial)
 
     def initial_carry(self) -> PyTree:
-        """Memory at the start of an episode: of the shared trunk, or a pair for policy and value."""
+        """Memory at the start of an episode: the shared one, or those of the policy and of the value."""
         carry = self.memory.initial_carry()  # type: ignore[attr-defined]
         return carry if self.shared else (carry, carry)
 
@@ -206,7 +206,7 @@ class ActorCritic(nn.Module):
         return self.trunk(obs) if self.shared else (self.actor_trunk(obs), self.critic_trunk(obs))
 
     def remember(self, carry: PyTree, features: PyTree) -> tuple[PyTree, PyTree]:
-        """Memory after one step, and the outputs of the memory."""
+        """Memory after this step, and its output."""
         if self.shared:
             return self.memory(carry, features)  # type: ignore[operator]
         actor_carry, actor_output = self.actor_memory(carry[0], features[0])  # type: ignore[operator]
@@ -214,7 +214,7 @@ class ActorCritic(nn.Module):
         return (actor_carry, critic_carry), (actor_output, critic_output)
 
     def heads(self, outputs: PyTree) -> tuple[Distribution, Array]:
-        """Distribution of the policy and value, from the outputs of the memory."""
+        """The policy's distribution and the value, from the output of the memory."""
         actor_output, critic_output = (outputs, outputs) if self.shared else outputs
         return self._distribution(actor_output), self._value(critic_output)
 
@@ -310,7 +310,7 @@ def _orthogonal(gain: float) -> Callable[..., Array]:
 
 
 def _dense_layers(x: Array, sizes: tuple[int, ...], activation: Callable[[Array], Array], layer_norm: bool) -> Array:
-    """Dense layers, owned by the compact method that calls this."""
+    """Dense layers, to be called in a compact method, which owns them."""
     for size in sizes:
         x = Dense(size, kernel_init=_orthogonal(math.sqrt(2.0)))(x)
         x = activation(nn.LayerNorm()(x) if layer_norm else x)

@@ -65,7 +65,7 @@ class NoisyDense(nn.Module):
 
 
 class QNetwork(nn.Module):
-    """Network for the value, or the distribution of returns, of each discrete action.
+    """Network for the value of each discrete action, or the distribution of its return, as `head` represents it.
 
     Attributes:
         trunk: module from one observation to features ``[n]``.

@@ -102,7 +102,7 @@ class Replay:
         InputError: if `capacity` is not made of whole rollouts.
     """
 
-    capacity: int = struct.field(static=True, help="steps of all environments to choose from", within="[1, 2147483647]")
+    capacity: int = struct.field(static=True, help="capacity in steps, over all environments", within="[1, 2147483647]")
     num_envs: int = struct.field(static=True, help="environments side by side", within="[1, inf)")
     rollout_length: int = struct.field(static=True, help="steps of each environment per `add`", within="[1, inf)")
     n_step: int = struct.field(default=1, static=True, help="steps per window", within="[1, inf)")
@@ -304,7 +304,7 @@ class PrioritizedState:
 
 @struct.dataclass
 class PrioritizedReplay:
-    """Sampling in proportion to priorities (Schaul et al. 2016, "Prioritized ReplaySample Replay", arXiv:1511.05952).
+    """Sampling in proportion to priorities (Schaul et al. 2016, "Prioritized Experience Replay", arXiv:1511.05952).
 
     ``P(i) = p_i^alpha / sum_k p_k^alpha`` with weights ``w_i = P(i)^-beta / max_j P(j)^-beta`` over the batch (equation
     1 and section 3.4; the number of windows cancels). New windows get the largest priority so far, as do those whose

@@ -99,7 +99,7 @@ class Transition:
 
 @struct.dataclass
 class Policy:
-    """A way to act, as a pytree: it passes through `jax.jit` without recompiling when only parameters change.
+    """A policy as a pytree: it passes through `jax.jit` without recompiling when only parameters change.
 
     Attributes:
         act: ``act(key, carry, obs) -> (action, carry, extras)`` for one environment. A `jax.tree_util.Partial`.

@@ -76,7 +76,7 @@ def test_fields_of_schedules_vary_in_a_population_and_compile_once():
             {"learning_rate": CosineSchedule(-1.0, 0.0, 10.0)},
             r"learning_rate, scheduled, must lie in \[0, inf\), got -1",
         ),
-        ({"learning_rate": "linear"}, "learning_rate must be a number, got 'linear'"),
+        ({"learning_rate": "linear"}, "learning_rate must be a number or a schedule, got 'linear'"),
         ({"num_envs": LinearSchedule(1.0, 2.0, 3.0)}, "num_envs must be a whole number"),
     ],
 )

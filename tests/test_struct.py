@@ -1,14 +1,18 @@
 """Frozen dataclasses as pytrees, and the checks on their fields."""
 
 import dataclasses
+import enum
 import math
+import pydoc
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import purerl
 from purerl import struct
 from purerl.errors import InputError
 from purerl.types import Scalar
@@ -34,6 +38,17 @@ class Checked:
         struct.check_fields(self)
 
 
+@struct.dataclass
+class Documented:
+    """Of a test."""
+
+    rate: "Scalar | None" = struct.field(
+        default=None, help="step size, with a meaning so long that it needs another line", within="[0, inf)"
+    )
+    count: int = dataclasses.field(kw_only=True, metadata={"help": "how many"})
+    anything: Any = Point(1)
+
+
 def test_leaves_are_dynamic_fields_in_order_and_static_ones_are_structure():
     leaves, structure = jax.tree.flatten(Point(1.0, jnp.zeros(2)))
     assert leaves[0] == 1.0
@@ -42,6 +57,90 @@ def test_leaves_are_dynamic_fields_in_order_and_static_ones_are_structure():
     assert structure == jax.tree.structure(Point(5, 6))
     assert structure != jax.tree.structure(Point(5, 6, name="q"))
     assert jax.tree.unflatten(structure, [3, 4]) == Point(3, 4)
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+@struct.dataclass
+class Named:
+    """Has a representation of its own."""
+
+    x: Any = 1
+
+    def __repr__(self) -> str:
+        return "its own"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1.5, "1.5"),
+        ("it's", '"it\'s"'),
+        (np.float32(0.5), "np.float32(0.5)"),
+        (jnp.float32(0.1), "float32(0.1)"),
+        (np.zeros((4, 2), np.uint8), "uint8[4, 2]"),
+        (jax.ShapeDtypeStruct((), np.int32), "int32[]"),
+        (jax.random.key(0), "key<fry>[]"),
+        (jax.random.split(jax.random.key(0)), "key<fry>[2]"),
+        (jnp.tanh, "tanh"),
+        (Point, "Point"),
+        (Colour.RED, "Colour.RED"),
+        ((), "()"),
+        ((1,), "(1,)"),
+        ([1, (2, None)], "[1, (2, None)]"),
+        ({"a": jnp.zeros(3), 1: {}}, "{'a': float32[3], 1: {}}"),
+        (jax.tree_util.Partial(max, jnp.zeros(2), key=abs), "Partial(max, float32[2], key=abs)"),
+        (optax.EmptyState(), "EmptyState()"),
+        (optax.TraceState({"w": jnp.zeros(1)}), "TraceState(trace={'w': float32[1]})"),
+        (Point(Named(), y=jnp.zeros(0)), "Point(x=its own, y=float32[0], name='p')"),
+        (purerl.MLP((8,)), "MLP(hidden_sizes=(8,), activation=tanh, layer_norm=False, name=None)"),
+    ],
+)
+def test_descriptions_abbreviate_arrays_and_functions_only(value, text):
+    assert struct.describe(value) == text
+
+
+def test_long_representations_are_indented_and_no_line_is_wide():
+    tree = {"weights": [jnp.zeros((i, 7)) for i in range(20)], "point": Point(Point(1.0, name="n" * 50), name="m" * 40)}
+    text = repr(Point(tree))
+    assert text.startswith("Point(\n    x={\n        'weights': [\n            float32[0, 7], float32[1, 7], ")
+    assert all(f"float32[{i}, 7]" in text for i in range(20))
+    assert max(map(len, text.splitlines())) <= 100
+    assert len(text.splitlines()) == 15
+
+
+def test_representations_of_tracers_and_of_deleted_arrays():
+    shown = []
+    jax.jit(lambda point: shown.append(repr(point)))(Point(jnp.zeros(3), jnp.float32(1.0)))
+    deleted = jnp.float32(1.0)
+    deleted.delete()
+    assert [*shown, repr(Point(deleted))] == [
+        "Point(x=float32[3], y=float32[], name='p')",
+        "Point(x=float32[], y=2.0, name='p')",
+    ]
+
+
+def test_agents_and_states_fit_a_screen():
+    agent = purerl.PPO(env=purerl.make("CartPole-v1"))
+    assert len(repr(agent).splitlines()) <= 25
+    assert len(repr(jax.eval_shape(agent.init, jax.random.key(0))).splitlines()) <= 80
+
+
+def test_docstrings_list_the_fields():
+    assert struct.dataclass(type("Plain", (), {"__doc__": "Plain."})).__doc__ == "Plain."
+    assert Documented.__doc__ == (
+        """Of a test.
+
+Attributes:
+    rate (number, schedule or None): step size, with a meaning so long that it needs another line
+        (default None; range [0, inf))
+    count (int): how many (required)
+    anything (Any): see its class (default Point(x=1, y=2.0, name='p'))"""
+    )
+    text = pydoc.render_doc(purerl.PPO, renderer=pydoc.plaintext)
+    assert "     num_envs (int): environments stepped side by side (default 4; range [1, inf))\n" in text
 
 
 def test_static_fields_decide_what_is_compiled_and_leaves_do_not():

@@ -53,7 +53,7 @@ class A2CState:
 
 @struct.dataclass
 class A2C:
-    """A2C for discrete and continuous actions. See the module for the method, the fields for the hyper-parameters."""
+    """A2C for discrete and continuous actions. See the module for the method."""
 
     env: Environment
     network: ActorCritic = struct.field(default=ActorCritic(), static=True, help="trunk, heads and sharing")

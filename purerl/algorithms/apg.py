@@ -51,7 +51,7 @@ class APGState:
 
 @struct.dataclass
 class APG:
-    """APG for bounded continuous actions. See the module for the method, the fields for the hyper-parameters."""
+    """APG for bounded continuous actions. See the module for the method."""
 
     env: Environment
     network: DeterministicPolicy = struct.field(default=DeterministicPolicy(), static=True, help="the policy")

@@ -61,7 +61,7 @@ class DDPGState:
 
 @struct.dataclass
 class DDPG:
-    """DDPG for bounded continuous actions. See the module for the method, the fields for the hyper-parameters."""
+    """DDPG for bounded continuous actions. See the module for the method."""
 
     env: Environment
     network: DeterministicActorCritic = struct.field(

@@ -67,7 +67,7 @@ class DiscreteSACState:
 
 @struct.dataclass
 class DiscreteSAC:
-    """SAC for discrete actions. See the module for the method, the fields for the hyper-parameters."""
+    """SAC for discrete actions. See the module for the method."""
 
     env: Environment
     network: DiscreteSoftActorCritic = struct.field(

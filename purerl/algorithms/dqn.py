@@ -54,7 +54,7 @@ class DQNState:
 
 @struct.dataclass
 class DQN:
-    """DQN for discrete actions. See the module for the method, the fields for the hyper-parameters."""
+    """DQN for discrete actions. See the module for the method."""
 
     env: Environment
     network: QNetwork = struct.field(default=QNetwork(), static=True, help="trunk, head and streams")

@@ -54,7 +54,7 @@ class IMPALAState:
 
 @struct.dataclass
 class IMPALA:
-    """IMPALA for discrete and continuous actions. See the module for the method, the fields for hyper-parameters."""
+    """IMPALA for discrete and continuous actions. See the module for the method."""
 
     env: Environment
     network: ActorCritic = struct.field(default=ActorCritic(), static=True, help="trunk, heads and sharing")
@@ -72,7 +72,7 @@ class IMPALA:
     )
     c_bar: Scalar = struct.field(default=1.0, help="clip of the importance ratios in the traces", within="[0, inf]")
     correct: bool = struct.field(
-        default=True, static=True, help="importance ratios; off, for comparison: they count as 1"
+        default=True, static=True, help="V-trace correction by importance ratios; off, for comparison: all ratios are 1"
     )
     entropy_coef: Scalar = hyperparameters.entropy_coef(0.0)
     value_coef: Scalar = hyperparameters.value_coef()

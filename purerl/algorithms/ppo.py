@@ -56,7 +56,7 @@ class PPOState:
 
 @struct.dataclass
 class PPO:
-    """PPO for discrete and continuous actions. See the module for the method, the fields for the hyper-parameters."""
+    """PPO for discrete and continuous actions. See the module for the method."""
 
     env: Environment
     network: ActorCritic = struct.field(default=ActorCritic(), static=True, help="trunk, heads and sharing")
@@ -252,7 +252,7 @@ class PPO:
         return policy_loss - self.entropy_coef * entropy + self.value_coef * value_loss, metrics
 
     def _adapt_penalty(self, kl_coef: Array, params: PyTree, batch: SequenceBatch) -> tuple[Array, Metrics]:
-        """Beta of the next iteration, after the divergence of this one."""
+        """Weight of the KL penalty (beta) in the next iteration, from the KL divergence of this one."""
         if self.kl_target is None:
             return kl_coef, {}
         _, (new, _) = apply_over_time(self._network, params, batch.carry, batch.obs, batch.done)

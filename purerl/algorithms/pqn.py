@@ -67,7 +67,7 @@ class TargetBatch:
 
 @struct.dataclass
 class PQN:
-    """PQN for discrete actions. See the module for the method, the fields for the hyper-parameters."""
+    """PQN for discrete actions. See the module for the method."""
 
     env: Environment
     network: QNetwork = struct.field(

@@ -71,7 +71,7 @@ class REINFORCEState:
 
 @struct.dataclass
 class REINFORCE:
-    """REINFORCE for discrete and continuous actions. See the module for the method, the fields for hyper-parameters."""
+    """REINFORCE for discrete and continuous actions. See the module for the method."""
 
     env: Environment
     network: ActorCritic = struct.field(default=ActorCritic(), static=True, help="trunk and heads")

@@ -63,7 +63,7 @@ class SACState:
 
 @struct.dataclass
 class SAC:
-    """SAC for bounded continuous actions. See the module for the method, the fields for the hyper-parameters."""
+    """SAC for bounded continuous actions. See the module for the method."""
 
     env: Environment
     network: SoftActorCritic = struct.field(default=SoftActorCritic(), static=True, help="policy and critics")

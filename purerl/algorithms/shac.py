@@ -98,7 +98,7 @@ class Window:
 
 @struct.dataclass
 class SHAC:
-    """SHAC for bounded continuous actions. See the module for the method, the fields for the hyper-parameters."""
+    """SHAC for bounded continuous actions. See the module for the method."""
 
     env: Environment
     network: ActorCritic = struct.field(
@@ -121,7 +121,7 @@ class SHAC:
     max_step_grad_norm: Scalar | None = hyperparameters.max_step_grad_norm()
     max_step_growth: Scalar | None = struct.field(
         default=None,
-        help="adaptive horizon: a step is stiff where tangents grow by more than this factor; windows hold few of them",
+        help="adaptive horizon: growth of tangents above which a step is stiff; stiff steps shorten the horizon",
         within="(0, inf)",
     )
     mix_likelihood_ratio: bool = struct.field(

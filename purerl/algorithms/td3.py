@@ -1,7 +1,7 @@
 """Twin delayed deep deterministic policy gradient (Fujimoto et al. 2018, arXiv:1802.09477).
 
-Like DDPG, with three remedies against values that are too good to be true: the smaller of two critics' targets, target
-actions smoothed by clipped noise, and a policy that moves less often than its critics (algorithm 1 of the paper).
+Like DDPG, with three changes against overestimated values: the smaller of two critics' targets, target actions
+smoothed by clipped noise, and a policy that is updated less often than its critics (algorithm 1 of the paper).
 
 A time limit is not the end of the task: there the value of the true successor is bootstrapped.
 """
@@ -57,7 +57,7 @@ class TD3State:
 
 @struct.dataclass
 class TD3:
-    """TD3 for bounded continuous actions. See the module for the method, the fields for the hyper-parameters."""
+    """TD3 for bounded continuous actions. See the module for the method."""
 
     env: Environment
     network: DeterministicActorCritic = struct.field(
@@ -81,7 +81,9 @@ class TD3:
     target_noise_std: Scalar = struct.field(
         default=0.2, help="deviation of the noise on target actions, in the same units", within="[0, inf)"
     )
-    target_noise_clip: Scalar = struct.field(default=0.5, help="clip of that noise", within="[0, inf)")
+    target_noise_clip: Scalar = struct.field(
+        default=0.5, help="clip range of the noise on target actions", within="[0, inf)"
+    )
     policy_period: int = struct.field(
         default=2, help="updates of the critics per update of policy and target networks", within="[1, inf)"
     )

@@ -64,7 +64,7 @@ class TRPOState:
 
 @struct.dataclass
 class TRPO:
-    """TRPO for discrete and continuous actions. See the module for the method, the fields for the hyper-parameters."""
+    """TRPO for discrete and continuous actions. See the module for the method."""
 
     env: Environment
     network: ActorCritic = struct.field(default=ActorCritic(), static=True, help="trunk and heads")
@@ -86,7 +86,9 @@ class TRPO:
         default=10, static=True, help="iterations of conjugate gradient", within="[1, inf)"
     )
     line_search: bool = struct.field(
-        default=True, static=True, help="backtracking until KL and surrogate hold; off: natural policy gradient"
+        default=True,
+        static=True,
+        help="backtracking line search on KL divergence and surrogate; off: natural policy gradient",
     )
     num_backtracks: int = struct.field(
         default=10, static=True, help="step lengths that the line search tries, the full one first", within="[1, inf)"
@@ -189,7 +191,7 @@ class TRPO:
         return PolicyBatch.of(transitions, obs, value, standardize(advantage), advantage + value)
 
     def _improve_policy(self, params: PyTree, batch: PolicyBatch, key: Array) -> tuple[PyTree, Metrics]:
-        """A step along the natural gradient, which the line search keeps near and for the better."""
+        """One natural gradient step, shortened by the line search if there is one."""
         flat, unravel = float_leaves.ravel(params)
 
         def policy(flat: Array) -> Any:
@@ -212,7 +214,7 @@ class TRPO:
     def _search(
         self, surrogate: Callable[[Array], Array], divergence: Callable[[Array], Array], flat: Array, step: Array
     ) -> tuple[Array, Metrics]:
-        """The longest part of `step` that stays near and is for the better (appendix C), or no step at all."""
+        """The longest tried part of `step` with KL <= `max_kl` and a better surrogate (appendix C), or no step."""
         before = surrogate(flat)
 
         def shorten(chosen: Array, length: Array) -> tuple[Array, None]:

@@ -31,7 +31,7 @@ RUN = Group(
     "run",
     [
         Flag("seeds", "int", "agents trained side by side in one program", default=1, within="[1, inf)"),
-        Flag("seed", "int", "seed of all randomness; member i uses it with its number", 0, "[0, 4294967295]"),
+        Flag("seed", "int", "random seed; member i uses a key made from it and i", 0, "[0, 4294967295]"),
         Flag("total_steps", "int", "environment steps per seed, rounded up to whole iterations", within="[1, inf)"),
         Flag("anneal", "bool", "let the learning rate fall linearly to 0 over the run", default=True),
         Flag(
@@ -45,7 +45,7 @@ RUN = Group(
         Flag(
             "processes",
             "str",
-            "train the members in so many processes, each on a core of its own; auto: as many as there are cores",
+            "number of processes that share the members, each on its own core; auto: as many as there are cores",
             default="1",
             metavar="N|auto",
         ),

@@ -164,6 +164,6 @@ def check_differentiable(env: Environment) -> None:
         if "Reverse-mode differentiation" not in str(error):
             raise
         raise InputError(
-            f"{env} cannot be differentiated, because its solver loops until convergence: "
+            f"{struct.describe(env, 10**6)} cannot be differentiated, because its solver loops until convergence: "
             "make it with purerl.make(name, differentiable=True)"
         ) from None

@@ -141,7 +141,7 @@ class Experience:
         reset_key, warmup_key = jax.random.split(key)
         state = self.init(reset_key, policy.carry)
         keys = jax.random.split(warmup_key, num_rollouts)
-        one = jax.eval_shape(self.collect, state, policy, keys[0])[1]
+        one = jax.eval_shape(self.collect, state, policy, jax.ShapeDtypeStruct(key.shape, key.dtype))[1]
         action = jax.ShapeDtypeStruct(_critic_action(one).shape[2:], _critic_action(one).dtype)
         space = self.env.observation_space
         memory = replay.init(jax.ShapeDtypeStruct(space.shape, space.dtype), action)

@@ -33,7 +33,7 @@ class GRU(nn.Module):
         memory_size: length of what it remembers and puts out.
     """
 
-    memory_size: int = struct.field(default=64, help="units of the memory", within="[1, inf)")
+    memory_size: int = struct.field(default=64, help="size of the recurrent state", within="[1, inf)")
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
@@ -58,7 +58,7 @@ class LSTM(nn.Module):
         memory_size: length of its cell, and of what it puts out.
     """
 
-    memory_size: int = struct.field(default=64, help="units of the memory", within="[1, inf)")
+    memory_size: int = struct.field(default=64, help="size of the recurrent state", within="[1, inf)")
 
     def __post_init__(self) -> None:
         struct.check_fields(self)

@@ -41,7 +41,7 @@ def gamma(default: float = 0.99) -> Any:
 
 def reward_scale() -> Any:
     """Factor of rewards."""
-    return struct.field(default=1.0, help="factor of rewards", within="(0, inf)")
+    return struct.field(default=1.0, help="factor that multiplies rewards", within="(0, inf)")
 
 
 def normalize_observations() -> Any:
@@ -150,7 +150,9 @@ def n_step() -> Any:
 
 def tau(default: float, of: str = "target networks", per: str = "update") -> Any:
     """Step of target networks."""
-    return struct.field(default=default, help=f"step of the {of} per {per}; 1 copies", within="(0, 1]")
+    return struct.field(
+        default=default, help=f"soft update of the {of}: step size per {per}; 1 copies", within="(0, 1]"
+    )
 
 
 def initial_temperature(least: float, most: float) -> Any:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from purerl import struct
+from purerl.errors import InputError
 from purerl.types import Array, PyTree, Scalar
 
 
@@ -26,9 +27,7 @@ class Optimizer(Protocol):
 
 
 def _max_grad_norm() -> Any:
-    return struct.field(
-        default=None, help="largest global norm of a gradient; longer ones are scaled", within="(0, inf)"
-    )
+    return struct.field(default=None, help="gradient clipping: largest global norm", within="(0, inf)")
 
 
 def _eps(default: float = 1e-8) -> Any:
@@ -64,7 +63,7 @@ class AdamW:
     max_grad_norm: Scalar | None = _max_grad_norm()
     weight_decay: Scalar = struct.field(
         default=1e-4,
-        help="weight decay: each update subtracts this share of the parameters, times the learning rate",
+        help="fraction of the parameters subtracted per update, times the learning rate",
         within="[0, inf)",
     )
     b1: float = _beta(0.9, "first")
@@ -125,7 +124,16 @@ def _clipped(max_grad_norm: Any, rule: optax.GradientTransformation) -> optax.Gr
 
 
 def init(optimizer: Optimizer, params: PyTree) -> PyTree:
-    """The optimiser's state before the first update."""
+    """The optimiser's state before the first update.
+
+    Raises:
+        InputError: if `optimizer` is something else, such as a transformation of optax.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise InputError(
+            f"optimizer must be one such as purerl.Adam(), got {struct.describe(optimizer, 10**6)}: "
+            "for a transformation of optax, write a class with a method transformation(learning_rate)"
+        )
     return optimizer.transformation(jnp.float32(0.0)).init(params)
 
 

@@ -25,8 +25,8 @@ STEPS = "environment steps until the end value is reached"
 class LinearSchedule:
     """From `start` to `end` along a line over `steps` environment steps, and `end` from there on."""
 
-    start: float = struct.field(help="value at first", within="(-inf, inf)")
-    end: float = struct.field(help="value after all steps", within="(-inf, inf)")
+    start: float = struct.field(help="initial value", within="(-inf, inf)")
+    end: float = struct.field(help="final value", within="(-inf, inf)")
     steps: float = struct.field(help=STEPS, within="(0, inf)")
 
     def __post_init__(self) -> None:
@@ -48,8 +48,8 @@ class CosineSchedule:
     Loshchilov & Hutter 2017, "SGDR", arXiv:1608.03983, equation 5, without restarts.
     """
 
-    start: float = struct.field(help="value at first", within="(-inf, inf)")
-    end: float = struct.field(help="value after all steps", within="(-inf, inf)")
+    start: float = struct.field(help="initial value", within="(-inf, inf)")
+    end: float = struct.field(help="final value", within="(-inf, inf)")
     steps: float = struct.field(help=STEPS, within="(0, inf)")
 
     def __post_init__(self) -> None:

@@ -152,7 +152,7 @@ def apply_to_transitions(
 
 
 def _recur(network: Any, params: PyTree, carry: PyTree, features: PyTree, done: Array) -> tuple[PyTree, PyTree]:
-    """Memory after each step of one trajectory, and the outputs of the memory."""
+    """Memories and their outputs after each step of one trajectory."""
     initial = network.initial_carry()
 
     def step(carry: PyTree, inputs: tuple[PyTree, Array]) -> tuple[PyTree, tuple[PyTree, PyTree]]:

@@ -1,4 +1,4 @@
-"""Estimates of returns and advantages for batches of trajectories, and what losses make of them."""
+"""Estimates of returns and advantages for batches of trajectories, and statistics that losses need."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def vtrace(
 
 
 def window_return(reward: Steps, next_value: Steps, terminated: Flags, done: Flags, gamma: Scalar) -> Number:
-    """Discounted return of a window of steps from its start (Xu et al. 2022, "Accelerated policy learning ...", eq. 5).
+    """Discounted return of a window plus the value at its end (Xu et al. 2022, "Accelerated policy ...", eq. 5).
 
     ::
 

@@ -164,7 +164,7 @@ ROWS = (
         "discrete_sac",
         "purerl.algorithms.discrete_sac:DiscreteSAC",
         "discrete",
-        "sac with exact expectations over actions (Christodoulou 2019); ppo where every step costs",
+        "sac with exact expectations over actions (Christodoulou 2019); use ppo where every step has a cost",
         base=_OFF_POLICY,
         generic=lambda env: _DISCRETE_SAC_ON_IMAGES if is_image(env) else _DISCRETE_SAC,
         tuned={"CartPole-v1": _DISCRETE_SAC},

@@ -199,7 +199,7 @@ class Population:
         )
 
     def part(self, first: int, count: int) -> Population:
-        """InProcess `first` to ``first + count - 1`` as a population: they learn the same as in the whole one."""
+        """Members `first` to ``first + count - 1`` as a population: they learn the same as in the whole one."""
         varied = {name: values[first : first + count] for name, values in self.varied.items()}
         return Population(self.algorithm, count, varied, self.first_member + first)
 

@@ -61,7 +61,8 @@ class ObserveState:
         sizes = [_num_entries(leaf) for leaf in leaves]
         if jnp.shape(obs) != (sum(sizes),):
             raise InputError(
-                f"a state of {self.env} has {sum(sizes)} numbers, the observation has shape {jnp.shape(obs)}: "
+                f"a state of {struct.describe(self.env, 10**6)} has {sum(sizes)} numbers, "
+                f"the observation has shape {jnp.shape(obs)}: "
                 "act in ObserveState(env) of an environment with the same kind of state"
             )
         parts = jnp.split(obs, np.cumsum(sizes)[:-1])
@@ -76,7 +77,10 @@ class ObserveState:
         leaves, structure = jax.tree.flatten(jax.eval_shape(self.env.reset, jax.random.key(0)).state)
         for leaf in leaves:
             if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) and leaf.dtype.itemsize > 4:
-                raise InputError(f"a float32 observation cannot hold the {leaf.dtype} in the state of {self.env}")
+                raise InputError(
+                    f"a float32 observation cannot hold the {leaf.dtype} "
+                    f"in the state of {struct.describe(self.env, 10**6)}"
+                )
         return leaves, structure
 
 
