@@ -104,7 +104,8 @@ def test_tanh_gaussian_entropy_is_unbiased_and_so_is_its_gradient():
 def test_log_prob_belongs_to_the_sample_and_actions_to_the_raw(name):
     distribution, _ = ALL[name]
     raw, log_prob, action = draw(distribution, jax.random.split(KEY, 10))
-    np.testing.assert_array_equal(raw, jax.jit(jax.vmap(distribution.sample))(jax.random.split(KEY, 10)))
+    alone = jax.jit(jax.vmap(distribution.sample))(jax.random.split(KEY, 10))
+    np.testing.assert_allclose(raw, alone, rtol=1e-6)  # another program, which may round differently
     np.testing.assert_allclose(log_prob, jax.jit(jax.vmap(distribution.log_prob))(raw), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(action, np.tanh(raw) if name == "tanh_gaussian" else raw, rtol=1e-6)
 

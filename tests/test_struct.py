@@ -285,7 +285,7 @@ def test_a_scalar_is_one_however_its_annotation_is_written(written):
     for annotation in (written, optional):
         with pytest.raises(InputError, match=r"rate must lie in \[0, 1\], got 2"):
             struct.check_value("rate", 2.0, annotation, "[0, 1]")
-    with pytest.raises(InputError, match="rate must be a number, got None"):
+    with pytest.raises(InputError, match="rate must be a number or a schedule, got None"):
         struct.check_value("rate", None, written, "[0, 1]")
 
 

@@ -31,7 +31,10 @@ def make_agent(algorithm, env_name, num_envs, iterations):
     if algorithm == "ppo":
         image = is_image(env_name)
         trunk = CNN((CHANNELS,), KERNEL, IMAGE_HIDDEN_SIZES) if image else MLP(HIDDEN_SIZES, nn.tanh)
-        return purerl.PPO(env=env, network=purerl.ActorCritic(trunk=trunk), num_envs=num_envs, **ppo_settings(env_name))
+        settings = dict(ppo_settings(env_name))
+        optimizer = purerl.Adam(eps=1e-5, max_grad_norm=settings.pop("max_grad_norm"))
+        network = purerl.ActorCritic(trunk=trunk)
+        return purerl.PPO(env=env, network=network, num_envs=num_envs, optimizer=optimizer, **settings)
     if algorithm == "apg":
         return purerl.APG(env=env, network=DeterministicPolicy(MLP(HIDDEN_SIZES, nn.tanh)), num_envs=num_envs, **APG)
     trunk = MLP(HIDDEN_SIZES, nn.relu)
