@@ -187,7 +187,7 @@ class ActorCritic(nn.Module):
         return carry if self.shared else (carry, carry)
 
     def advance(self, carry: PyTree, obs: Array) -> tuple[PyTree, tuple[Distribution, Array]]:
-        """One step of an episode: what is remembered afterwards; the policy's distribution, and the value, a scalar.
+        """One step of an episode: memory afterwards; the policy's distribution, and the value, a scalar.
 
         It is `features`, `remember` and `heads` in turn; only the second must wait for the step before.
         """
@@ -195,7 +195,7 @@ class ActorCritic(nn.Module):
         return carry, self.heads(outputs)
 
     def act(self, carry: PyTree, obs: Array) -> tuple[PyTree, Distribution]:
-        """`advance` without the value. Where nothing is remembered, only the policy's parameters need be there."""
+        """`advance` without the value. Without a memory, only the policy's parameters are needed."""
         if isinstance(self.memory, NoMemory):
             return carry, self.actor(obs)
         carry, (distribution, _) = self.advance(carry, obs)
@@ -223,12 +223,12 @@ class ActorCritic(nn.Module):
         return self.actor(obs), self.critic(obs)
 
     def actor(self, obs: Array) -> Distribution:
-        """The distribution over actions given one observation, where nothing is remembered."""
+        """The distribution over actions given one observation, for networks without a memory."""
         self._check_memoryless()
         return self._distribution((self.trunk if self.shared else self.actor_trunk)(obs))
 
     def critic(self, obs: Array) -> Array:
-        """The value of one observation, a scalar, where nothing is remembered."""
+        """The value of one observation, a scalar, for networks without a memory."""
         self._check_memoryless()
         return self._value((self.trunk if self.shared else self.critic_trunk)(obs))
 

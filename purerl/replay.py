@@ -72,7 +72,7 @@ class ReplaySample:
 class ReplayState:
     """The ring. `position` and `size` are the same for all members of a population.
 
-    What is read together lies together: a sample costs what it costs to fetch it from main memory.
+    Numbers that are read together are stored together: sampling takes as long as fetching them from main memory.
 
     Attributes:
         obs: ``[rows + places, num_envs, ...]``, in the observation's own dtype; behind the ring, the true successors of
@@ -192,7 +192,7 @@ class Replay:
         return self._windows(state, row, env, gamma)
 
     def update(self, state: ReplayState, index: Array, priority: Array) -> ReplayState:
-        """The same state: all windows stay equally likely."""
+        """No change: all windows stay equally likely, whatever their priorities."""
         del index, priority
         return state
 

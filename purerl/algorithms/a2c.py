@@ -1,15 +1,15 @@
 """Advantage actor-critic, synchronous (Mnih et al. 2016, arXiv:1602.01783).
 
-Collect a few steps in many environments, estimate advantages, take one gradient step on the whole batch, and forget it.
-In the paper, actors run apart and change shared parameters whenever one of them is ready; here all environments move
-in step and share one gradient, the variant known as A2C. With ``gae_lambda = 1`` the advantage is the paper's n-step
+Collect a few steps in many environments, estimate advantages, take one gradient step on the whole batch, and drop it.
+In the paper, actors are asynchronous and update shared parameters independently; here all environments are stepped
+together and share one gradient, the variant known as A2C. With ``gae_lambda = 1`` the advantage is the paper's n-step
 return minus the value (its algorithm S3), below 1 it is GAE (Schulman et al. 2016, arXiv:1506.02438). This is PPO with
 one epoch of one minibatch and nothing to clip (Huang et al. 2022, arXiv:2205.09123): there the probability ratio is 1,
 and its gradient that of the log-probability. A time limit is not treated as the end of the task: there the value of the
 true successor is bootstrapped (Pardo et al. 2018, arXiv:1712.00378).
 
-A network with memory goes through each rollout again from what was remembered when it began, back to which gradients
-reach.
+A network with memory is applied to each rollout again, from its memory at the beginning of it. Gradients reach back to
+the beginning of the rollout.
 """
 
 from __future__ import annotations

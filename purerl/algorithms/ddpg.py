@@ -1,13 +1,14 @@
 """Deep deterministic policy gradient (Lillicrap et al. 2016, arXiv:1509.02971).
 
-Learn what actions are worth from a replay and move a deterministic policy uphill on that. Exploration adds noise to the
-actions: white (Gaussian) as is usual today, or correlated in time (Ornstein-Uhlenbeck) as in the paper (section 7)::
+A critic learns action values from a replay, and a deterministic policy follows their gradient. Exploration adds noise
+to the actions: white (Gaussian) as is usual today, or correlated in time (Ornstein-Uhlenbeck) as in the paper (section
+7)::
 
     x' = (1 - theta dt) x + sigma sqrt(dt) N(0, 1),    x = 0 at the start of each episode
 
 where theta is `noise_decay`, sigma `noise_std` and dt `noise_dt`. Increments have the deviation ``sigma sqrt(dt)``. The
 noise itself tends to ``sigma / sqrt(2 theta - theta^2 dt)``: 0.380 for the paper's theta = 0.15 and sigma = 0.2. With
-``theta dt = 1`` it forgets all it was and is white.
+``theta dt = 1`` it is white.
 
 A time limit is not the end of the task: there the value of the true successor is bootstrapped.
 """
@@ -145,7 +146,7 @@ class DDPG:
         return schedules.at(self, state.iteration)._noise.add_to(policy, self.env) if explore else policy
 
     def step(self, state: DDPGState) -> tuple[DDPGState, Metrics]:
-        """Collect, remember, learn."""
+        """Collect, store, update."""
         now = schedules.at(self, state.iteration)
         key, collect_key, update_key = jax.random.split(state.key, 3)
         policy = now.policy(state, explore=True)

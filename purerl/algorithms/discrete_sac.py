@@ -142,7 +142,7 @@ class DiscreteSAC:
         return Actor(self.env, self._network).policy(state.actor_params, state.experience.obs_stats, explore=explore)
 
     def step(self, state: DiscreteSACState) -> tuple[DiscreteSACState, Metrics]:
-        """Collect, remember, learn."""
+        """Collect, store, update."""
         now = schedules.at(self, state.iteration)
         key, collect_key, update_key = jax.random.split(state.key, 3)
         policy = now.policy(state, explore=True)

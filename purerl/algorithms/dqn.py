@@ -1,7 +1,7 @@
 """Deep Q-learning (Mnih et al. 2015, "Human-level control through deep reinforcement learning"), up to Rainbow.
 
-Act epsilon-greedily, remember, and regress the value of past actions on a target made from a slowly moving copy of
-the network. The pieces of Rainbow (Hessel et al. 2018, arXiv:1710.02298) can be had one by one: double Q-learning (van
+Act epsilon-greedily, store steps in a replay, and regress action values on targets computed by a slowly moving copy of
+the network. The parts of Rainbow (Hessel et al. 2018, arXiv:1710.02298) are separate options: double Q-learning (van
 Hasselt et al. 2016, arXiv:1509.06461), prioritised replay (Schaul et al. 2016, arXiv:1511.05952), n-step targets; and,
 as parts of the network, dueling streams, noisy layers and a distribution of returns (`QNetwork`, `value_heads`).
 
@@ -134,7 +134,7 @@ class DQN:
         return actor.policy(state.params, state.experience.obs_stats, epsilon, explore=explore)
 
     def step(self, state: DQNState) -> tuple[DQNState, Metrics]:
-        """Collect, remember, learn."""
+        """Collect, store, update."""
         now = schedules.at(self, state.iteration)
         key, collect_key, update_key = jax.random.split(state.key, 3)
         policy = now.policy(state, explore=True)

@@ -2,13 +2,13 @@
 
 Where many actors feed one learner, the policy that acted is some updates behind the one that learns. V-trace corrects
 for it: errors of the value are weighed by probability ratios clipped at `rho_bar`, traces by ratios clipped at `c_bar`,
-and the policy gradient by the former. On one machine there is nobody to wait for; here `lag` says how many iterations
+and the policy gradient by the former. On one machine there is no such delay; here `lag` says how many iterations
 the acting policy is behind, always exactly, so that every run can be repeated. Without a lag all ratios are 1 and this
 is A2C. A time limit is not treated as the end of the task: there the value of the true successor is bootstrapped (Pardo
 et al. 2018, arXiv:1712.00378).
 
-A network with memory goes through each rollout again from what the acting policy remembered when it began, back to
-which gradients reach.
+A network with memory is applied to each rollout again, from the acting policy's memory at its beginning. Gradients
+reach back to the beginning of the rollout.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ Implementation details follow Huang et al. 2022 ("The 37 implementation details 
 not treated as the end of the task: there the value of the true successor is bootstrapped (Pardo et al. 2018,
 arXiv:1712.00378).
 
-A network with memory learns from whole rollouts: minibatches are of environments, and each goes through its rollout
-again from what it remembered at the beginning, which is how far back gradients reach.
+A network with memory learns from whole rollouts: minibatches consist of environments, and the network is applied to
+each rollout again, from its memory at the beginning of it. Gradients reach back to the beginning of the rollout.
 """
 
 from __future__ import annotations

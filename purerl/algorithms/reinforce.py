@@ -4,15 +4,15 @@ Collect a fixed number of steps with the current policy, then take one step alon
 
     mean over steps of  grad log pi(a_t | s_t) (G_t - b)
 
-where the reward-to-go ``G_t = r_t + gamma r_{t+1} + ...`` runs to the end of the episode. (In the paper every action
-answers for the whole return; rewards that came before it only add noise.) The baseline ``b`` takes variance out:
-nothing, the mean of ``G`` over the batch, or a learned value of ``s_t``. The factor ``gamma^t`` is left out, as usual.
+where the reward-to-go ``G_t = r_t + gamma r_{t+1} + ...`` runs to the end of the episode. (The paper uses the
+whole return; rewards before an action only add variance.) The baseline ``b`` reduces the variance: nothing, the mean of
+``G`` over the batch, or a learned value of ``s_t``. The factor ``gamma^t`` is left out, as usual.
 
 Episodes go on from one batch to the next, so a reward-to-go may be cut off, by the end of the batch or by a time limit.
 A learned value stands for the rest: a time limit is not the end of the task (Pardo et al. 2018, arXiv:1712.00378).
-Without one the rest counts nothing, and the gradient is, without bias, that of the rewards up to the cut: rollouts must
-be long, compared with episodes or with ``1 / (1 - gamma)`` steps. To drop the steps of unfinished episodes instead
-would choose by outcome: where the task is to last, only failures would count; where it never ends, nothing would.
+Without one the rest counts as 0, and the gradient is an unbiased one of the rewards up to the cut: rollouts must be
+long, compared with episodes or with ``1 / (1 - gamma)`` steps. To drop the steps of unfinished episodes instead would
+select by outcome: in a task of lasting long only failures would count, and in one that never ends nothing would.
 """
 
 from __future__ import annotations

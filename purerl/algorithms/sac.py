@@ -1,8 +1,9 @@
 """Soft actor-critic for continuous actions (Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications").
 
-Learn from a replay what actions are worth when acting at random has a value too, and a policy that is as random as it
-can afford: the temperature, what entropy is worth, is learned so that the policy keeps a target entropy
-(arXiv:1812.05905). Two critics, of which the more pessimistic one counts.
+Maximise the discounted sum of rewards and of the policy's entropy, weighted by a temperature (alpha). The critics learn
+soft action values from a replay, and the policy minimises its KL divergence from the softmax of these values. The
+temperature is learned so that the policy keeps a target entropy (arXiv:1812.05905). Of two critics the smaller value
+counts.
 
 A time limit is not the end of the task: there the value of the true successor is bootstrapped.
 """
@@ -138,7 +139,7 @@ class SAC:
         return Actor(self.env, self._network).policy(state.actor_params, state.experience.obs_stats, explore=explore)
 
     def step(self, state: SACState) -> tuple[SACState, Metrics]:
-        """Collect, remember, learn."""
+        """Collect, store, update."""
         now = schedules.at(self, state.iteration)
         key, collect_key, update_key = jax.random.split(state.key, 3)
         policy = now.policy(state, explore=True)

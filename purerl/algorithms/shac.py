@@ -1,11 +1,11 @@
 """Short-horizon actor-critic (Xu et al. 2022, "Accelerated policy learning with parallel differentiable simulation",
 arXiv:2204.07137).
 
-Analytic policy gradients through a short window, at whose end a learned value stands for all that follows: the window
-keeps gradients small where dynamics are chaotic, the value keeps the view long, and it smooths the objective. The
-policy is stochastic and differentiated through its samples. Where one window ends the next begins; no gradient passes
-from one to the other, nor past a reset. The critic learns TD(lambda) targets (equation 7) that a slowly moving copy of
-it bootstraps; the same copy stands at the end of windows (equation 5).
+Analytic policy gradients through a short window, with a learned value at its end for all later rewards. The short
+window keeps gradients small where dynamics are chaotic; the value accounts for what follows and smooths the objective.
+The policy is stochastic and differentiated through its samples. Where one window ends the next begins; no gradient
+passes from one to the other, nor past a reset. The critic learns TD(lambda) targets (equation 7), which bootstrap from
+a target network; the same target network gives the value at the end of windows (equation 5).
 
 With `entropy_coef` both maximise the entropy along with the rewards (Haarnoja et al. 2018, arXiv:1801.01290; with
 analytic gradients: Xing et al. 2024, arXiv:2412.12089).

@@ -81,9 +81,7 @@ class TD3:
     target_noise_std: Scalar = struct.field(
         default=0.2, help="deviation of the noise on target actions, in the same units", within="[0, inf)"
     )
-    target_noise_clip: Scalar = struct.field(
-        default=0.5, help="clip range of the noise on target actions", within="[0, inf)"
-    )
+    target_noise_clip: Scalar = struct.field(default=0.5, help="clip range of the target noise", within="[0, inf)")
     policy_period: int = struct.field(
         default=2, help="updates of the critics per update of policy and target networks", within="[1, inf)"
     )
@@ -139,7 +137,7 @@ class TD3:
         return schedules.at(self, state.iteration)._noise.add_to(policy, self.env) if explore else policy
 
     def step(self, state: TD3State) -> tuple[TD3State, Metrics]:
-        """Collect, remember, learn."""
+        """Collect, store, update."""
         now = schedules.at(self, state.iteration)
         key, collect_key, update_key = jax.random.split(state.key, 3)
         policy = now.policy(state, explore=True)

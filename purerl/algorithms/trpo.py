@@ -4,8 +4,8 @@ Collect a fixed number of steps with the current policy, estimate advantages wit
 arXiv:1506.02438), and improve the policy as far as its mean KL divergence from the one that acted allows (equation 14).
 The direction is the natural gradient ``F^-1 g``, by conjugate gradient on products with the Fisher matrix ``F``; the
 step is as long as the divergence allows to second order, and is then shortened until the divergence itself does and
-the surrogate has improved (appendix C). If no length will do, the policy stays as it is. Damping counts in the length
-too, as is usual: where the policy is all but deterministic hardly any change of it shows to second order.
+the surrogate has improved (appendix C). If no length meets both, the policy stays as it is. Damping counts in the
+length too, as is usual: where the policy is almost deterministic hardly any change of it shows to second order.
 
 Without the line search this is the natural policy gradient (Kakade 2001, "A natural policy gradient"), with steps that
 have a given divergence to second order and are not checked.
@@ -13,7 +13,7 @@ have a given divergence to second order and are not checked.
 The value is fitted separately, by epochs of minibatches with Adam. A time limit is not treated as the end of the task:
 there the value of the true successor is bootstrapped (Pardo et al. 2018, arXiv:1712.00378).
 
-Statistics of the observations move after the update, and the policy with them; that part is not in the divergence.
+Statistics of normalised observations are updated after the policy; the divergence does not include that change.
 """
 
 from __future__ import annotations

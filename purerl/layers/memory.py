@@ -30,7 +30,7 @@ class GRU(nn.Module):
     """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078).
 
     Attributes:
-        memory_size: length of what it remembers and puts out.
+        memory_size: length of its state and of its output.
     """
 
     memory_size: int = struct.field(default=64, help="size of the recurrent state", within="[1, inf)")
@@ -45,7 +45,7 @@ class GRU(nn.Module):
 
     @nn.compact
     def __call__(self, carry: Array, features: Array) -> tuple[Array, Array]:
-        """One step; the output ``[memory_size]`` is what is remembered."""
+        """One step; the output ``[memory_size]`` is the new memory."""
         return nn.GRUCell(self.memory_size, kernel_init=nn.initializers.orthogonal())(carry, features)
 
 

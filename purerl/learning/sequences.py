@@ -107,13 +107,13 @@ def apply_over_time(network: Any, params: PyTree, carry: PyTree, obs: Array, don
     Args:
         network: such as `purerl.networks.ActorCritic`.
         params: of it.
-        carry: what was remembered when the trajectories began, leaves ``[num_sequences, ...]``.
+        carry: memory at the start of each trajectory, leaves ``[num_sequences, ...]``.
         obs: ``[num_sequences, T, ...]``.
         done: bool ``[num_sequences, T]``, whether an episode ended with this step, so that the next observation begins
             another.
 
     Returns:
-        What is remembered after each observation and the outputs, leaves ``[num_sequences, T, ...]``.
+        Memory after each observation, and the outputs, leaves ``[num_sequences, T, ...]``.
     """
 
     def at_once(method: str, inputs: PyTree) -> PyTree:
@@ -135,7 +135,7 @@ def apply_to_transitions(
     Args:
         network: such as `purerl.networks.ActorCritic`.
         params: of it.
-        carry: what was remembered when the trajectories began, leaves ``[num_envs, ...]``.
+        carry: memory at the start of each trajectory, leaves ``[num_envs, ...]``.
         obs: ``[num_envs, T, ...]``.
         next_obs: true successors, of the same shape.
         done: bool ``[num_envs, T]``, see `apply_over_time`.

@@ -36,7 +36,7 @@ ROWS = (
         "shac",
         "purerl.algorithms.shac:SHAC",
         "continuous",
-        "the same through a short window with a learned value at its end (Xu et al. 2022)",
+        "apg through a short window with a learned value at its end (Xu et al. 2022)",
         base=_FIRST_ORDER,
         # Many short windows: less goes wrong within them, at contacts most of all, and policy and value learn more
         # often.

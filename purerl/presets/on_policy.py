@@ -299,7 +299,7 @@ ROWS = (
         "trpo",
         "purerl.algorithms.trpo:TRPO",
         "discrete, continuous",
-        "steps along the natural gradient, as long as a KL divergence allows (Schulman et al. 2015)",
+        "natural gradient steps whose length a KL divergence limits (Schulman et al. 2015)",
         generic=_generic_policy_gradient,
         tuned={"CartPole-v1": _POLICY_GRADIENT, "Pendulum-v1": _POLICY_GRADIENT_ON_PENDULUM},
     ),
