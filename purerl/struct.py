@@ -254,7 +254,7 @@ def check_fields(node: Any) -> None:
         protocol = f.metadata.get("protocol")
         if protocol is not None and (isinstance(value, type) or not isinstance(value, protocol)):
             raise InputError(f"{f.name} must be an object like {f.default!r}, got {value!r}")
-        if is_scalar(f) and callable(value):
+        if is_scalar(f) and callable(value) and not isinstance(value, type):
             wrap_functions(node, f.name)
             for extreme in value.extremes() if isinstance(value, BoundedSchedule) else ():
                 check_value(f"{f.name}, scheduled,", extreme, f.type, within)

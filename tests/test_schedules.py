@@ -77,6 +77,7 @@ def test_fields_of_schedules_vary_in_a_population_and_compile_once():
             r"learning_rate, scheduled, must lie in \[0, inf\), got -1",
         ),
         ({"learning_rate": "linear"}, "learning_rate must be a number or a schedule, got 'linear'"),
+        ({"learning_rate": LinearSchedule}, "learning_rate must be a number or a schedule, got <class 'purerl"),
         ({"num_envs": LinearSchedule(1.0, 2.0, 3.0)}, "num_envs must be a whole number"),
     ],
 )

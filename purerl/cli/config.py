@@ -78,8 +78,13 @@ class RunConfig:
         Raises:
             InputError: if this is not such a configuration.
         """
-        if not isinstance(data, dict) or data.get("purerl_run") != FORMAT:
-            raise InputError(f"not the configuration of a purerl run of format {FORMAT}")
+        if not isinstance(data, dict) or "purerl_run" not in data:
+            raise InputError("not the configuration of a purerl run")
+        if data["purerl_run"] != FORMAT:
+            raise InputError(
+                f"it was written by another version of purerl, in format {data['purerl_run']}, and this one reads "
+                f"format {FORMAT}: use that version, or train again"
+            )
         values = {name: value for name, value in data.items() if name != "purerl_run"}
         names = {field.name for field in dataclasses.fields(cls)}
         absent = {

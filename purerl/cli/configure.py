@@ -79,7 +79,8 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         raise InputError(f"--anneal is not for {algorithm}: it has no learning rate that may be a schedule")
     requested, seed = given.get("total_steps", start.total_steps), given.get("seed", 0)
     hyperparameters = plain_defaults(algorithm_type) | start.hyperparameters | flags.given_in(tunable, given)
-    if schedules.is_schedule(hyperparameters.get("learning_rate")):
+    rates = [hyperparameters[field.name] for field in tunable_fields(algorithm_type) if is_learning_rate(field)]
+    if can_anneal and not any(isinstance(rate, int | float) for rate in rates):
         if given.get("anneal", False):
             raise InputError("give either --anneal or a schedule of --learning-rate, not both")
         anneal = False

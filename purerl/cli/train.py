@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,8 +64,13 @@ def _targets(argv: Sequence[str]) -> tuple[str | None, str | None, list[str]]:
 def _position(words: Sequence[str]) -> int | None:
     """The place of the algorithm after flags: of a name, or of a class that cannot be the value of a flag."""
     names = [i for i, word in enumerate(words) if word in presets.ALGORITHMS]
+    switches = {
+        f"--{prefix}{flag.flag[2:]}" for flag in flags.RUN.flags if flag.kind == "bool" for prefix in ("", "no-")
+    }
     classes = [
-        i for i, word in enumerate(words) if references.is_reference(word) and i and not words[i - 1].startswith("-")
+        i
+        for i, (before, word) in enumerate(itertools.pairwise(["-", *words]))
+        if references.is_reference(word) and (not before.startswith("-") or before in switches)
     ]
     return next(iter(names + classes), None)
 

@@ -14,7 +14,7 @@ from purerl.environments.check import check_env, check_types
 from purerl.environments.gradient_gate import GradientGate
 from purerl.environments.observations import FlattenObservation, FrameStack, MaskObservation
 from purerl.environments.options import COMMON, Option
-from purerl.environments.suites import Suite, suite_of, suites
+from purerl.environments.suites import Suite, load_suites, suite_of
 from purerl.environments.wrappers import (
     ActionRepeat,
     RandomizeParameters,
@@ -96,7 +96,7 @@ def make(
 
 def environment_names() -> list[str]:
     """Names of all environments that `make` knows and that need no download."""
-    return [name for suite in suites() for name in suite.names()]
+    return [name for suite in load_suites() for name in suite.names()]
 
 
 def environment_options(name: str) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Suite(Protocol):
         ...
 
 
-def suites() -> list[Suite]:
+def load_suites() -> list[Suite]:
     """List of all suites. The import of their modules does not import a simulator."""
     return [_suite(module) for module in SUITES]
 
@@ -73,7 +73,9 @@ def suite_of(name: str) -> Suite | None:
     """
     if references.is_reference(name):
         return _suite("own")
-    suite = max((suite for suite in suites() if name.startswith(suite.PREFIX)), key=lambda suite: len(suite.PREFIX))
+    suite = max(
+        (suite for suite in load_suites() if name.startswith(suite.PREFIX)), key=lambda suite: len(suite.PREFIX)
+    )
     return suite if suite.is_known(name) else None
 
 

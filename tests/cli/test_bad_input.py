@@ -164,6 +164,7 @@ CASES = [
     ("train --resume {tmp}/file", ["it is a file"]),
     ("train --resume {tmp}/damaged", ["cannot read", "config.json"]),
     ("train --resume {tmp}/future", ["cannot use", "format"]),
+    ("evaluate {tmp}/older", ["written by another version of purerl, in format 2, and this one reads format 3"]),
     ("train --resume {tmp}/incomplete", ["'seeds' is missing"]),
     ("train --resume {tmp}/renamed", ["unknown hyper-parameter of ppo 'gama'", "'gamma'"]),
     ("train --resume {tmp}/illegal", ["gamma must lie in [0, 1]"]),
@@ -199,6 +200,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     renamed = {name.replace("gamma", "gama"): value for name, value in hyperparameters.items()}
     variants = {
         "future": {**good, "purerl_run": 99},
+        "older": {"purerl_run": 2, "algorithm": "ppo"},
         "incomplete": {name: value for name, value in good.items() if name != "seeds"},
         "renamed": {**good, "hyperparameters": renamed},
         "illegal": {**good, "hyperparameters": {**hyperparameters, "gamma": 2.0}},

@@ -280,6 +280,7 @@ def test_what_varies_may_be_scheduled_or_belong_to_the_optimiser(typed: str, pat
 def test_a_schedule_of_the_learning_rate_is_instead_of_annealing() -> None:
     scheduled = made("--learning-rate cosine:1e-3:1e-4")
     assert not scheduled.anneal
+    assert made("--learning-rate linear:1e-3:0", algorithm="reinforce").anneal  # of the critic
     assert scheduled.population().algorithm.learning_rate == purerl.CosineSchedule(1e-3, 1e-4, 500_000.0)
     with pytest.raises(InputError, match="give either --anneal or a schedule of --learning-rate"):
         made("--anneal --learning-rate linear:1e-3:0")

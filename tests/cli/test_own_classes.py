@@ -216,6 +216,9 @@ def test_planners_and_diagnosis_take_own_environments(capsys: pytest.CaptureFixt
         ("train users.own:Walk CartPole-v1", "users.own:Walk is not an algorithm (see purerl.Algorithm): it lacks env"),
         ("train users.own:NoStep CartPole-v1", "it lacks steps_per_iteration"),
         ("train users.own:Plain CartPole-v1", "not an algorithm: decorate it with @purerl.struct.dataclass"),
+        ("train --csv users.own:HillClimbing CartPole-v1 --noise 0", "--noise must lie in (0, inf)"),
+        ("train --no-anneal users.own:HillClimbing CartPole-v1 --noise 0", "--noise must lie in (0, inf)"),
+        ("train --resume users.own:HillClimbing", "no run in users.own:HillClimbing: there is no such directory"),
         ("train users.own:Seeded CartPole-v1", "--seed would be of both run and hyper-parameters of users.own:Seeded"),
         (
             "train users.own:Adaptive CartPole-v1",
