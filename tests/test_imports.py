@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "purerl"
 LAYERS = (
     ("errors", "references", "deferred_imports", "cpu"),
-    ("numeric", "spaces", "struct", "types", "device_memory"),
+    ("description", "numeric", "spaces", "struct", "types", "device_memory"),
     ("math",),
     ("layers",),
     ("networks", "q_networks"),

@@ -14,6 +14,7 @@ import pytest
 
 import purerl
 from purerl import struct
+from purerl.description import describe
 from purerl.errors import InputError
 from purerl.types import Scalar
 
@@ -99,7 +100,7 @@ class Named:
     ],
 )
 def test_descriptions_abbreviate_arrays_and_functions_only(value, text):
-    assert struct.describe(value) == text
+    assert describe(value) == text
 
 
 def test_long_representations_are_indented_and_no_line_is_wide():

@@ -143,7 +143,7 @@ class RunDirectory:
             yield
 
     def config(self) -> RunConfig:
-        """Of the run.
+        """Configuration of the run.
 
         Raises:
             InputError: if the file is damaged or of another version of purerl.

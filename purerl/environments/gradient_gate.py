@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from purerl import struct
+from purerl.description import describe
 from purerl.errors import InputError
 from purerl.math import float_leaves
 from purerl.spaces import Space
@@ -164,6 +165,6 @@ def check_differentiable(env: Environment) -> None:
         if "Reverse-mode differentiation" not in str(error):
             raise
         raise InputError(
-            f"{struct.describe(env, 10**6)} cannot be differentiated, because its solver loops until convergence: "
+            f"{describe(env, 10**6)} cannot be differentiated, because its solver loops until convergence: "
             "make it with purerl.make(name, differentiable=True)"
         ) from None

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.interpreters import partial_eval
 
-from purerl import struct
+from purerl.description import describe
 from purerl.errors import InputError
 from purerl.types import Environment
 
@@ -41,9 +41,7 @@ def check_acts(env: Environment, names: Iterable[str]) -> None:
             ends = {path.rsplit(".", 1)[-1]: path for path in reversed(acting)}
             close = difflib.get_close_matches(name.rsplit(".", 1)[-1], ends, n=1)
             hint = f"; {ends[close[0]]} does act" if close else ""
-            raise InputError(
-                f"{name} of {struct.describe(env, 10**6)} changes nothing: no reset and no step reads it{hint}"
-            )
+            raise InputError(f"{name} of {describe(env, 10**6)} changes nothing: no reset and no step reads it{hint}")
 
 
 def dotted(path: tuple[Any, ...]) -> str:

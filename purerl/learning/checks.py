@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 
-from purerl import struct
 from purerl.errors import InputError
 from purerl.experience.preprocessing import zero_input
 from purerl.spaces import Box, Discrete
@@ -44,9 +43,7 @@ def check_bounded(algorithm: str, env: Any, instead: str, *, continuous: bool = 
 def check_environment(env: Any) -> None:
     """Raise `InputError` unless `env` is an environment."""
     if not isinstance(env, Environment):
-        raise InputError(
-            f"env must be an Environment such as purerl.make('CartPole-v1'), got {struct.describe(env, 10**6)}"
-        )
+        raise InputError(f"env must be an Environment such as purerl.make('CartPole-v1'), got {describe(env, 10**6)}")
 
 
 def check_minibatches(num_envs: int, rollout_length: int, num_minibatches: int) -> None:

@@ -131,7 +131,7 @@ def init(optimizer: Optimizer, params: PyTree) -> PyTree:
     """
     if not isinstance(optimizer, Optimizer):
         raise InputError(
-            f"optimizer must be one such as purerl.Adam(), got {struct.describe(optimizer, 10**6)}: "
+            f"optimizer must be one such as purerl.Adam(), got {describe(optimizer, 10**6)}: "
             "for a transformation of optax, write a class with a method transformation(learning_rate)"
         )
     return optimizer.transformation(jnp.float32(0.0)).init(params)

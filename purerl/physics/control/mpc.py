@@ -11,6 +11,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from purerl import struct
+from purerl.description import describe
 from purerl.errors import InputError
 from purerl.physics.control.model import Planner, neutral_actions
 from purerl.spaces import Box, Space
@@ -61,7 +62,7 @@ class ObserveState:
         sizes = [_num_entries(leaf) for leaf in leaves]
         if jnp.shape(obs) != (sum(sizes),):
             raise InputError(
-                f"a state of {struct.describe(self.env, 10**6)} has {sum(sizes)} numbers, "
+                f"a state of {describe(self.env, 10**6)} has {sum(sizes)} numbers, "
                 f"the observation has shape {jnp.shape(obs)}: "
                 "act in ObserveState(env) of an environment with the same kind of state"
             )
@@ -78,8 +79,7 @@ class ObserveState:
         for leaf in leaves:
             if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) and leaf.dtype.itemsize > 4:
                 raise InputError(
-                    f"a float32 observation cannot hold the {leaf.dtype} "
-                    f"in the state of {struct.describe(self.env, 10**6)}"
+                    f"a float32 observation cannot hold the {leaf.dtype} in the state of {describe(self.env, 10**6)}"
                 )
         return leaves, structure
 
