@@ -165,7 +165,9 @@ def check_fields(node: Any) -> None:
         value, within = getattr(node, f.name), f.metadata.get("within", "")
         protocol = f.metadata.get("protocol")
         if protocol is not None and (isinstance(value, type) or not isinstance(value, protocol)):
-            raise InputError(f"{f.name} must be an object like {f.default!r}, got {value!r}")
+            raise InputError(
+                f"{f.name} must be an object like {describe(f.default, 10**6)}, got {describe(value, 10**6)}"
+            )
         if is_scalar(f) and callable(value) and not isinstance(value, type):
             wrap_functions(node, f.name)
             for extreme in value.extremes() if isinstance(value, BoundedSchedule) else ():

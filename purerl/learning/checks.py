@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from purerl.description import describe
 from purerl.errors import InputError
 from purerl.experience.preprocessing import zero_input
 from purerl.spaces import Box, Discrete

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import optax
 
 from purerl import struct
-from purerl.errors import InputError
 from purerl.types import Array, PyTree, Scalar
 
 
@@ -124,16 +123,7 @@ def _clipped(max_grad_norm: Any, rule: optax.GradientTransformation) -> optax.Gr
 
 
 def init(optimizer: Optimizer, params: PyTree) -> PyTree:
-    """The optimiser's state before the first update.
-
-    Raises:
-        InputError: if `optimizer` is something else, such as a transformation of optax.
-    """
-    if not isinstance(optimizer, Optimizer):
-        raise InputError(
-            f"optimizer must be one such as purerl.Adam(), got {describe(optimizer, 10**6)}: "
-            "for a transformation of optax, write a class with a method transformation(learning_rate)"
-        )
+    """The optimiser's state before the first update."""
     return optimizer.transformation(jnp.float32(0.0)).init(params)
 
 
