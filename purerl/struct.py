@@ -165,9 +165,9 @@ def check_fields(node: Any) -> None:
         value, within = getattr(node, f.name), f.metadata.get("within", "")
         protocol = f.metadata.get("protocol")
         if protocol is not None and (isinstance(value, type) or not isinstance(value, protocol)):
-            raise InputError(
-                f"{f.name} must be an object like {describe(f.default, 10**6)}, got {describe(value, 10**6)}"
-            )
+            members = ", ".join(name for name in vars(protocol) if not name.startswith("_"))
+            example, got = describe(f.default, 10**6), describe(value, 10**6)
+            raise InputError(f"{f.name} must be an object with {members}, like {example}, got {got}")
         if is_scalar(f) and callable(value) and not isinstance(value, type):
             wrap_functions(node, f.name)
             for extreme in value.extremes() if isinstance(value, BoundedSchedule) else ():
