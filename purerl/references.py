@@ -56,6 +56,8 @@ def _module(path: str) -> ModuleType:
         # The deepest line outside of libraries is where its owner should look. A module that is not there has none.
         lines = [frame for frame in traceback.extract_tb(error.__traceback__)[1:] if not _is_library(frame.filename)]
         place = f" ({lines[-1].filename}, line {lines[-1].lineno})" if lines else ""
+        if isinstance(error, ModuleNotFoundError) and not lines:
+            place = f"; modules are looked for in {os.getcwd()} and where Python has its packages"
         raise InputError(f"cannot import {path}: {type(error).__name__}: {error}{place}") from error
 
 

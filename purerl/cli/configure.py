@@ -14,7 +14,7 @@ from purerl.cli.config import RunConfig, is_learning_rate, versions
 from purerl.cli.fields import hyperparameters as tunable_fields
 from purerl.cli.fields import kind_of, plain_defaults, within_of
 from purerl.cli.loggers import LOGGERS
-from purerl.cli.network import complete_network, parameters, part_class
+from purerl.cli.network import KINDS, complete_network, parameters, part_class
 from purerl.cli.optimizer import complete_optimizer
 from purerl.cli.parser import Flag, parse
 from purerl.cpu import usable_cores
@@ -221,6 +221,11 @@ def _with_steps(values: Mapping[str, Any], total_steps: int) -> dict[str, Any]:
     }
 
 
+def _names(optimizer: str) -> set[str]:
+    """Names of the numbers of a kind of optimiser."""
+    return {field.name for field in parameters(part_class("optimizer", optimizer))}
+
+
 def _vary(
     texts: Sequence[str], algorithm: Any, optimizer: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, list[float]]:
@@ -236,6 +241,13 @@ def _vary(
             raise InputError(f"--vary must look like learning-rate=1e-3,3e-4, got {text!r}")
         whole, _, part = name.partition(".")  # as in epsilon.end, a number of a schedule
         scheduled = part in schedules.NUMBERS and whole in fields and "scalar" in (kind_of(fields[whole]) or "")
+        if scheduled and whole in vary:
+            raise InputError(f"give either --vary {whole.replace('_', '-')} or --vary {spelled}, not both")
+        if optimizer and name not in fields:
+            kinds = [kind for kind in KINDS["optimizer"] if name in _names(kind)]
+            if kinds:
+                chosen = optimizer["optimizer"]
+                raise InputError(f"--vary {spelled} is for --optimizer {' or '.join(kinds)}, not for {chosen}")
         if not name.startswith(flags.ENV_PREFIX) and name not in fields and not scheduled:
             raise unknown("hyper-parameter in --vary", spelled, [field.replace("_", "-") for field in fields])
         if name in vary:

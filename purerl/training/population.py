@@ -281,6 +281,8 @@ def _entries(node: Any, wanted: str, name: str) -> dict[str, Any]:
     """Fields or dictionary entries of `node`; `InputError` unless `wanted` is one that may vary."""
     fields = {f.name: f for f in dataclasses.fields(node)} if dataclasses.is_dataclass(node) else {}
     entries = dict(node) if isinstance(node, Mapping) else {field: getattr(node, field) for field in fields}
+    if isinstance(node, int | float):
+        raise InputError(f"{name!r}: there is no {wanted!r} of {node!r}, which is a number and no schedule")
     if wanted not in entries:
         # A parameter of a simulator is one level further down.
         below = [f"{entry}.{field}" for entry, value in entries.items() for field in getattr(value, "__dict__", ())]

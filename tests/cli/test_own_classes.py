@@ -208,6 +208,7 @@ def test_planners_and_diagnosis_take_own_environments(capsys: pytest.CaptureFixt
     ("words", "message"),
     [
         ("train nowhere.at_all:X CartPole-v1", "cannot import nowhere.at_all: ModuleNotFoundError: No module named"),
+        ("train nowhere.at_all:X CartPole-v1", "; modules are looked for in "),
         ("train users.broken:X CartPole-v1", "cannot import users.broken: NameError: name 'undefined' is not defined"),
         ("train users.broken:X CartPole-v1", "broken.py, line 2)"),
         ("train users.own:HilClimbing CartPole-v1", "unknown class in users.own 'HilClimbing': did you mean"),
