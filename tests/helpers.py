@@ -1,10 +1,15 @@
 """Functions that tests of algorithms share: begin, learn, compare."""
 
+from importlib.metadata import version
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from purerl import iterate
+
+AS_FOR_USERS = {"xla_cpu_use_fusion_emitters": True} if version("jaxlib").startswith("0.10.") else {}
+"""Options of a compilation whose rounding or speed counts; the other tests compile without, see conftest.py."""
 
 
 def network_of(algorithm):

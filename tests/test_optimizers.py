@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,7 +97,10 @@ class Momentum(NamedTuple):
 @pytest.mark.parametrize("optimizer", [SGD(), Momentum(0.9)], ids=["static", "tuple"])
 def test_an_optimiser_of_ones_own_need_not_be_a_dataclass(optimizer):
     agent = purerl.A2C(env=purerl.make("CartPole-v1"), optimizer=optimizer)
-    jax.eval_shape(agent.step, jax.eval_shape(agent.init, jax.random.key(0)))
+    before = jax.eval_shape(agent.init, jax.random.key(0))
+    chex.assert_trees_all_equal_shapes_and_dtypes(before, jax.eval_shape(agent.step, before)[0])
+    params, _ = optimizers.update(optimizer, 0.1, GRADS, optimizers.init(optimizer, PARAMS), PARAMS)
+    np.testing.assert_allclose(params["w"], PARAMS["w"] - 0.1 * GRADS["w"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("wrong", ["adam", None, Adam, optax.adam(1e-3)], ids=["name", "none", "class", "optax"])

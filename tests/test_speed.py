@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers import AS_FOR_USERS
 
 import purerl
 from purerl.training import loop
@@ -16,7 +17,6 @@ from purerl.training import loop
 NUM_ENVS = 64
 ITERATIONS = 8
 ROUNDS = 7
-AS_FOR_USERS = {"xla_cpu_use_fusion_emitters": True}  # the other tests compile without, see conftest.py
 MEASURED = 1.3
 """How many times as fast as the reference purerl was when this was written."""
 
