@@ -31,6 +31,7 @@ from purerl.algorithms.trpo import TRPO as TRPO
 from purerl.environments import check_env as check_env
 from purerl.environments import make as make
 from purerl.errors import InputError as InputError
+from purerl.experience.reward_models import RewardModel as RewardModel
 from purerl.layers import value_heads as value_heads
 from purerl.layers.memory import GRU as GRU
 from purerl.layers.memory import LSTM as LSTM
@@ -43,6 +44,7 @@ from purerl.learning.optimizers import Adam as Adam
 from purerl.learning.optimizers import AdamW as AdamW
 from purerl.learning.optimizers import RAdam as RAdam
 from purerl.learning.optimizers import RMSProp as RMSProp
+from purerl.learning.random_network_distillation import RandomNetworkDistillation as RandomNetworkDistillation
 from purerl.learning.schedules import CosineSchedule as CosineSchedule
 from purerl.learning.schedules import LinearSchedule as LinearSchedule
 from purerl.math import distributions as distributions

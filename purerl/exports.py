@@ -50,6 +50,8 @@ _NAMES = {
     "replay": ("PrioritizedReplay", "Replay"),
     "rollout": ("evaluate",),
     "training.loop": ("Progress", "iterate", "train"),
+    "experience.reward_models": ("RewardModel",),
+    "learning.random_network_distillation": ("RandomNetworkDistillation",),
     "learning.optimizers": ("Adam", "AdamW", "RAdam", "RMSProp"),
     "learning.schedules": ("CosineSchedule", "LinearSchedule"),
     "spaces": ("Box", "Discrete"),

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from purerl import presets
 from purerl.cli.fields import is_required, kind_of, value_of
 from purerl.cli.network import build_network, default_network
-from purerl.cli.optimizer import build_optimizer
+from purerl.cli.objects import PREFIXES, build_object
 from purerl.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from purerl.training.population import Population
 
-FORMAT = 3
+FORMAT = 4
 """Of config.json; raised when older files can no longer be read."""
 
 
@@ -30,7 +30,8 @@ class RunConfig:
         env: name for `purerl.make`.
         env_options: its options, all of them.
         hyperparameters: fields of the algorithm, all that have a plain value.
-        optimizer: kind and numbers of the optimiser (see `complete_optimizer`); empty if the algorithm has none.
+        optimizer: kind and numbers of the optimiser (see `complete_object`); empty if the algorithm has none.
+        reward_model: the same of the reward model.
         network: kinds of its parts and all parameters (see `complete_network`).
         vary: dotted field name to the values that members try, beside their seeds.
         anneal: whether learning rates that are numbers fall linearly to 0 over `total_steps`.
@@ -54,6 +55,7 @@ class RunConfig:
     env_options: dict[str, Any]
     hyperparameters: dict[str, Any]
     optimizer: dict[str, Any]
+    reward_model: dict[str, Any]
     network: dict[str, Any]
     vary: dict[str, list[float]]
     anneal: bool
@@ -141,7 +143,8 @@ class RunConfig:
             if self.anneal and is_learning_rate(fields[name]) and isinstance(value, int | float):
                 values[name] = purerl.LinearSchedule(value, 0.0, float(self.total_steps))
                 paths[name] = f"{name}.start"
-        values |= build_optimizer(algorithm, self.optimizer)
+        for part in PREFIXES:
+            values |= build_object(algorithm, part, getattr(self, part))
         if default_network(algorithm) is not None:
             values["network"] = build_network(algorithm, self.network)
         values["env"] = purerl.make(self.env, **self.env_options)

@@ -12,6 +12,7 @@ from purerl import struct
 from purerl.environments.casting import StrictTypes
 from purerl.environments.check import check_env, check_types
 from purerl.environments.gradient_gate import GradientGate
+from purerl.environments.learned_reward import LearnedReward
 from purerl.environments.observations import FlattenObservation, FrameStack, MaskObservation
 from purerl.environments.options import COMMON, Option
 from purerl.environments.suites import Suite, load_suites, suite_of
@@ -32,6 +33,7 @@ __all__ = [
     "FlattenObservation",
     "FrameStack",
     "GradientGate",
+    "LearnedReward",
     "MaskObservation",
     "RandomizeParameters",
     "ScaleAction",

@@ -167,7 +167,7 @@ CASES = [
     ("train --resume {tmp}/file", ["it is a file"]),
     ("train --resume {tmp}/damaged", ["cannot read", "config.json"]),
     ("train --resume {tmp}/future", ["cannot use", "format"]),
-    ("evaluate {tmp}/older", ["written by another version of purerl, in format 2, and this one reads format 3"]),
+    ("evaluate {tmp}/older", ["written by another version of purerl, in format 2, and this one reads format"]),
     ("train --resume {tmp}/incomplete", ["'seeds' is missing"]),
     ("train --resume {tmp}/renamed", ["unknown hyper-parameter of ppo 'gama'", "'gamma'"]),
     ("train --resume {tmp}/illegal", ["gamma must lie in [0, 1]"]),

@@ -9,6 +9,7 @@ import pytest
 
 from purerl.cli import COMMANDS, main
 from purerl.cli.network import KINDS, complete_network, default_network, parameters, part_class
+from purerl.cli.objects import PREFIXES
 from purerl.errors import InputError
 from purerl.presets import ALGORITHMS, preset, row
 
@@ -112,12 +113,15 @@ def test_every_parameter_is_a_flag_and_explained(algorithm: str, capsys: pytest.
 
     made = row(algorithm).load()
     network = default_network(made)
-    parts = [f.name for f in dataclasses.fields(network) if f.name in KINDS] + ["optimizer"]
+    parts = [f.name for node in (network, made) for f in dataclasses.fields(node) if f.name in KINDS]
     names = [f.name for f in dataclasses.fields(made) if f.name not in ("env", "network", "terminal_value")]
     names += [f.name for f in dataclasses.fields(network) if f.name not in (*parts, "action_space", "parent", "name")]
-    names += {f.name for part in parts for kind in KINDS[part] for f in dataclasses.fields(part_class(part, kind))} - {
-        "parent",
-        "name",
+    names += {
+        PREFIXES.get(part, "") + f.name
+        for part in parts
+        for kind in KINDS[part]
+        for f in dataclasses.fields(part_class(part, kind))
+        if f.name not in ("parent", "name")
     }
     out = helped(capsys, "train", algorithm)
     assert main(["algorithms", algorithm]) == 0
