@@ -12,6 +12,7 @@ from purerl import replay as replay
 from purerl import rollout as rollout
 from purerl import spaces as spaces
 from purerl import struct as struct
+from purerl import tabular as tabular
 from purerl import training as training
 from purerl import types as types
 from purerl.algorithms.a2c import A2C as A2C

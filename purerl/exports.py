@@ -31,6 +31,7 @@ MODULES = {
     "spaces": "spaces",
     "statistics": "math.statistics",
     "struct": "struct",
+    "tabular": "tabular",
     "training": "training",
     "types": "types",
     "value_heads": "layers.value_heads",
