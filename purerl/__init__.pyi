@@ -28,6 +28,8 @@ from purerl.algorithms.reinforce import Baseline as Baseline
 from purerl.algorithms.sac import SAC as SAC
 from purerl.algorithms.shac import SHAC as SHAC
 from purerl.algorithms.td3 import TD3 as TD3
+from purerl.algorithms.td_control import TDControl as TDControl
+from purerl.algorithms.td_control import TDRule as TDRule
 from purerl.algorithms.trpo import TRPO as TRPO
 from purerl.environments import check_env as check_env
 from purerl.environments import make as make

@@ -40,6 +40,7 @@ MODULES = {
 
 _NAMES = {
     "algorithms.reinforce": ("Baseline",),
+    "algorithms.td_control": ("TDRule",),
     "physics.diagnostics": ("compare_gradients", "diagnose"),
     "environments": ("check_env", "make"),
     "errors": ("InputError",),

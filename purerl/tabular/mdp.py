@@ -139,7 +139,10 @@ def _set_array(mdp: TabularMDP, name: str) -> None:
         if kind is bool and value.dtype != np.bool_:
             raise InputError(f"terminal must be true or false for each state, got {value.dtype.name}")
         return
-    object.__setattr__(mdp, name, numeric.fitting(name, value, np.dtype(kind)))
+    array = numeric.as_array(value)
+    if kind is not bool and numeric.is_real(array):
+        array = array.astype(kind)
+    object.__setattr__(mdp, name, numeric.fitting(name, array, np.dtype(kind)))
 
 
 def _check_shape(name: str, table: Any, shape: tuple[int, ...]) -> None:
