@@ -71,5 +71,5 @@ def _enumerate(simulator: Any) -> TabularMDP:
     goal, hole, frozen = np.asarray(simulator.reward_schedule, float)
     entered = np.select([tiles.reshape(-1) == _GOAL, tiles.reshape(-1) == _HOLE], [goal, hole], frozen)
     start = np.eye(size)[int(np.argmax(tiles.reshape(-1) == 0))]
-    drawing = tuple("".join("S.TG"[tile] for tile in row) for row in tiles)
+    drawing = tuple("".join("S.HG"[tile] for tile in row) for row in tiles)
     return TabularMDP(transition, np.broadcast_to(entered, transition.shape), start, terminal, tuple(MOVES), drawing)
