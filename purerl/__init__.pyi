@@ -12,6 +12,7 @@ from purerl import replay as replay
 from purerl import rollout as rollout
 from purerl import spaces as spaces
 from purerl import struct as struct
+from purerl import tabular as tabular
 from purerl import training as training
 from purerl import types as types
 from purerl.algorithms.a2c import A2C as A2C
@@ -27,6 +28,8 @@ from purerl.algorithms.reinforce import Baseline as Baseline
 from purerl.algorithms.sac import SAC as SAC
 from purerl.algorithms.shac import SHAC as SHAC
 from purerl.algorithms.td3 import TD3 as TD3
+from purerl.algorithms.td_control import TDControl as TDControl
+from purerl.algorithms.td_control import TDRule as TDRule
 from purerl.algorithms.trpo import TRPO as TRPO
 from purerl.environments import check_env as check_env
 from purerl.environments import make as make

@@ -31,6 +31,7 @@ MODULES = {
     "spaces": "spaces",
     "statistics": "math.statistics",
     "struct": "struct",
+    "tabular": "tabular",
     "training": "training",
     "types": "types",
     "value_heads": "layers.value_heads",
@@ -39,6 +40,7 @@ MODULES = {
 
 _NAMES = {
     "algorithms.reinforce": ("Baseline",),
+    "algorithms.td_control": ("TDRule",),
     "physics.diagnostics": ("compare_gradients", "diagnose"),
     "environments": ("check_env", "make"),
     "errors": ("InputError",),

@@ -1,4 +1,4 @@
-"""The command line: ``purerl train``, ``evaluate``, ``plot``, ``diagnose``, ``envs`` and ``algorithms``.
+"""The command line: ``purerl train``, ``evaluate``, ``plot``, ``diagnose``, ``solve``, ``envs`` and ``algorithms``.
 
 Modules that import JAX are imported when a command needs them, after the thread pool is chosen: help is immediate.
 """
@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "command", "play complete episodes with the agents of a run, or with a planner"),
     "plot": ("plot", "command", "draw the learning curves of runs"),
     "diagnose": ("diagnose", "command", "find out how far gradients through an environment can be trusted"),
+    "solve": ("solve", "command", "solve a finite environment exactly, or show the table that a run has learned"),
     "envs": ("listing", "environments", "list environments with their spaces"),
     "algorithms": ("listing", "algorithms", "list algorithms, or all about one"),
 }
@@ -36,6 +37,7 @@ EXAMPLES = """\
   purerl evaluate smooth/pendulum --controller mppi
   purerl plot runs/cartpole
   purerl diagnose Pendulum-v1
+  purerl solve grid/trap --gamma 1 --out trap.png
 """
 
 USER_ERROR, INTERRUPTED, NO_READER = 2, 130, 141

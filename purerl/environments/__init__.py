@@ -1,4 +1,4 @@
-"""Environments: `make` by name (gymnax, Brax, pixels, smooth) or from your own object; wrappers and checks.
+"""Environments: `make` by name (gymnax, Brax, pixels, smooth, grid) or from your own object; wrappers and checks.
 
 Simulators take seconds to import; each is imported when one of its environments is made.
 """
@@ -66,11 +66,12 @@ def make(
     agent acts 250 times. The limit is exact even if it is not a multiple of `action_repeat` (see `ActionRepeat`).
 
     Args:
-        name_or_env: gymnax's id such as ``"CartPole-v1"``, ``"brax/<name>"``, ``"smooth/<name>"``, ``"pixels/<name>"``,
-            your own class as ``"mypackage.envs:MyEnv"``, or an `Environment` object. Your own environment is wrapped in
-            `StrictTypes` if it returns Python numbers or other dtypes that can be converted without loss.
+        name_or_env: gymnax's id such as ``"CartPole-v1"``, ``"brax/<name>"``, ``"smooth/<name>"``, ``"grid/<name>"``,
+            ``"pixels/<name>"``, your own class as ``"mypackage.envs:MyEnv"``, or an `Environment` object. Your own
+            environment is wrapped in `StrictTypes` if it returns Python numbers or other dtypes that can be converted
+            without loss.
         episode_length: time limit in steps; the default is gymnax's own, 1000 for Brax, the value in
-            `environment_options` for smooth ones, and none for an object.
+            `environment_options` for smooth ones and grids, and none for an object.
         action_repeat: simulator steps per action; their rewards are summed.
         keep: indices of the visible entries of a vector (`MaskObservation`); by default all.
         frame_stack: number of stacked observations (`FrameStack`); by default 2 for pixels, else 1.
