@@ -44,7 +44,7 @@ COMMON = {
     "action_delay": Option(0, "delay of actions, in steps of the simulator", "[0, inf)"),
     "actuator_gain": Option(1.0, "output of actuators per action; below 1 for weak motors", "[0, inf)"),
     "actuator_dead_zone": Option(0.0, "actions up to this size have no effect, in their unit", "[0, inf)"),
-    "actuator_lag": Option(0.0, "part of the actuators' output that is left after a step of the simulator", "[0, 1)"),
+    "actuator_lag": Option(0.0, "part of the actuators' output left after a step: exp(-dt / time constant)", "[0, 1)"),
 }
 """Options that `purerl.make` takes for every environment. A suite decides a default that is None here."""
 
