@@ -14,8 +14,10 @@ from purerl.environments.casting import StrictTypes
 from purerl.environments.check import check_env, check_types
 from purerl.environments.disturbances import ActionDelay, ObservationDelay, ObservationNoise
 from purerl.environments.gradient_gate import GradientGate
+from purerl.environments.motion import Motion, record_motion
 from purerl.environments.observations import FlattenObservation, FrameStack, MaskObservation
 from purerl.environments.options import COMMON, Option
+from purerl.environments.reference_motion import ImitateMotion, Term
 from purerl.environments.suites import Suite, load_suites, suite_of
 from purerl.environments.wrappers import (
     ActionRepeat,
@@ -38,13 +40,16 @@ __all__ = [
     "FlattenObservation",
     "FrameStack",
     "GradientGate",
+    "ImitateMotion",
     "MaskObservation",
+    "Motion",
     "ObservationDelay",
     "ObservationNoise",
     "RandomizeParameters",
     "ScaleAction",
     "StickyActions",
     "StrictTypes",
+    "Term",
     "TimeLimit",
     "WithReward",
     "check_env",
@@ -53,6 +58,7 @@ __all__ = [
     "environment_options",
     "make",
     "options_of",
+    "record_motion",
 ]
 
 
