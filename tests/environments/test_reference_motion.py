@@ -246,3 +246,22 @@ def test_bad_values(build, message):
     with pytest.raises(InputError, match=message) as error:
         build()
     assert "\n" not in str(error.value)
+
+
+def test_an_episode_of_brax_goes_on_from_any_state_of_the_motion():
+    """The recorded actions repeat the rest of the motion exactly, from a state in the middle of it."""
+    env = purerl.make("brax/inverted_pendulum", backend="positional").env
+    actions = jnp.float32([[0.5], [-0.5], [0.2], [0.1]])
+    motion = jax.jit(lambda: record_motion(env, env.reset(KEY), actions, KEY))()
+    joints = {"q": Term(lambda state: state.pipeline_state.q), "qd": Term(lambda state: state.pipeline_state.qd)}
+    task = ImitateMotion(env, motion, joints)
+
+    def play(task, key):
+        first = task.reset(key)
+        onward = task.step(key, first.state, actions[first.state.phase])
+        return first.state.phase, onward.reward, onward.obs[:-1], motion.obs[first.state.phase + 1]
+
+    phases, rewards, seen, recorded = jax.jit(jax.vmap(play, (None, 0)))(task, jax.random.split(KEY, 16))
+    assert set(np.asarray(phases)) == {0, 1, 2, 3}
+    np.testing.assert_allclose(rewards, 1.0, rtol=1e-5)
+    np.testing.assert_allclose(seen, recorded, atol=1e-5)
