@@ -50,3 +50,12 @@ def test_first_order_methods_beside_ppo_end_in_a_table_and_a_picture(tmp_path: P
         assert f"| {name} | " in table
     assert (tmp_path / "table.md").read_text() in table
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_ablation_of_reference_motions_ends_in_a_table_and_a_picture(tmp_path: Path):
+    words = ["scripts/reference_motion.py", "--motions", "flip", "--seeds", "1", "--total-steps", "2048"]
+    table = run(*words, "--evaluations", "1", "--episodes", "2", "--out", str(tmp_path / "motion.png"))
+    for variant in ("RSI + ET", "ET", "RSI", "neither"):
+        assert f"| {variant} | 0." in table
+    assert "| reference | 1 | | 1 | | 1.00 |" in table
+    assert (tmp_path / "motion.png").read_bytes().startswith(b"\x89PNG")

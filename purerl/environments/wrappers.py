@@ -43,7 +43,7 @@ class TimeLimit:
 
     def __post_init__(self) -> None:
         struct.check_value("length of a time limit", self.length, int, "[1, inf)")
-        _set_leaf(self, "length", self.length, np.int32)
+        set_leaf(self, "length", self.length, np.int32)
 
     @property
     def observation_space(self) -> Space:
@@ -226,7 +226,7 @@ class StickyActions:
 
     def __post_init__(self) -> None:
         struct.check_value("probability of sticky actions", self.probability, float, "[0, 1]")
-        _set_leaf(self, "probability", self.probability, np.float32)
+        set_leaf(self, "probability", self.probability, np.float32)
 
     @property
     def observation_space(self) -> Space:
@@ -340,7 +340,7 @@ def _box_of_actions(env: Environment) -> Box:
     return env.action_space
 
 
-def _set_leaf(node: Any, name: str, value: Any, dtype: Any) -> None:
+def set_leaf(node: Any, name: str, value: Any, dtype: Any) -> None:
     """Store `value` with a strong dtype, so that a number and an array use the same compiled program."""
     traced = isinstance(value, jax.Array)
     object.__setattr__(node, name, jnp.asarray(value, dtype) if traced else np.asarray(value, dtype))
