@@ -11,7 +11,7 @@ LAYERS = (
     ("errors", "references", "deferred_imports", "cpu"),
     ("description", "numeric", "spaces", "struct", "types", "device_memory"),
     ("math",),
-    ("layers",),
+    ("layers", "estimators"),
     ("networks", "q_networks"),
     ("rollout", "replay"),
     ("environments",),
