@@ -16,7 +16,7 @@ from purerl.cli.fields import kind_of, plain_defaults, within_of
 from purerl.cli.loggers import LOGGERS
 from purerl.cli.network import KINDS, complete_network, parameters, part_class
 from purerl.cli.optimizer import complete_optimizer
-from purerl.cli.parser import Flag, parse
+from purerl.cli.parser import Flag, parse, parse_range
 from purerl.cpu import usable_cores
 from purerl.errors import InputError, unknown
 
@@ -93,6 +93,7 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         optimizer=_with_steps(chosen, requested),
         network=complete_network(algorithm_type, start.network, flags.given_in(network, given)),
         vary=_vary(given.get("vary", []), algorithm_type, chosen, given),
+        randomize=_randomize(given.get("randomize", []), given.get("vary", [])),
         anneal=given.get("anneal", anneal),
         seed=seed,
         seeds=given.get("seeds", 1),
@@ -224,6 +225,19 @@ def _with_steps(values: Mapping[str, Any], total_steps: int) -> dict[str, Any]:
 def _names(optimizer: str) -> set[str]:
     """Names of the numbers of a kind of optimiser."""
     return {field.name for field in parameters(part_class("optimizer", optimizer))}
+
+
+def _randomize(texts: Sequence[str], varied: Sequence[str]) -> dict[str, list[float]]:
+    """``NAME=LOW:HIGH`` to dotted name and range."""
+    ranges: dict[str, list[float]] = {}
+    for text in texts:
+        name, numbers = parse_range("randomize", text, "params.gravity=8:12", 2)
+        if name in ranges:
+            raise InputError(f"--randomize {name} was given twice")
+        if any(other.partition("=")[0].strip() == f"{flags.ENV_PREFIX}{name}" for other in varied):
+            raise InputError(f"give either --randomize {name} or --vary {flags.ENV_PREFIX}{name}, not both")
+        ranges[name] = numbers
+    return ranges
 
 
 def _vary(

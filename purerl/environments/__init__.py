@@ -16,6 +16,7 @@ from purerl.environments.disturbances import ActionDelay, ObservationDelay, Obse
 from purerl.environments.gradient_gate import GradientGate
 from purerl.environments.observations import FlattenObservation, FrameStack, MaskObservation
 from purerl.environments.options import COMMON, Option
+from purerl.environments.ranges import randomize
 from purerl.environments.suites import Suite, load_suites, suite_of
 from purerl.environments.wrappers import (
     ActionRepeat,
@@ -53,6 +54,7 @@ __all__ = [
     "environment_options",
     "make",
     "options_of",
+    "randomize",
 ]
 
 
