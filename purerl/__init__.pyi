@@ -4,6 +4,7 @@ from purerl import algorithms as algorithms
 from purerl import cpu as cpu
 from purerl import environments as environments
 from purerl import errors as errors
+from purerl import estimators as estimators
 from purerl import experience as experience
 from purerl import networks as networks
 from purerl import presets as presets

@@ -18,6 +18,7 @@ MODULES = {
     "distributions": "math.distributions",
     "environments": "environments",
     "errors": "errors",
+    "estimators": "estimators",
     "experience": "experience",
     "identification": "physics.identification",
     "networks": "networks",

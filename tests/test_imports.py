@@ -9,9 +9,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "purerl"
 LAYERS = (
     ("errors", "references", "deferred_imports", "cpu"),
-    ("description", "numeric", "spaces", "struct", "types", "device_memory"),
+    ("description", "numeric", "spaces", "struct", "types", "device_memory", "paths"),
     ("math",),
-    ("layers",),
+    ("layers", "estimators"),
     ("networks", "q_networks"),
     ("rollout", "replay"),
     ("environments", "tabular"),

@@ -16,7 +16,7 @@ from purerl.cli.fields import kind_of, plain_defaults, within_of
 from purerl.cli.loggers import LOGGERS
 from purerl.cli.network import complete_network
 from purerl.cli.objects import PREFIXES, complete_object, kinds_with, parameters_of
-from purerl.cli.parser import Flag, parse
+from purerl.cli.parser import Flag, parse, parse_range
 from purerl.cpu import usable_cores
 from purerl.errors import InputError, unknown
 
@@ -97,6 +97,7 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         reward_model=_with_steps(chosen["reward_model"], requested),
         network=complete_network(algorithm_type, start.network, flags.given_in(network, given)),
         vary=_vary(given.get("vary", []), algorithm_type, chosen, given),
+        randomize=_randomize(given.get("randomize", []), given.get("vary", [])),
         anneal=given.get("anneal", anneal),
         seed=seed,
         seeds=given.get("seeds", 1),
@@ -223,6 +224,19 @@ def _with_steps(values: Mapping[str, Any], total_steps: int) -> dict[str, Any]:
         name: schedules.with_steps(value, total_steps) if schedules.is_schedule(value) else value
         for name, value in values.items()
     }
+
+
+def _randomize(texts: Sequence[str], varied: Sequence[str]) -> dict[str, list[float]]:
+    """``NAME=LOW:HIGH`` to dotted name and range."""
+    ranges: dict[str, list[float]] = {}
+    for text in texts:
+        name, numbers = parse_range("randomize", text, "params.gravity=8:12", 2)
+        if name in ranges:
+            raise InputError(f"--randomize {name} was given twice")
+        if any(other.partition("=")[0].strip() == f"{flags.ENV_PREFIX}{name}" for other in varied):
+            raise InputError(f"give either --randomize {name} or --vary {flags.ENV_PREFIX}{name}, not both")
+        ranges[name] = numbers
+    return ranges
 
 
 def _vary(

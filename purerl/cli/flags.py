@@ -44,6 +44,14 @@ RUN = Group(
             repeated=True,
         ),
         Flag(
+            "randomize",
+            "str",
+            "draw a parameter of the environment uniformly from a range, anew for every episode, as "
+            "params.gravity=8:12; give it again for several",
+            metavar="NAME=LOW:HIGH",
+            repeated=True,
+        ),
+        Flag(
             "processes",
             "str",
             "number of processes that share the members, each on its own core; auto: as many as there are cores",

@@ -18,6 +18,7 @@ from purerl.environments.learned_reward import LearnedReward
 from purerl.environments.motion import Motion, record_motion
 from purerl.environments.observations import FlattenObservation, FrameStack, MaskObservation
 from purerl.environments.options import COMMON, Option
+from purerl.environments.ranges import randomize
 from purerl.environments.reference_motion import ImitateMotion, Term
 from purerl.environments.suites import Suite, load_suites, suite_of
 from purerl.environments.wrappers import (
@@ -60,6 +61,7 @@ __all__ = [
     "environment_options",
     "make",
     "options_of",
+    "randomize",
     "record_motion",
 ]
 
