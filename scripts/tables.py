@@ -238,7 +238,7 @@ def _finish(figure: Figure, panels: Sequence[Axes], out: Path) -> None:
     for axes in panels:
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(out, dpi=110)
+    figure.savefig(out, dpi=80)
 
 
 def main() -> None:
@@ -247,13 +247,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=3000, help="random seed (default 3000)")
     parser.add_argument("--share", type=float, default=1.0, help="share of the steps of training (default 1)")
     parser.add_argument("--out", type=Path, default=Path("runs/tables"), help="folder of the pictures")
+    parts = {
+        "exact": exact,
+        "prediction": lambda: prediction(args.seed, args.out),
+        "cliff": lambda: cliff(args.seeds, args.seed, args.share, args.out),
+        "lake": lambda: lake(args.seeds, args.seed, args.share),
+        "inverse": lambda: inverse(args.seeds, args.seed, args.share),
+    }
+    parser.add_argument("--parts", nargs="+", choices=parts, default=[*parts], help="parts to run (default all)")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    exact()
-    prediction(args.seed, args.out)
-    cliff(args.seeds, args.seed, args.share, args.out)
-    lake(args.seeds, args.seed, args.share)
-    inverse(args.seeds, args.seed, args.share)
+    for part in args.parts:
+        parts[part]()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 
 import purerl
 from purerl import InputError, tabular
-from purerl.environments import WithReward
+from purerl.environments import LearnedReward
 
 TRAP = tabular.mdp_of(purerl.make("grid/trap"))
 GAMMA = 0.95
@@ -108,7 +108,7 @@ def test_a_reward_is_recovered_up_to_the_policy(optimized):
 
 def test_a_learned_reward_is_an_environment():
     weights = jnp.arange(12.0)
-    env = WithReward(purerl.make("grid/trap", episode_length=5), tabular.reward_function(ONE_PER_STATE, weights))
+    env = LearnedReward(purerl.make("grid/trap", episode_length=5), tabular.reward_function(ONE_PER_STATE, weights))
     purerl.check_env(env)
     first = env.reset(jax.random.key(0))
     timestep = env.step(jax.random.key(1), first.state, jnp.int32(3))

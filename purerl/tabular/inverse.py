@@ -31,7 +31,7 @@ from purerl import struct
 from purerl.errors import InputError
 from purerl.tabular.exact import action_values
 from purerl.tabular.mdp import TabularMDP
-from purerl.types import Array, PyTree, TimeStep
+from purerl.types import Array
 
 
 @struct.dataclass
@@ -58,7 +58,7 @@ def with_state_reward(mdp: TabularMDP, reward: Array) -> TabularMDP:
 
 
 def reward_function(features: Array, weights: Array) -> Partial:
-    """Reward for `purerl.environments.WithReward` around a `TabularMDP`, also within a time limit.
+    """Reward for `purerl.environments.LearnedReward` around a `TabularMDP`, also within a time limit.
 
     Args:
         features: ``[S, F]``.
@@ -67,8 +67,8 @@ def reward_function(features: Array, weights: Array) -> Partial:
     return Partial(_linear_reward, jnp.asarray(features, jnp.float32), jnp.asarray(weights, jnp.float32))
 
 
-def _linear_reward(features: Array, weights: Array, state: PyTree, action: Array, timestep: TimeStep) -> Array:
-    return jnp.sum(features[timestep.obs] * weights)
+def _linear_reward(features: Array, weights: Array, obs: Array, action: Array, next_obs: Array) -> Array:
+    return jnp.sum(features[next_obs] * weights)
 
 
 def soft_value_iteration(mdp: TabularMDP, horizon: int, gamma: float | Array = 1.0) -> tuple[Array, Array]:
