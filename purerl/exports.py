@@ -14,6 +14,7 @@ MODULES = {
     "checkpoint": "training.checkpoint",
     "control": "physics.control",
     "cpu": "cpu",
+    "demonstrations": "demonstrations",
     "diagnostics": "physics.diagnostics",
     "distributions": "math.distributions",
     "environments": "environments",
@@ -40,6 +41,9 @@ MODULES = {
 _NAMES = {
     "algorithms.reinforce": ("Baseline",),
     "physics.diagnostics": ("compare_gradients", "diagnose"),
+    "demonstrations.data": ("Demonstrations",),
+    "demonstrations.files": ("load_demonstrations",),
+    "demonstrations.recording": ("record",),
     "environments": ("check_env", "make"),
     "errors": ("InputError",),
     "physics.identification": ("fit_params",),

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import learn, network_of
 
@@ -14,6 +15,7 @@ import purerl
 from purerl import (
     A2C,
     APG,
+    BC,
     DDPG,
     DQN,
     GRU,
@@ -27,6 +29,7 @@ from purerl import (
     TD3,
     TRPO,
     ActorCritic,
+    Demonstrations,
     DeterministicActorCritic,
     DeterministicPolicy,
     DiscreteSAC,
@@ -54,6 +57,7 @@ class Row:
         params: those that the policy depends on, of a state.
         discrete: whether it takes discrete actions; if not, continuous ones.
         either: whether it takes both; most is then tested on those of `discrete`.
+        plays: whether it plays episodes while it learns.
     """
 
     make: Callable[..., Any]
@@ -62,6 +66,7 @@ class Row:
     params: Callable[[Any], Any]
     discrete: bool = True
     either: bool = False
+    plays: bool = True
 
     @property
     def env(self):
@@ -105,6 +110,29 @@ def off_policy(algorithm, network, **tiny):
 def first_order(algorithm, network, **tiny):
     shape = {"num_envs": 4, "rollout_length": 8, "learning_rate": 1e-3, "normalize_observations": True}
     return lambda env, **changes: algorithm(env=env, network=network, **(shape | tiny | changes))
+
+
+def demonstrations(env, num_episodes=16):
+    """Episodes of four steps in start states. The action is as large as the first number of the observation."""
+    rows = 4 * num_episodes
+    obs = np.asarray(jax.vmap(env.reset)(jax.random.split(jax.random.key(9), rows)).obs)
+    number = obs.reshape(rows, -1)[:, 0].astype(np.float32)
+    space = env.action_space
+    if isinstance(space, purerl.Discrete):
+        action = np.where(number > 0, space.n - 1, 0).astype(np.int32)
+    else:
+        action = np.clip(np.broadcast_to(number.reshape(rows, 1), (rows, *space.shape)), *space.bounds)
+    ends = np.arange(rows) % 4 == 3
+    starts = np.arange(0, rows, 4, dtype=np.int32)
+    reward = np.ones(rows, np.float32)
+    return Demonstrations(
+        obs, action, reward, ~ends & ends, ends, obs, starts, env.observation_space, env.action_space
+    )
+
+
+def bc(env, **changes):
+    tiny = {"batch_size": 16, "learning_rate": 1e-3, "network": NETWORK, "normalize_observations": True}
+    return BC(env=env, demonstrations=demonstrations(env), **(tiny | changes))
 
 
 ON_PROBE = {
@@ -281,6 +309,14 @@ ALGORITHMS = {
         None,
         lambda state: state.params,
         discrete=False,
+    ),
+    "bc": Row(
+        bc,
+        {"num_epochs": 2, "learning_rate": 5e-3, "normalize_observations": False},
+        None,
+        lambda state: state.params,
+        either=True,
+        plays=False,
     ),
     "shac": Row(
         first_order(SHAC, ActorCritic(TINY, squash=True, initial_std=0.4), num_epochs=2, num_minibatches=2),

@@ -1,4 +1,4 @@
-"""The command line: ``purerl train``, ``evaluate``, ``plot``, ``diagnose``, ``envs`` and ``algorithms``.
+"""The command line: ``purerl train``, ``evaluate``, ``record``, ``plot``, ``diagnose``, ``envs`` and ``algorithms``.
 
 Modules that import JAX are imported when a command needs them, after the thread pool is chosen: help is immediate.
 """
@@ -20,6 +20,7 @@ from purerl.errors import InputError, unknown
 COMMANDS = {
     "train": ("train", "command", "train agents, or resume a run"),
     "evaluate": ("evaluate", "command", "play complete episodes with the agents of a run, or with a planner"),
+    "record": ("record", "command", "write episodes of a run's agent, or of a planner, to a file of demonstrations"),
     "plot": ("plot", "command", "draw the learning curves of runs"),
     "diagnose": ("diagnose", "command", "find out how far gradients through an environment can be trusted"),
     "envs": ("listing", "environments", "list environments with their spaces"),
@@ -34,6 +35,8 @@ EXAMPLES = """\
   purerl train --resume runs/cartpole
   purerl evaluate runs/cartpole --episodes 128
   purerl evaluate smooth/pendulum --controller mppi
+  purerl record runs/cartpole --episodes 10 --out demos.npz
+  purerl train bc CartPole-v1 --demonstrations demos.npz
   purerl plot runs/cartpole
   purerl diagnose Pendulum-v1
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from purerl import presets
-from purerl.cli import flags, schedules
+from purerl.cli import flags, schedules, sources
 from purerl.cli.config import RunConfig, is_learning_rate, versions
 from purerl.cli.fields import hyperparameters as tunable_fields
 from purerl.cli.fields import kind_of, plain_defaults, within_of
@@ -89,7 +89,7 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         algorithm=algorithm,
         env=env,
         env_options={**start.env, **flags.given_in(simulator, given, flags.ENV_PREFIX)},
-        hyperparameters=_with_steps(hyperparameters, requested),
+        hyperparameters=sources.described(algorithm_type, _with_steps(hyperparameters, requested)),
         optimizer=_with_steps(chosen, requested),
         network=complete_network(algorithm_type, start.network, flags.given_in(network, given)),
         vary=_vary(given.get("vary", []), algorithm_type, chosen, given),
@@ -259,6 +259,8 @@ def _vary(
             # None is structure, not a number: it cannot differ within one program.
             kind, within = (kind_of(fields[name]) or "").removesuffix(" | None"), within_of(fields[name])
             kind = kind.replace("scalar", "float")
+            if sources.source_of(fields[name]):
+                raise InputError(f"--vary {spelled}: it is no number and cannot differ within one run")
             if fields[name].metadata.get("static", False):
                 raise InputError(f"--vary {spelled}: it shapes the compiled program and cannot differ within one run")
         flag = Flag(f"vary {spelled}", kind, "", within=within, many=True)
