@@ -136,7 +136,7 @@ class Box:
         return jnp.clip(scaled, low, high).astype(self.dtype)
 
     def to_unit(self, element: jax.Array) -> jax.Array:
-        """Numbers in ``[-1, 1]`` that `from_unit` maps to `element`, float32; any leading axes.
+        """Numbers in ``[-1, 1]`` that `from_unit` maps to `element`, float32.
 
         Entries with a single bound, or with none, are not limited to ``[-1, 1]`` on their open side. An integer is
         mapped to the middle of its part of ``[-1, 1]``.

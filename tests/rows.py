@@ -115,7 +115,8 @@ def first_order(algorithm, network, **tiny):
 def demonstrations(env, num_episodes=16):
     """Episodes of four steps in start states. The action is as large as the first number of the observation."""
     rows = 4 * num_episodes
-    obs = np.asarray(jax.vmap(env.reset)(jax.random.split(jax.random.key(9), rows)).obs)
+    with jax.ensure_compile_time_eval():  # also while a test traces what makes the algorithm
+        obs = np.asarray(jax.vmap(env.reset)(jax.random.split(jax.random.key(9), rows)).obs)
     number = obs.reshape(rows, -1)[:, 0].astype(np.float32)
     space = env.action_space
     if isinstance(space, purerl.Discrete):
@@ -125,9 +126,7 @@ def demonstrations(env, num_episodes=16):
     ends = np.arange(rows) % 4 == 3
     starts = np.arange(0, rows, 4, dtype=np.int32)
     reward = np.ones(rows, np.float32)
-    return Demonstrations(
-        obs, action, reward, ~ends & ends, ends, obs, starts, env.observation_space, env.action_space
-    )
+    return Demonstrations(obs, action, reward, ~ends & ends, ends, obs, starts, env.observation_space, env.action_space)
 
 
 def bc(env, **changes):

@@ -182,6 +182,6 @@ class BC:
         """Mean loss over these rows."""
         obs = jnp.asarray(self.demonstrations.obs)[indices]
         action = jnp.asarray(self.demonstrations.action)[indices]
-        label = label_of(self.env.action_space, action)
+        label = jax.vmap(lambda action: label_of(self.env.action_space, action))(action)
         obs = preprocess(self.env.observation_space, state.obs_stats, obs)
         return cloning_loss(self._network, params, self.loss, obs, label)

@@ -89,7 +89,7 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         algorithm=algorithm,
         env=env,
         env_options={**start.env, **flags.given_in(simulator, given, flags.ENV_PREFIX)},
-        hyperparameters=sources.described(algorithm_type, _with_steps(hyperparameters, requested)),
+        hyperparameters=_with_steps(sources.described(algorithm_type, hyperparameters), requested),
         optimizer=_with_steps(chosen, requested),
         network=complete_network(algorithm_type, start.network, flags.given_in(network, given)),
         vary=_vary(given.get("vary", []), algorithm_type, chosen, given),

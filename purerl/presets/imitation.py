@@ -9,7 +9,7 @@ ROWS = (
     Row(
         "bc",
         "purerl.algorithms.bc:BC",
-        "any",
+        "discrete, continuous",
         "behaviour cloning: maximum likelihood of an expert's actions",
         base=Preset(total_steps=500_000),
     ),

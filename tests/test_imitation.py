@@ -1,0 +1,153 @@
+"""Known answers of learning from an expert."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rows
+from helpers import learn
+from probes import Target
+
+import purerl
+from purerl import BC, MLP, ActorCritic, Box, DeterministicPolicy, Discrete, InputError, struct
+from purerl.algorithms.bc import Loss
+from purerl.learning.cloning import label_of
+
+WEIGHTS = np.float32([[0.3, -0.2], [0.1, 0.25], [-0.15, 0.05]])
+"""Of the linear expert, from three observations to two actions in ``[-1, 1]``."""
+
+
+@struct.dataclass
+class Spaces:
+    """An environment of which only the spaces are used."""
+
+    observation_space: purerl.spaces.Space = struct.field(static=True)
+    action_space: purerl.spaces.Space = struct.field(static=True)
+
+    def reset(self, key):
+        raise NotImplementedError
+
+    def step(self, key, state, action):
+        raise NotImplementedError
+
+
+def given(env, obs, action):
+    """Demonstrations of single steps."""
+    rows = len(obs)
+    ends, starts = np.ones(rows, bool), np.arange(rows, dtype=np.int32)
+    spaces = env.observation_space, env.action_space
+    return purerl.Demonstrations(obs, action, np.zeros(rows, np.float32), ends, ~ends, obs, starts, *spaces)
+
+
+def test_cloning_a_linear_gaussian_expert_recovers_weights_and_deviation():
+    """Maximum likelihood is least squares, and the deviation that of the residuals."""
+    env = Spaces(Box((3,)), Box((2,), -10.0, 10.0))
+    rng = np.random.default_rng(0)
+    obs = rng.normal(size=(1024, 3)).astype(np.float32)
+    unit = obs @ WEIGHTS + 0.1 * rng.normal(size=(1024, 2)).astype(np.float32)
+    demonstrations = given(env, obs, np.float32(10.0 * np.clip(unit, -1, 1)))
+    # One linear layer: the trunk passes the observation on.
+    network = ActorCritic(trunk=Identity())
+    agent = BC(env=env, demonstrations=demonstrations, network=network, batch_size=1024, held_out=0.0)
+    state = learn(struct.replace(agent, learning_rate=2e-2), 0, 600)
+    head = state.params["params"]["actor_head"]
+    solved, *_ = np.linalg.lstsq(np.c_[obs, np.ones(1024)], np.clip(unit, -1, 1), rcond=None)
+    np.testing.assert_allclose(head["kernel"], solved[:3], atol=2e-3)
+    np.testing.assert_allclose(head["kernel"], WEIGHTS, atol=2e-2)
+    residual = np.clip(unit, -1, 1) - np.c_[obs, np.ones(1024)] @ solved
+    np.testing.assert_allclose(np.exp(state.params["params"]["log_std"]["value"]), residual.std(axis=0), rtol=0.02)
+
+
+class Identity(MLP):
+    """A trunk without layers."""
+
+    def __call__(self, obs):
+        return obs
+
+
+def test_cloning_on_a_table_gives_the_empirical_frequencies():
+    env = Spaces(Discrete(3), Discrete(2))
+    obs = np.int32([0] * 10 + [1] * 10 + [2] * 10)
+    action = np.int32([0] * 2 + [1] * 8 + [0] * 5 + [1] * 5 + [0] * 9 + [1] * 1)
+    network = ActorCritic(trunk=Identity())
+    agent = BC(env=env, demonstrations=given(env, obs, action), network=network, held_out=0.0, learning_rate=5e-2)
+    state = learn(agent, 0, 600)
+    logits = agent._network.apply(state.params, jnp.eye(3)[0], method="actor").logits
+    probabilities = [
+        jax.nn.softmax(agent._network.apply(state.params, jnp.eye(3)[i], method="actor").logits)[1] for i in range(3)
+    ]
+    assert logits.shape == (2,)
+    np.testing.assert_allclose(probabilities, [0.8, 0.5, 0.1], atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("network", "loss"),
+    [
+        (ActorCritic(MLP((16,)), squash=True), Loss.LIKELIHOOD),
+        (ActorCritic(MLP((16,))), Loss.SQUARED_ERROR),
+        (DeterministicPolicy(MLP((16,))), Loss.SQUARED_ERROR),
+    ],
+)
+def test_other_policies_find_the_experts_actions(network, loss):
+    agent = rows.bc(Target(), network=network, loss=loss, learning_rate=1e-2, num_epochs=8)
+    policy = agent.policy(learn(agent, 1, 100), explore=False)
+    actions = [policy.act(jax.random.key(0), policy.carry, jnp.full((1,), obs))[0][0] for obs in (-1.0, 1.0)]
+    np.testing.assert_allclose(actions, [-1.0, 1.0], atol=0.1)
+
+
+def test_held_out_rows_are_not_learned_from():
+    """Labels of the last quarter contradict the others: what is learned contradicts them."""
+    env = Spaces(Discrete(2), Discrete(2))
+    obs = np.tile(np.int32([0, 1]), 32)
+    action = np.where(np.arange(64) < 48, obs, 1 - obs).astype(np.int32)
+    agent = BC(env=env, demonstrations=given(env, obs, action), held_out=0.25, batch_size=16, learning_rate=1e-2)
+    assert agent.steps_per_iteration == 48
+    state = learn(agent, 0, 30)
+    _, metrics = agent.step(state)
+    assert metrics["accuracy"].value == 1.0
+    assert metrics["held_out_accuracy"].value == 0.0
+    assert metrics["held_out_loss"].value > 1.0 > metrics["loss"].value
+
+
+def test_a_rest_of_rows_that_fills_no_minibatch_is_left_to_other_epochs():
+    env = Spaces(Discrete(7), Discrete(7))
+    numbers = np.arange(7, dtype=np.int32)
+    agent = BC(env=env, demonstrations=given(env, numbers, numbers), held_out=0.0, batch_size=3, learning_rate=1e-2)
+    assert (agent.steps_per_iteration, agent.minibatch_rows) == (6, 3)
+    _, metrics = agent.step(learn(agent, 0, 200))
+    assert metrics["accuracy"].value == 1.0
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        Box((2,), (-3.0, 0.0), (1.0, 4.0)),
+        Box((2,), -np.inf, np.inf),
+        Box((2,), 0.0, np.inf),
+        Box((2,), -np.inf, 5.0),
+        Box((2,), -2, 3, np.int8),
+        Box((2,), dtype=np.int32),
+    ],
+)
+def test_a_label_becomes_the_action_again(space):
+    for seed in range(20):
+        action = space.sample(jax.random.key(seed))
+        np.testing.assert_allclose(space.from_unit(label_of(space, action)), action, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": "mse"}, "loss must be one of"),
+        ({"loss": Loss.SQUARED_ERROR}, "the squared error is for continuous actions"),
+        ({"network": ActorCritic(memory=purerl.GRU(4))}, "needs a network without memory"),
+        ({"demonstrations": 3}, r"demonstrations must be purerl.Demonstrations, got 3"),
+        ({"demonstrations": rows.demonstrations(Target())}, "the demonstrations have observations"),
+        ({"held_out": 0.999}, "leaves none of 64 rows"),
+    ],
+)
+def test_what_does_not_fit_is_one_clear_error(changes, message):
+    env = purerl.make("CartPole-v1")
+    tiny = {"demonstrations": rows.demonstrations(env)}
+    with pytest.raises(InputError, match=message):
+        BC(env=env, **(tiny | changes))
