@@ -18,6 +18,7 @@ from purerl import types as types
 from purerl.algorithms.a2c import A2C as A2C
 from purerl.algorithms.apg import APG as APG
 from purerl.algorithms.bc import BC as BC
+from purerl.algorithms.dagger import DAgger as DAgger
 from purerl.algorithms.ddpg import DDPG as DDPG
 from purerl.algorithms.discrete_sac import DiscreteSAC as DiscreteSAC
 from purerl.algorithms.dqn import DQN as DQN

@@ -29,6 +29,7 @@ from purerl import (
     TD3,
     TRPO,
     ActorCritic,
+    DAgger,
     Demonstrations,
     DeterministicActorCritic,
     DeterministicPolicy,
@@ -131,7 +132,22 @@ def demonstrations(env, num_episodes=16):
 
 def bc(env, **changes):
     tiny = {"batch_size": 16, "learning_rate": 1e-3, "network": NETWORK, "normalize_observations": True}
-    return BC(env=env, demonstrations=demonstrations(env), **(tiny | changes))
+    return BC(env=env, **({"demonstrations": demonstrations(env)} | tiny | changes))
+
+
+def _first_number(env, key, carry, obs):
+    number = jnp.ravel(obs)[0].astype(jnp.float32)
+    if isinstance(env.action_space, purerl.Discrete):
+        return jnp.where(number > 0, env.action_space.n - 1, 0), carry, {}
+    low, high = env.action_space.bounds
+    return jnp.clip(jnp.broadcast_to(number, env.action_space.shape), low, high), carry, {}
+
+
+def dagger(env, **changes):
+    expert = {"expert": purerl.Policy(jax.tree_util.Partial(_first_number, env))}
+    shape = {"num_envs": 4, "rollout_length": 8, "updates_per_iteration": 2, "batch_size": 16, "buffer_size": 320}
+    tiny = shape | {"learning_rate": 1e-3, "network": NETWORK, "normalize_observations": True}
+    return DAgger(env=env, **(expert | tiny | changes))
 
 
 ON_PROBE = {
@@ -316,6 +332,13 @@ ALGORITHMS = {
         lambda state: state.params,
         either=True,
         plays=False,
+    ),
+    "dagger": Row(
+        dagger,
+        {"updates_per_iteration": 8, "batch_size": 32, "learning_rate": 5e-3, "normalize_observations": False},
+        None,
+        lambda state: state.params,
+        either=True,
     ),
     "shac": Row(
         first_order(SHAC, ActorCritic(TINY, squash=True, initial_std=0.4), num_epochs=2, num_minibatches=2),

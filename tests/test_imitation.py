@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import rows
 from helpers import learn
-from probes import Target
+from jax.tree_util import Partial
+from probes import Fork, Target
 
 import purerl
-from purerl import BC, MLP, ActorCritic, Box, DeterministicPolicy, Discrete, InputError, struct
+from purerl import BC, MLP, ActorCritic, Box, DeterministicPolicy, Discrete, InputError, Policy, struct
 from purerl.algorithms.bc import Loss
 from purerl.learning.cloning import label_of
 
@@ -151,3 +152,80 @@ def test_what_does_not_fit_is_one_clear_error(changes, message):
     tiny = {"demonstrations": rows.demonstrations(env)}
     with pytest.raises(InputError, match=message):
         BC(env=env, **(tiny | changes))
+
+
+# DAgger
+
+
+def test_with_beta_1_the_expert_acts_and_the_data_are_its_own():
+    """As for behaviour cloning: the observations are those of the expert's episodes, the labels what it did there."""
+    env, expert = Fork(continuous=True), Policy(Partial(_alternating))
+    agent = rows.dagger(env, expert=expert, beta=1.0, normalize_observations=False)
+    state, _ = agent.step(agent.init(jax.random.key(0)))
+    obs = np.asarray(state.replay.obs[:8]).reshape(-1, 3)
+    label = np.asarray(state.replay.action[:8]).reshape(-1, 2)
+    expected = env.action_space.to_unit(np.float32([0.0, 3.0]))
+    np.testing.assert_allclose(label, np.sign(obs[:, :1]) * np.asarray(expected), atol=1e-6)
+    # The observation tells the last action, which was the expert's too.
+    later = np.abs(obs[:, 0]) > 1
+    taken = env.scale(np.sign(obs[later, :1]) * np.asarray(expected))
+    np.testing.assert_allclose(obs[later, 1:], taken, atol=1e-5)
+
+
+def _alternating(key, carry, obs):
+    """Depends on the observation's sign; not clipped by the bounds [-3, 1] and [0, 4]."""
+    low, high = np.float32([-3.0, 0.0]), np.float32([1.0, 4.0])
+    unit = 0.5 * jnp.sign(obs[0])
+    return low + 0.5 * (unit + 1.0) * (high - low), carry, {}
+
+
+def test_with_beta_0_the_learner_acts_and_the_expert_labels():
+    env = Fork(continuous=True)
+    agent = rows.dagger(env, expert=Policy(Partial(_alternating)), beta=0.0, normalize_observations=False)
+    state, metrics = agent.step(agent.init(jax.random.key(0)))
+    obs, label = (np.asarray(leaf[:8]).reshape(-1, leaf.shape[-1]) for leaf in (state.replay.obs, state.replay.action))
+    np.testing.assert_allclose(label, 0.5 * np.sign(obs[:, :1]) * np.ones((1, 2)), atol=1e-6)
+    later = np.abs(obs[:, 0]) > 1
+    assert np.std(obs[later, 1]) > 0.3, "actions of a fresh policy, sampled"
+    assert metrics["beta"].value == 0.0
+
+
+def test_the_share_of_the_experts_actions_is_beta():
+    env = Fork(continuous=True)
+    agent = rows.dagger(env, expert=Policy(Partial(_alternating)), beta=0.3, num_envs=64, buffer_size=64 * 8)
+    state, _ = agent.step(agent.init(jax.random.key(0)))
+    obs = np.asarray(state.replay.obs[:8]).reshape(-1, 3)
+    later = np.abs(obs[:, 0]) > 1
+    taken = env.scale(0.5 * np.sign(obs[later, :1]) * np.ones((1, 2), np.float32))
+    share = np.mean(np.all(np.abs(obs[later, 1:] - taken) < 1e-5, axis=1))
+    np.testing.assert_allclose(share, 0.3, atol=4 * np.sqrt(0.3 * 0.7 / later.sum()))
+
+
+def test_a_planner_labels_what_the_learner_sees():
+    """The planner needs the state; the learner has the environment's own observations."""
+    env = purerl.make("Pendulum-v1", episode_length=20)
+    planner = purerl.control.Shooting(horizon=2, num_iterations=2)
+    agent = rows.dagger(env, expert=planner, beta=1.0, num_envs=2, rollout_length=4, buffer_size=8)
+    state, _ = jax.jit(agent.step)(agent.init(jax.random.key(0)))
+    assert state.replay.obs.shape[-1] == 3
+    # The first labels are what the planner does in the states that `init` drew.
+    start = jax.tree.map(lambda leaf: leaf[0], agent.init(jax.random.key(0)).rollout)
+    plan = planner.plan(env, start.timestep.state, jax.random.key(1), start.carry[1])
+    np.testing.assert_allclose(state.replay.obs[0, 0], start.timestep.obs[0], rtol=1e-6)
+    np.testing.assert_allclose(state.replay.action[0, 0], plan.actions[0] / 2.0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"expert": 3}, r"expert must be a purerl.Policy or a planner of purerl.control, got 3"),
+        ({"rollout_length": 1, "buffer_size": 4}, "rollout_length must be at least 2"),
+        ({"buffer_size": 100}, "the nearest is 96 or 128"),
+        ({"network": ActorCritic(memory=purerl.GRU(4))}, "needs a network without memory"),
+        ({"expert": Policy(Partial(_alternating))}, r"the expert's actions have shape \[2\], the environment has Disc"),
+        ({"expert": Policy(Partial(lambda key: key))}, "the expert cannot act on observations"),
+    ],
+)
+def test_an_expert_that_does_not_fit_is_one_clear_error(changes, message):
+    with pytest.raises(InputError, match=message):
+        rows.dagger(purerl.make("CartPole-v1"), **changes)

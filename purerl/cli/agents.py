@@ -1,11 +1,15 @@
-"""The agent of one member of a run, from its newest checkpoint."""
+"""Agents of runs, from their newest checkpoints, and other experts."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from purerl import references
+from purerl.cli import control
 from purerl.cli.config import RunConfig
 from purerl.cli.run_directory import RunDirectory
 from purerl.errors import InputError
@@ -65,6 +69,37 @@ def _best(run: RunDirectory) -> int:
     return max(sorted(last), key=lambda member: last[member], default=0)
 
 
-def policy_of(text: str) -> Any:
-    """Policy of the best member of the run in the directory `text`, without exploration."""
-    return load_agent(RunDirectory.open(Path(text))).policy
+def expert(text: str) -> Any:
+    """Policy or planner: the best agent of a run, a planner by its name with its defaults, or ``module:name``.
+
+    What a module calls so may be a `purerl.Policy`, a planner, or a function from an observation to an action.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if text in control.CONTROLLERS:
+        return control.planner_class(text)()
+    if os.path.exists(text):
+        return load_agent(RunDirectory.open(Path(text))).policy
+    if not references.is_reference(text):
+        raise InputError(
+            f"no expert {text!r}: it must be the directory of a run, a planner ({', '.join(control.CONTROLLERS)}), "
+            "or mypackage.mymodule:name"
+        )
+    found = references.find(text)
+    from purerl.physics.control import Planner
+    from purerl.types import Policy
+
+    if isinstance(found, Policy | Planner) and not isinstance(found, type):
+        return found
+    if not callable(found) or isinstance(found, type):
+        raise InputError(f"{text} is no purerl.Policy, no planner and no function, but {type(found).__name__}")
+    from jax.tree_util import Partial
+
+    return Policy(Partial(_act, Partial(found)))
+
+
+def _act(function: Callable[[Any], Any], key: Any, carry: Any, obs: Any) -> tuple[Any, Any, dict]:
+    import jax.numpy as jnp
+
+    return jnp.asarray(function(obs)), carry, {}

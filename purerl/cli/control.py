@@ -76,7 +76,7 @@ def build(usage: str, about: str, example: str, run: Group, controller: str, arg
     """
     if controller not in CONTROLLERS:
         raise unknown(f"{CONTROLLER.flag} value", controller, CONTROLLERS)
-    planner_type = _planner_class(controller)
+    planner_type = planner_class(controller)
     planner_group = flags.hyperparameter_group(controller, planner_type, Preset())
     if not argv or argv[0].startswith("-"):
         if _HELP & set(argv):
@@ -144,7 +144,8 @@ def _play(title: str, planner: Any, env: Any, num_episodes: int, seed: int) -> N
     print(f"done in {duration(seconds)}: {num_steps:,} steps, {1e3 * seconds / num_steps:.2g} ms each")
 
 
-def _planner_class(controller: str) -> Any:
+def planner_class(controller: str) -> Any:
+    """The class behind a name in `CONTROLLERS`."""
     from purerl.physics import control
 
     return getattr(control, CONTROLLERS[controller])

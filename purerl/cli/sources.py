@@ -36,7 +36,10 @@ class Source:
         return getattr(importlib.import_module(module), name)(text)
 
 
-SOURCES = {"Demonstrations": Source("FILE[:N]", "purerl.cli.sources:demonstrations")}
+SOURCES = {
+    "Demonstrations": Source("FILE[:N]", "purerl.cli.sources:demonstrations"),
+    "Expert": Source("RUN|PLANNER|MODULE:NAME", "purerl.cli.agents:expert"),
+}
 """Annotation of a field to its source, without ``| None``."""
 
 

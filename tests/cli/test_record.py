@@ -3,6 +3,7 @@
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,6 +96,27 @@ def test_a_planners_episodes_have_the_environments_observations(
     assert "2 episodes, 12 steps" in capsys.readouterr().out
 
 
+def right(obs: Any) -> int:
+    """An expert that the command line can name."""
+    return 1
+
+
+@pytest.mark.parametrize("named", ["{expert}/ppo", "test_record:right"])
+def test_dagger_asks_the_expert_that_was_named(
+    named: str, expert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    name = named.format(expert=expert)
+    run(
+        f"train dagger CartPole-v1 --expert {name} --total-steps 512 --updates-per-iteration 4 {TINY} "
+        f"--no-anneal --out {tmp_path}/dagger"
+    )
+    assert "evaluation over" in capsys.readouterr().out
+    run(f"train --resume {tmp_path}/dagger --total-steps 1024")
+    stored = json.loads((tmp_path / "dagger" / "config.json").read_text())["hyperparameters"]["expert"]
+    assert stored["source"] == (str(expert / "ppo") if "/" in named else named)
+
+
 CASES = [
     ("record", ["name one run directory"]),
     ("record {expert}/ppo", ["name the file to write"]),
@@ -108,6 +130,12 @@ CASES = [
     ("train bc CartPole-v1 --demonstrations {tmp}/damaged.npz", ["damaged.npz", "or damaged"]),
     ("train bc CartPole-v1 --demonstrations {expert}/demos:6", ["there are 5 demonstrated episodes, 6"]),
     ("train bc Acrobot-v1 --demonstrations {expert}/demos", ["demonstrations of CartPole-v1 have observations"]),
+    ("train dagger CartPole-v1", ["dagger has no default for expert: give --expert"]),
+    ("train dagger CartPole-v1 --expert mpi", ["no expert 'mpi'", "mppi", "mypackage.mymodule:name"]),
+    ("train dagger CartPole-v1 --expert json:nothing", ["unknown object in json"]),
+    ("train dagger CartPole-v1 --expert json:JSONDecoder", ["no purerl.Policy, no planner and no function"]),
+    ("train dagger CartPole-v1 --expert {expert}", ["no run in", "no config.json"]),
+    ("train dagger Acrobot-v1 --expert {expert}/ppo", ["the expert cannot act on observations"]),
     ("train bc CartPole-v1 --demonstrations {expert}/demos --vary demonstrations=1,2", ["--vary demonstrations"]),
 ]
 
