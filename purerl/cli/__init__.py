@@ -1,4 +1,4 @@
-"""The command line: ``purerl train``, ``evaluate``, ``record``, ``plot``, ``diagnose``, ``envs`` and ``algorithms``.
+"""The command line: ``purerl train``, ``evaluate``, ``record``, ``plot``, ``transfer``, ``diagnose``, ``solve``, lists.
 
 Modules that import JAX are imported when a command needs them, after the thread pool is chosen: help is immediate.
 """
@@ -22,7 +22,9 @@ COMMANDS = {
     "evaluate": ("evaluate", "command", "play complete episodes with the agents of a run, or with a planner"),
     "record": ("record", "command", "write episodes of a run's agent, or of a planner, to a file of demonstrations"),
     "plot": ("plot", "command", "draw the learning curves of runs"),
+    "transfer": ("transfer", "command", "play with the agents of runs in shifted environments"),
     "diagnose": ("diagnose", "command", "find out how far gradients through an environment can be trusted"),
+    "solve": ("solve", "command", "solve a finite environment exactly, or show the table that a run has learned"),
     "envs": ("listing", "environments", "list environments with their spaces"),
     "algorithms": ("listing", "algorithms", "list algorithms, or all about one"),
 }
@@ -38,7 +40,9 @@ EXAMPLES = """\
   purerl record runs/cartpole --episodes 10 --out demos.npz
   purerl train bc CartPole-v1 --demonstrations demos.npz
   purerl plot runs/cartpole
+  purerl transfer runs/cartpole --shift params.length=0.25:2:8
   purerl diagnose Pendulum-v1
+  purerl solve grid/trap --gamma 1 --out trap.png
 """
 
 USER_ERROR, INTERRUPTED, NO_READER = 2, 130, 141

@@ -5,6 +5,12 @@ from __future__ import annotations
 from purerl.presets.row import Row
 from purerl.presets.settings import Preset
 
+_GAIL = Preset(reward_model={"reward_model": "gail"}, hyperparameters={"entropy_coef": 0.0})
+
+_GAIL_ON_PENDULUM = _GAIL.extended(
+    hyperparameters={"num_envs": 16, "rollout_length": 128, "num_epochs": 10, "num_minibatches": 16, "gamma": 0.95}
+)
+
 ROWS = (
     Row(
         "bc",
@@ -19,5 +25,14 @@ ROWS = (
         "discrete, continuous",
         "bc on the states of the learner, labelled by the expert (Ross et al. 2011)",
         base=Preset(hyperparameters={"beta": "linear:1:0:10%"}, total_steps=51_200),
+    ),
+    Row(
+        "gail",
+        "purerl.algorithms.ppo:PPO",
+        "discrete, continuous",
+        "ppo on the rewards of a discriminator between expert and agent (Ho & Ermon 2016)",
+        base=_GAIL,
+        generic=lambda env: _GAIL,
+        tuned={"Pendulum-v1": _GAIL_ON_PENDULUM},
     ),
 )
