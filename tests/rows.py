@@ -41,6 +41,7 @@ from purerl import (
     TDControl,
     TDRule,
 )
+from purerl.learning.discriminator import Discriminator
 from purerl.learning.optimizers import Adam
 from purerl.learning.schedules import LinearSchedule
 from purerl.learning.sequences import apply_over_time
@@ -164,6 +165,11 @@ def dagger(env, **changes):
     shape = {"num_envs": 4, "rollout_length": 8, "updates_per_iteration": 2, "batch_size": 16, "buffer_size": 320}
     tiny = shape | {"learning_rate": 1e-3, "network": NETWORK, "normalize_observations": True}
     return DAgger(env=env, **(expert | tiny | changes))
+
+
+def gail(env, **changes):
+    model = Discriminator(demonstrations(env), hidden_sizes=(16,), num_minibatches=2, learning_rate=1e-2)
+    return ppo(env, **({"reward_model": model} | changes))
 
 
 ON_PROBE = {
@@ -368,6 +374,7 @@ ALGORITHMS = {
         lambda state: state.params,
         either=True,
     ),
+    "gail": Row(gail, PPO_ON_PROBE, None, lambda state: state.params, either=True),
     "shac": Row(
         first_order(SHAC, ActorCritic(TINY, squash=True, initial_std=0.4), num_epochs=2, num_minibatches=2),
         {"learning_rate": 1e-2, "critic_learning_rate": 1e-2, "num_epochs": 8, "normalize_observations": False},

@@ -13,6 +13,7 @@ import purerl
 from purerl import BC, MLP, ActorCritic, Box, DeterministicPolicy, Discrete, InputError, Policy, struct
 from purerl.algorithms.bc import Loss
 from purerl.learning.cloning import label_of
+from purerl.learning.discriminator import Discriminator, Sign
 
 WEIGHTS = np.float32([[0.3, -0.2], [0.1, 0.25], [-0.15, 0.05]])
 """Of the linear expert, from three observations to two actions in ``[-1, 1]``."""
@@ -229,3 +230,94 @@ def test_a_planner_labels_what_the_learner_sees():
 def test_an_expert_that_does_not_fit_is_one_clear_error(changes, message):
     with pytest.raises(InputError, match=message):
         rows.dagger(purerl.make("CartPole-v1"), **changes)
+
+
+# GAIL
+
+
+def _discriminator(**changes):
+    none = {"gradient_penalty": 0.0, "entropy_coef": 0.0, "num_minibatches": 1, "hidden_sizes": (16,)}
+    return lambda demonstrations: Discriminator(demonstrations, **(none | {"learning_rate": 1e-2} | changes))
+
+
+def _table(counts):
+    """Observations and actions, of two each, as often as `counts` ``[2, 2]`` says."""
+    pairs = [(s, a) for s in range(2) for a in range(2) for _ in range(counts[s][a])]
+    return (np.int32(column) for column in zip(*pairs, strict=True))
+
+
+TABLE = Spaces(Discrete(2), Discrete(2))
+
+
+def _learned(model, agent_counts, iterations):
+    obs, action = _table(agent_counts)
+    zeros, ends = np.zeros(len(obs), np.float32), np.zeros(len(obs), bool)
+    steps = purerl.Transition(obs, action, zeros, ends, ends, obs, {})
+    steps = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], steps)
+
+    def learn(state, key):
+        state, reward, metrics = model.learn(TABLE, state, steps, key)
+        return state, (reward, metrics)
+
+    state = model.init(TABLE, 1, jax.random.key(0))
+    return jax.lax.scan(learn, state, jax.random.split(jax.random.key(1), iterations))
+
+
+def test_the_optimal_discriminator_is_the_log_ratio_of_densities():
+    expert, agent = np.array([[40, 20], [10, 30]]), np.array([[10, 30], [40, 20]])
+    model = _discriminator(learning_rate=3e-3)(given(TABLE, *_table(expert)))
+    state, _ = _learned(model, agent, 3000)
+    logits = [[float(model.logit(TABLE, state, jnp.int32(s), jnp.int32(a))) for a in range(2)] for s in range(2)]
+    np.testing.assert_allclose(logits, np.log(expert / agent), atol=0.25)
+
+
+@pytest.mark.parametrize(
+    ("sign", "expected"),
+    [(Sign.POSITIVE, np.log1p(np.exp(0.7))), (Sign.NEGATIVE, -np.log1p(np.exp(-0.7))), (Sign.BOTH, 0.7)],
+)
+def test_rewards_of_a_logit(sign, expected):
+    model = _discriminator(sign=sign)(rows.demonstrations(Target()))
+    np.testing.assert_allclose(model._reward(jnp.float32(0.7)), expected, rtol=1e-6)
+
+
+def test_a_discriminator_that_never_learns_pays_the_same_for_every_step():
+    expert = np.array([[40, 20], [10, 30]])
+    model = _discriminator(learning_rate=0.0)(given(TABLE, *_table(expert)))
+    _, (rewards, metrics) = _learned(model, expert, 3)
+    np.testing.assert_allclose(rewards, np.log(2.0), atol=0.02)
+    np.testing.assert_array_equal(rewards[0], rewards[2])
+    assert {"discriminator_loss", "reward"} <= metrics.keys()
+
+
+def test_gradient_penalty_and_entropy_keep_the_discriminator_from_certainty():
+    expert, agent = np.array([[50, 0], [0, 50]]), np.array([[0, 50], [50, 0]])
+
+    def largest(**changes):
+        model = _discriminator(**changes)(given(TABLE, *_table(expert)))
+        _, (_, metrics) = _learned(model, agent, 300)
+        return float(metrics["discriminator_loss"].value[-1])
+
+    free = largest()
+    assert free < 0.1
+    assert largest(gradient_penalty=1.0) > 2.0 * free
+    assert largest(entropy_coef=0.5) > 2.0 * free
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"demonstrations": 3}, r"demonstrations must be purerl.Demonstrations, got 3"),
+        ({"sign": 1}, "sign must be one of"),
+        ({"hidden_sizes": (0,)}, "hidden_sizes must be"),
+    ],
+)
+def test_a_discriminator_that_does_not_fit_is_one_clear_error(changes, message):
+    with pytest.raises(InputError, match=message):
+        Discriminator(**({"demonstrations": rows.demonstrations(Target())} | changes))
+
+
+def test_demonstrations_of_another_environment_are_refused_before_anything_compiles():
+    env = purerl.make("CartPole-v1")
+    agent = rows.gail(env, reward_model=Discriminator(rows.demonstrations(Target())))
+    with pytest.raises(InputError, match="the demonstrations have observations"):
+        jax.eval_shape(agent.init, jax.random.key(0))

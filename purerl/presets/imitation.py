@@ -7,8 +7,18 @@ from purerl.presets.settings import Preset
 
 _GAIL = Preset(reward_model={"reward_model": "gail"}, hyperparameters={"entropy_coef": 0.0})
 
+# As for ppo there.
 _GAIL_ON_PENDULUM = _GAIL.extended(
-    hyperparameters={"num_envs": 16, "rollout_length": 128, "num_epochs": 10, "num_minibatches": 16, "gamma": 0.95}
+    hyperparameters={
+        "num_envs": 8,
+        "rollout_length": 256,
+        "num_epochs": 10,
+        "num_minibatches": 16,
+        "learning_rate": 5e-4,
+        "gamma": 0.98,
+        "normalize_rewards": True,
+    },
+    total_steps=600_000,
 )
 
 ROWS = (
@@ -32,7 +42,6 @@ ROWS = (
         "discrete, continuous",
         "ppo on the rewards of a discriminator between expert and agent (Ho & Ermon 2016)",
         base=_GAIL,
-        generic=lambda env: _GAIL,
         tuned={"Pendulum-v1": _GAIL_ON_PENDULUM},
     ),
 )

@@ -117,6 +117,19 @@ def test_dagger_asks_the_expert_that_was_named(
     assert stored["source"] == (str(expert / "ppo") if "/" in named else named)
 
 
+def test_gail_and_its_baseline(expert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(
+        f"train gail CartPole-v1 --reward-model.demonstrations {expert}/demos:3 --total-steps 1024 {TINY} --no-anneal "
+        f"--reward-model.learning-rate 0 --reward-model.sign both --out {tmp_path}/gail"
+    )
+    assert "evaluation over" in capsys.readouterr().out
+    stored = json.loads((tmp_path / "gail" / "config.json").read_text())["reward_model"]
+    assert (stored["reward_model"], stored["sign"], stored["learning_rate"]) == ("gail", "both", 0.0)
+    assert stored["demonstrations"]["source"] == f"{expert}/demos:3"
+    run(f"train --resume {tmp_path}/gail --total-steps 2048")
+    assert (tmp_path / "gail" / "summary.json").exists()
+
+
 CASES = [
     ("record", ["name one run directory"]),
     ("record {expert}/ppo", ["name the file to write"]),
@@ -130,6 +143,9 @@ CASES = [
     ("train bc CartPole-v1 --demonstrations {tmp}/damaged.npz", ["damaged.npz", "or damaged"]),
     ("train bc CartPole-v1 --demonstrations {expert}/demos:6", ["there are 5 demonstrated episodes, 6"]),
     ("train bc Acrobot-v1 --demonstrations {expert}/demos", ["demonstrations of CartPole-v1 have observations"]),
+    ("train gail CartPole-v1", ["gail needs demonstrations: give --reward-model.demonstrations"]),
+    ("train gail CartPole-v1 --reward-model.demonstrations {tmp}/damaged.npz", ["damaged.npz", "or damaged"]),
+    ("train gail Acrobot-v1 --reward-model.demonstrations {expert}/demos", ["of CartPole-v1 have observations"]),
     ("train dagger CartPole-v1", ["dagger has no default for expert: give --expert"]),
     ("train dagger CartPole-v1 --expert mpi", ["no expert 'mpi'", "mppi", "mypackage.mymodule:name"]),
     ("train dagger CartPole-v1 --expert json:nothing", ["unknown object in json"]),
