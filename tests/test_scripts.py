@@ -67,3 +67,24 @@ def test_the_ablation_of_reference_motions_ends_in_a_table_and_a_picture(tmp_pat
         assert f"| {variant} | 0." in table
     assert "| reference | 1 | | 1 | | 1.00 |" in table
     assert (tmp_path / "motion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_cloning_beside_dagger_is_measured_and_drawn(tmp_path: Path):
+    tiny = "--total-steps 1024 --eval-episodes 2 --eval-every 0 --hidden-sizes 8 --num-epochs 1"
+    run(
+        "-m",
+        "purerl",
+        "train",
+        "ppo",
+        "Pendulum-v1",
+        *tiny.split(),
+        "--num-envs",
+        "4",
+        "--out",
+        str(tmp_path / "expert"),
+    )
+    words = ["scripts/imitation.py", str(tmp_path / "expert"), "--seeds", "2", "--labels", "200", "400"]
+    out = run(*words, "--updates", "4", "--episodes", "2", "--out", str(tmp_path / "imitation.png"))
+    for name in ("bc, demonstrations from upright starts", "bc, demonstrations from all starts", "dagger"):
+        assert f"{name}, 400 labels: " in out
+    assert (tmp_path / "imitation.png").read_bytes().startswith(b"\x89PNG")
