@@ -16,6 +16,7 @@ import purerl
 from purerl import (
     A2C,
     APG,
+    BC,
     DDPG,
     DQN,
     GRU,
@@ -29,6 +30,8 @@ from purerl import (
     TD3,
     TRPO,
     ActorCritic,
+    DAgger,
+    Demonstrations,
     DeterministicActorCritic,
     DeterministicPolicy,
     DiscreteSAC,
@@ -38,6 +41,7 @@ from purerl import (
     TDControl,
     TDRule,
 )
+from purerl.learning.discriminator import Discriminator
 from purerl.learning.optimizers import Adam
 from purerl.learning.random_network_distillation import RandomNetworkDistillation
 from purerl.learning.schedules import LinearSchedule
@@ -59,6 +63,7 @@ class Row:
         params: those that the policy depends on, of a state.
         discrete: whether it takes discrete actions; if not, continuous ones.
         either: whether it takes both; most is then tested on those of `discrete`.
+        plays: whether it plays episodes while it learns.
         tabular: whether it takes discrete observations only.
     """
 
@@ -68,6 +73,7 @@ class Row:
     params: Callable[[Any], Any]
     discrete: bool = True
     either: bool = False
+    plays: bool = True
     tabular: bool = False
 
     @property
@@ -123,6 +129,48 @@ def off_policy(algorithm, network, **tiny):
 def first_order(algorithm, network, **tiny):
     shape = {"num_envs": 4, "rollout_length": 8, "learning_rate": 1e-3, "normalize_observations": True}
     return lambda env, **changes: algorithm(env=env, network=network, **(shape | tiny | changes))
+
+
+def demonstrations(env, num_episodes=16):
+    """Episodes of four steps in start states. The action is as large as the first number of the observation."""
+    rows = 4 * num_episodes
+    with jax.ensure_compile_time_eval():  # also while a test traces what makes the algorithm
+        obs = np.asarray(jax.vmap(env.reset)(jax.random.split(jax.random.key(9), rows)).obs)
+    number = obs.reshape(rows, -1)[:, 0].astype(np.float32)
+    space = env.action_space
+    if isinstance(space, purerl.Discrete):
+        action = np.where(number > 0, space.n - 1, 0).astype(np.int32)
+    else:
+        action = np.clip(np.broadcast_to(number.reshape(rows, 1), (rows, *space.shape)), *space.bounds)
+    ends = np.arange(rows) % 4 == 3
+    starts = np.arange(0, rows, 4, dtype=np.int32)
+    reward = np.ones(rows, np.float32)
+    return Demonstrations(obs, action, reward, ~ends & ends, ends, obs, starts, env.observation_space, env.action_space)
+
+
+def bc(env, **changes):
+    tiny = {"batch_size": 16, "learning_rate": 1e-3, "network": NETWORK, "normalize_observations": True}
+    return BC(env=env, **({"demonstrations": demonstrations(env)} | tiny | changes))
+
+
+def _first_number(env, key, carry, obs):
+    number = jnp.ravel(obs)[0].astype(jnp.float32)
+    if isinstance(env.action_space, purerl.Discrete):
+        return jnp.where(number > 0, env.action_space.n - 1, 0), carry, {}
+    low, high = env.action_space.bounds
+    return jnp.clip(jnp.broadcast_to(number, env.action_space.shape), low, high), carry, {}
+
+
+def dagger(env, **changes):
+    expert = {"expert": purerl.Policy(jax.tree_util.Partial(_first_number, env))}
+    shape = {"num_envs": 4, "rollout_length": 8, "updates_per_iteration": 2, "batch_size": 16, "buffer_size": 320}
+    tiny = shape | {"learning_rate": 1e-3, "network": NETWORK, "normalize_observations": True}
+    return DAgger(env=env, **(expert | tiny | changes))
+
+
+def gail(env, **changes):
+    model = Discriminator(demonstrations(env), hidden_sizes=(16,), num_minibatches=2, learning_rate=1e-2)
+    return ppo(env, **({"reward_model": model} | changes))
 
 
 ON_PROBE = {
@@ -319,6 +367,22 @@ ALGORITHMS = {
         lambda state: state.params,
         discrete=False,
     ),
+    "bc": Row(
+        bc,
+        {"num_epochs": 2, "learning_rate": 5e-3, "normalize_observations": False},
+        None,
+        lambda state: state.params,
+        either=True,
+        plays=False,
+    ),
+    "dagger": Row(
+        dagger,
+        {"updates_per_iteration": 8, "batch_size": 32, "learning_rate": 5e-3, "normalize_observations": False},
+        None,
+        lambda state: state.params,
+        either=True,
+    ),
+    "gail": Row(gail, PPO_ON_PROBE, None, lambda state: state.params, either=True),
     "shac": Row(
         first_order(SHAC, ActorCritic(TINY, squash=True, initial_std=0.4), num_epochs=2, num_minibatches=2),
         {"learning_rate": 1e-2, "critic_learning_rate": 1e-2, "num_epochs": 8, "normalize_observations": False},

@@ -50,6 +50,9 @@ def test_metrics_are_finite_means_with_constant_names(name):
     progress = last(iterate(algorithm, state, 16, every=8))
     assert set(progress.metrics) == names
     for metric, mean in progress.metrics.items():
+        if metric in ("episode_return", "episode_length") and not ALGORITHMS[name].plays:
+            assert mean.count == 0, metric
+            continue
         assert mean.count > 0, metric
         assert np.isfinite(mean.value), metric
 
@@ -57,7 +60,8 @@ def test_metrics_are_finite_means_with_constant_names(name):
 @every_algorithm
 def test_a_population_may_vary_every_numeric_leaf(name):
     algorithm = tiny(name)
-    leaves = [n for n in vars(algorithm) if isinstance(getattr(algorithm, n), float)]
+    fields = [f.name for f in dataclasses.fields(algorithm) if not f.metadata.get("static", False)]
+    leaves = [n for n in fields if isinstance(getattr(algorithm, n), float)]
     assert leaves
     varied = {n: np.float32([0.5, 0.6]) * getattr(algorithm, n) for n in leaves}
     population = Population(algorithm, 2, varied | ALGORITHMS[name].physics)
@@ -71,7 +75,8 @@ def test_new_hyper_parameters_do_not_compile_again(name):
     algorithm = tiny(name)
     learn(algorithm, 0, 1)
     programs = loop.advance._cache_size()
-    learn(tiny(name, learning_rate=5e-4, gamma=0.9), 1, 5, every=2)
+    others = {"learning_rate": 5e-4, "gamma": 0.9}
+    learn(tiny(name, **{n: value for n, value in others.items() if hasattr(algorithm, n)}), 1, 5, every=2)
     assert loop.advance._cache_size() == programs
 
 

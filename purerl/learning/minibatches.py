@@ -72,7 +72,7 @@ def minibatch_epochs(
     num_minibatches: int,
     stop: Callable[[Metrics], Array] | None = None,
 ) -> tuple[PyTree, Metrics]:
-    """Epochs of shuffled minibatches, each row once per epoch.
+    """Epochs of shuffled minibatches, each row once per epoch, but for a random rest that fills no minibatch.
 
     Args:
         update: ``(learner, indices, key) -> (learner, metrics)`` for the rows of one minibatch.
@@ -80,7 +80,7 @@ def minibatch_epochs(
         key: randomness.
         num_rows: rows of the batch.
         num_epochs: passes over the batch.
-        num_minibatches: updates per pass, a divisor of `num_rows`.
+        num_minibatches: updates per pass.
         stop: from the metrics of an epoch, whether to skip all later ones.
 
     Returns:
@@ -94,6 +94,7 @@ def minibatch_epochs(
         order_key, update_key = jax.random.split(key)
         # A single minibatch is the batch, in the order it has.
         order = jnp.arange(num_rows) if num_minibatches == 1 else shuffled_indices(order_key, num_rows)
+        order = order[: num_rows - num_rows % num_minibatches]
         keys = jax.random.split(update_key, num_minibatches)
         learner, metrics = lax.scan(minibatch, learner, (order.reshape(num_minibatches, -1), keys))
         return learner, merge(metrics)
