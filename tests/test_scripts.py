@@ -87,7 +87,20 @@ def test_curiosity_is_measured_and_drawn(tmp_path: Path):
 
 
 def test_cloning_beside_dagger_is_measured_and_drawn(tmp_path: Path):
-    tiny = "--total-steps 1024 --eval-episodes 2 --eval-every 0 --hidden-sizes 8 --num-epochs 1 --num-envs 4".split()
+    tiny = [
+        "--total-steps",
+        "1024",
+        "--eval-episodes",
+        "2",
+        "--eval-every",
+        "0",
+        "--hidden-sizes",
+        "8",
+        "--num-epochs",
+        "1",
+        "--num-envs",
+        "4",
+    ]
     run("-m", "purerl", "train", "ppo", "Pendulum-v1", *tiny, "--out", str(tmp_path / "expert"))
     words = ["scripts/imitation.py", str(tmp_path / "expert"), "--seeds", "2", "--labels", "200", "400"]
     out = run(*words, "--updates", "4", "--episodes", "2", "--out", str(tmp_path / "imitation.png"))
