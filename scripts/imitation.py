@@ -21,8 +21,10 @@ import purerl
 from purerl import struct
 from purerl.cli.agents import load_agent
 from purerl.cli.run_directory import RunDirectory
+from purerl.learning.cloning import Loss
 
 STEPS = 200  # of an episode
+RATE = 3e-3  # step size of Adam at the beginning
 
 
 @struct.dataclass
@@ -64,8 +66,10 @@ def returns(population, state, num_episodes, seed):
 
 def cloned(env, demonstrations, updates, args):
     """Returns after behaviour cloning with so many updates."""
-    agent = purerl.BC(env=env, demonstrations=demonstrations, held_out=0.0)
-    iterations = max(1, updates // max(1, demonstrations.num_rows // agent.batch_size))
+    agent = purerl.BC(env=env, demonstrations=demonstrations, held_out=0.0, loss=Loss.SQUARED_ERROR)
+    iterations = max(1, updates * agent.minibatch_rows // agent.steps_per_iteration)
+    rate = purerl.LinearSchedule(RATE, 0.0, float(iterations * agent.steps_per_iteration))
+    agent = struct.replace(agent, learning_rate=rate)
     population = purerl.Population(agent, args.seeds)
     state = jax.jit(population.init)(jax.random.key(args.seed))
     *_, progress = purerl.iterate(population, state, iterations, every=iterations)
@@ -81,6 +85,8 @@ def aggregated(env, expert, labels, updates, args):
         rollout_length=STEPS // 2,
         updates_per_iteration=max(1, updates * STEPS // labels[-1]),
         buffer_size=labels[-1],
+        loss=Loss.SQUARED_ERROR,
+        learning_rate=purerl.LinearSchedule(RATE, 0.1 * RATE, float(labels[-1])),
         beta=purerl.LinearSchedule(1.0, 0.0, float(STEPS)),  # the expert acts in the first iteration alone
     )
     population = purerl.Population(agent, args.seeds)
@@ -98,7 +104,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=2000)
     parser.add_argument("--labels", type=int, nargs="+", default=[400, 1600, 3200], help="multiples of 200, ascending")
-    parser.add_argument("--updates", type=int, default=5000)
+    parser.add_argument("--updates", type=int, default=20_000)
     parser.add_argument("--episodes", type=int, default=32)
     parser.add_argument("--out", type=Path, default=Path("imitation.png"))
     args = parser.parse_args()
