@@ -43,6 +43,7 @@ from purerl import (
 )
 from purerl.learning.discriminator import Discriminator
 from purerl.learning.optimizers import Adam
+from purerl.learning.random_network_distillation import RandomNetworkDistillation
 from purerl.learning.schedules import LinearSchedule
 from purerl.learning.sequences import apply_over_time
 
@@ -279,6 +280,13 @@ def table(rule):
 # One row per algorithm, and some with other pieces.
 ALGORITHMS = {
     "ppo": Row(ppo, PPO_ON_PROBE, ppo_value, lambda state: state.params, either=True),
+    "rnd": Row(
+        lambda env, **changes: ppo(env, reward_model=RandomNetworkDistillation(hidden_sizes=(16,)), **changes),
+        PPO_ON_PROBE,
+        None,
+        lambda state: state.params,
+        either=True,
+    ),
     "recurrent_ppo": Row(
         lambda env, **changes: ppo(env, **({"network": ActorCritic(MLP((16,)), GRU(8))} | changes)),
         PPO_ON_PROBE,
@@ -387,7 +395,7 @@ ALGORITHMS = {
 
 
 # Made of pieces that other rows have, and that have tests of their own.
-VARIANTS = ("recurrent_a2c", "npg", "rainbow", "expected_sarsa", "double_q_learning")
+VARIANTS = ("rnd", "recurrent_a2c", "npg", "rainbow", "expected_sarsa", "double_q_learning")
 
 
 def for_each(names):
