@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from purerl.errors import InputError
-from purerl.struct import as_written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +44,8 @@ SOURCES = {
 
 def source_of(field: dataclasses.Field) -> Source | None:
     """The source of a field; None where it is not loaded."""
+    from purerl.struct import as_written
+
     return SOURCES.get(as_written(field.type).removesuffix(" | None").rpartition(".")[2])
 
 
