@@ -176,7 +176,7 @@ class Discriminator:
         expert_logit, agent_logit = logit(expert), logit(agent)
         cross_entropy = jnp.mean(jax.nn.softplus(-expert_logit)) + jnp.mean(jax.nn.softplus(agent_logit))
         both = jnp.concatenate([expert_logit, agent_logit])
-        # Of a coin with logit x: log(1 + e^x) - x sigmoid(x).
+        # Entropy of a coin with logit x: log(1 + e^x) - x sigmoid(x).
         entropy = jnp.mean(jax.nn.softplus(both) - both * jax.nn.sigmoid(both))
         share = jax.random.uniform(key, (len(expert), 1))
         between = agent + jnp.broadcast_to(share, expert.shape) * (expert - agent)

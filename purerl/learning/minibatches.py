@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from purerl.errors import InputError
 from purerl.types import Array, Metrics, PyTree, merge
 
 Rows = TypeVar("Rows")
@@ -85,7 +86,12 @@ def minibatch_epochs(
 
     Returns:
         The learner afterwards and the metrics of all updates, merged.
+
+    Raises:
+        InputError: if `num_minibatches` is no divisor of `num_rows`.
     """
+    if num_rows % num_minibatches:
+        raise InputError(f"a batch of {num_rows} rows cannot be divided into num_minibatches = {num_minibatches} parts")
 
     def minibatch(learner: PyTree, inputs: tuple[Array, Array]) -> tuple[PyTree, Metrics]:
         return update(learner, *inputs)
