@@ -1,7 +1,7 @@
 """PPO with and without a bonus for novelty, random network distillation: a table and a picture.
 
-All seeds of both train in one program with the same settings, those of `purerl.preset("rnd", task)`; only the weight of
-the bonus differs. The score is the return of complete episodes without exploration.
+All seeds of both train in one program with the same settings, those of `purerl.presets.preset("rnd", task)`; only the
+weight of the bonus differs. The score is the return of complete episodes without exploration.
 
 Usage: python scripts/curiosity.py --seeds 5 --seed 2 --out docs/curiosity.png
 """
