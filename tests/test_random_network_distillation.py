@@ -79,9 +79,9 @@ def test_episode_returns_stay_those_of_the_environment():
 
 
 def test_mistakes():
-    model = struct.replace(MODEL, num_minibatches=5)
+    model = struct.replace(MODEL, num_minibatches=13)
     state = model.init(ENV, 2, jax.random.key(0))
-    with pytest.raises(InputError, match="a batch of 12 rows cannot be divided into num_minibatches = 5"):
+    with pytest.raises(InputError, match="a batch of 12 rows cannot be divided into num_minibatches = 13"):
         model.learn(ENV, state, batch(jnp.zeros((2, 6, 2))), jax.random.key(0))
     with pytest.raises(InputError, match="reward_model must be an object with init, learn, like EnvironmentReward"):
         purerl.PPO(env=ENV, reward_model=purerl.Adam())

@@ -176,7 +176,7 @@ class DAgger:
         return self.env if isinstance(self.expert, Policy) else ObserveBoth(self.env)
 
     def _own(self, obs: Any) -> Array:
-        """What the learner sees of an observation of `_seen`."""
+        """The learner's part of an observation of `_seen`."""
         return obs if isinstance(self.expert, Policy) else obs[0]
 
     @property

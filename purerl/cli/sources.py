@@ -19,7 +19,7 @@ from purerl.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """How to load the objects of one type.
+    """Loader of the objects of one type.
 
     Attributes:
         metavar: what the value of the flag is, for the help.

@@ -81,16 +81,16 @@ def minibatch_epochs(
         key: randomness.
         num_rows: rows of the batch.
         num_epochs: passes over the batch.
-        num_minibatches: updates per pass.
+        num_minibatches: updates per pass, at most `num_rows`.
         stop: from the metrics of an epoch, whether to skip all later ones.
 
     Returns:
         The learner afterwards and the metrics of all updates, merged.
 
     Raises:
-        InputError: if `num_minibatches` is no divisor of `num_rows`.
+        InputError: if there are fewer rows than minibatches.
     """
-    if num_rows % num_minibatches:
+    if num_rows < num_minibatches:
         raise InputError(f"a batch of {num_rows} rows cannot be divided into num_minibatches = {num_minibatches} parts")
 
     def minibatch(learner: PyTree, inputs: tuple[Array, Array]) -> tuple[PyTree, Metrics]:
