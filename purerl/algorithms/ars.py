@@ -50,7 +50,10 @@ class ARS:
     env: Environment
     network: DeterministicPolicy = struct.field(default=DeterministicPolicy(MLP(())), static=True, help="policy")
     num_directions: int = struct.field(
-        default=16, static=True, help="random directions per iteration, each tried forwards and backwards, N", within="[1, inf)"
+        default=16,
+        static=True,
+        help="random directions per iteration, each tried forwards and backwards, N",
+        within="[1, inf)",
     )
     num_top_directions: int = struct.field(
         default=8, static=True, help="best directions, which the step is made of, b", within="[1, inf)"
