@@ -4,6 +4,7 @@ from purerl import algorithms as algorithms
 from purerl import cpu as cpu
 from purerl import environments as environments
 from purerl import errors as errors
+from purerl import estimators as estimators
 from purerl import experience as experience
 from purerl import networks as networks
 from purerl import presets as presets
@@ -12,6 +13,7 @@ from purerl import replay as replay
 from purerl import rollout as rollout
 from purerl import spaces as spaces
 from purerl import struct as struct
+from purerl import tabular as tabular
 from purerl import training as training
 from purerl import types as types
 from purerl.algorithms.a2c import A2C as A2C
@@ -27,10 +29,13 @@ from purerl.algorithms.reinforce import Baseline as Baseline
 from purerl.algorithms.sac import SAC as SAC
 from purerl.algorithms.shac import SHAC as SHAC
 from purerl.algorithms.td3 import TD3 as TD3
+from purerl.algorithms.td_control import TDControl as TDControl
+from purerl.algorithms.td_control import TDRule as TDRule
 from purerl.algorithms.trpo import TRPO as TRPO
 from purerl.environments import check_env as check_env
 from purerl.environments import make as make
 from purerl.errors import InputError as InputError
+from purerl.experience.reward_models import RewardModel as RewardModel
 from purerl.layers import value_heads as value_heads
 from purerl.layers.memory import GRU as GRU
 from purerl.layers.memory import LSTM as LSTM
@@ -43,6 +48,7 @@ from purerl.learning.optimizers import Adam as Adam
 from purerl.learning.optimizers import AdamW as AdamW
 from purerl.learning.optimizers import RAdam as RAdam
 from purerl.learning.optimizers import RMSProp as RMSProp
+from purerl.learning.random_network_distillation import RandomNetworkDistillation as RandomNetworkDistillation
 from purerl.learning.schedules import CosineSchedule as CosineSchedule
 from purerl.learning.schedules import LinearSchedule as LinearSchedule
 from purerl.math import distributions as distributions

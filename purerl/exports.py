@@ -18,6 +18,7 @@ MODULES = {
     "distributions": "math.distributions",
     "environments": "environments",
     "errors": "errors",
+    "estimators": "estimators",
     "experience": "experience",
     "identification": "physics.identification",
     "networks": "networks",
@@ -31,6 +32,7 @@ MODULES = {
     "spaces": "spaces",
     "statistics": "math.statistics",
     "struct": "struct",
+    "tabular": "tabular",
     "training": "training",
     "types": "types",
     "value_heads": "layers.value_heads",
@@ -39,6 +41,7 @@ MODULES = {
 
 _NAMES = {
     "algorithms.reinforce": ("Baseline",),
+    "algorithms.td_control": ("TDRule",),
     "physics.diagnostics": ("compare_gradients", "diagnose"),
     "environments": ("check_env", "make"),
     "errors": ("InputError",),
@@ -50,6 +53,8 @@ _NAMES = {
     "replay": ("PrioritizedReplay", "Replay"),
     "rollout": ("evaluate",),
     "training.loop": ("Progress", "iterate", "train"),
+    "experience.reward_models": ("RewardModel",),
+    "learning.random_network_distillation": ("RandomNetworkDistillation",),
     "learning.optimizers": ("Adam", "AdamW", "RAdam", "RMSProp"),
     "learning.schedules": ("CosineSchedule", "LinearSchedule"),
     "spaces": ("Box", "Discrete"),

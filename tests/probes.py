@@ -90,6 +90,30 @@ def endless(*, continuous=False, limit=3):
 
 
 @struct.dataclass
+class Numbered:
+    """A probe whose observations -1, 0 and 1 are the numbers 0, 1 and 2."""
+
+    env: Line
+
+    @property
+    def observation_space(self):
+        return Discrete(3)
+
+    @property
+    def action_space(self):
+        return self.env.action_space
+
+    def reset(self, key):
+        return self.look(self.env.reset(key))
+
+    def step(self, key, state, action):
+        return self.look(self.env.step(key, state, action))
+
+    def look(self, timestep):
+        return struct.replace(timestep, obs=timestep.obs[0].astype(jnp.int32) + 1)
+
+
+@struct.dataclass
 class Target(Probe):
     """One step; the continuous action in [-2, 2] should equal the observation (+-1)."""
 

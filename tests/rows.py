@@ -7,8 +7,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import learn, network_of
+from probes import Numbered
 
 import purerl
 from purerl import (
@@ -33,6 +35,8 @@ from purerl import (
     DiscreteSoftActorCritic,
     QNetwork,
     SoftActorCritic,
+    TDControl,
+    TDRule,
 )
 from purerl.learning.optimizers import Adam
 from purerl.learning.schedules import LinearSchedule
@@ -54,6 +58,7 @@ class Row:
         params: those that the policy depends on, of a state.
         discrete: whether it takes discrete actions; if not, continuous ones.
         either: whether it takes both; most is then tested on those of `discrete`.
+        tabular: whether it takes discrete observations only.
     """
 
     make: Callable[..., Any]
@@ -62,11 +67,23 @@ class Row:
     params: Callable[[Any], Any]
     discrete: bool = True
     either: bool = False
+    tabular: bool = False
 
     @property
     def env(self):
         """Name, options and the name of a physics parameter of a real task."""
+        if self.tabular:
+            return "grid/random-walk", {"episode_length": 20, "step_reward": -1.0}, "goal_reward"
         return ("CartPole-v1", {}, "gravity") if self.discrete else ("Pendulum-v1", {"episode_length": 20}, "g")
+
+    @property
+    def physics(self):
+        """Two values of a leaf of that task, by its path in an algorithm."""
+        name, options, parameter = self.env
+        if self.tabular:
+            reward = purerl.make(name, **options).env.reward
+            return {"env.env.reward": np.float32([reward, 2.0 * reward])}
+        return {f"env.params.{parameter}": np.float32([9.8, 20.0])}
 
 
 def ppo(env, **changes):
@@ -199,6 +216,18 @@ A2C_ON_PROBE = {
 }
 
 
+def table(rule):
+    """Of action values, for probes whose observations are numbers."""
+    tiny = {"rule": rule, "num_envs": 4, "rollout_length": 8, "learning_rate": 0.2}
+    return Row(
+        lambda env, **changes: TDControl(env=env, **(tiny | changes)),
+        {},
+        lambda algorithm, state, obs: state.tables.values[jnp.int32(obs[-1, 0]) + 1].max(),
+        lambda state: state.tables,
+        tabular=True,
+    )
+
+
 # One row per algorithm, and some with other pieces.
 ALGORITHMS = {
     "ppo": Row(ppo, PPO_ON_PROBE, ppo_value, lambda state: state.params, either=True),
@@ -289,11 +318,12 @@ ALGORITHMS = {
         actor_params,
         discrete=False,
     ),
+    **{rule.name.lower(): table(rule) for rule in TDRule},
 }
 
 
 # Made of pieces that other rows have, and that have tests of their own.
-VARIANTS = ("recurrent_a2c", "npg", "rainbow")
+VARIANTS = ("recurrent_a2c", "npg", "rainbow", "expected_sarsa", "double_q_learning")
 
 
 def for_each(names):
@@ -311,6 +341,12 @@ every_one_with_a_value = for_each(name for name, row in ALGORITHMS.items() if ro
 def tiny(name, **changes):
     env, options, _ = ALGORITHMS[name].env
     return ALGORITHMS[name].make(purerl.make(env, **options), **changes)
+
+
+def probe(kind, name, **options):
+    """A probe of the `kind` that suits the algorithm."""
+    made = kind(continuous=not ALGORITHMS[name].discrete, **options)
+    return Numbered(made) if ALGORITHMS[name].tabular else made
 
 
 def trained(name, probe, iterations, **changes):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from environments.environment_contract import check_types
 from probes import obs_reward
-from rows import ALGORITHMS, NETWORK, for_each, ppo
+from rows import ALGORITHMS, NETWORK, for_each, ppo, probe
 
 import purerl
 from purerl import LSTM, ActorCritic, Population
@@ -34,7 +34,7 @@ def check(algorithm):
 
 @for_each(ALGORITHMS)
 def test_an_algorithm(name):
-    check(ALGORITHMS[name].make(obs_reward(continuous=not ALGORITHMS[name].discrete)))
+    check(ALGORITHMS[name].make(probe(obs_reward, name)))
 
 
 def test_pieces_that_no_row_has():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import begin, bits, last, learn
 from probes import Target, action_times_obs, delay, endless, obs_reward
-from rows import ALGORITHMS, every_algorithm, every_one_with_a_value, for_each, tiny, trained
+from rows import ALGORITHMS, every_algorithm, every_one_with_a_value, for_each, probe, tiny, trained
 
 import purerl
 from purerl import MLP, ActorCritic, Population, iterate
@@ -32,8 +32,9 @@ def test_state_keeps_its_types(name):
 def test_traces_on_other_kinds_of_spaces(name, env):
     env = purerl.make(env)
     row = ALGORITHMS[name]
-    if not row.either and row.discrete != isinstance(env.action_space, Discrete):
-        with pytest.raises(purerl.InputError, match=r"needs .* actions, got .*: use "):
+    suits = row.either or row.discrete == isinstance(env.action_space, Discrete)
+    if not suits or (row.tabular and not isinstance(env.observation_space, Discrete)):
+        with pytest.raises(purerl.InputError, match=r"needs .* (actions|observations), got .*: use "):
             ALGORITHMS[name].make(env)
         return
     algorithm = ALGORITHMS[name].make(env)
@@ -59,8 +60,7 @@ def test_a_population_may_vary_every_numeric_leaf(name):
     leaves = [n for n in vars(algorithm) if isinstance(getattr(algorithm, n), float)]
     assert leaves
     varied = {n: np.float32([0.5, 0.6]) * getattr(algorithm, n) for n in leaves}
-    varied[f"env.params.{ALGORITHMS[name].env[2]}"] = np.float32([9.8, 20.0])
-    population = Population(algorithm, 2, varied)
+    population = Population(algorithm, 2, varied | ALGORITHMS[name].physics)
     progress = last(iterate(population, begin(population, jax.random.key(0)), 4, every=4))
     for metric, mean in progress.metrics.items():
         assert mean.total.shape == (2,), metric
@@ -124,17 +124,17 @@ def test_a_policy_passes_through_jit_without_compiling_again(name):
         for seed, gravity in ((0, 9.8), (1, 20.0)):
             algorithm = ALGORITHMS[name].make(purerl.make(env, **options, **{physics: gravity}))
             policy = algorithm.policy(begin(algorithm, jax.random.key(seed)), explore=explore)
-            act(policy, jax.random.key(seed), jnp.zeros(algorithm.env.observation_space.shape))
+            space = algorithm.env.observation_space
+            act(policy, jax.random.key(seed), jnp.zeros(space.shape, space.dtype))
             programs.append(act._cache_size())
         assert programs[0] == programs[1]
 
 
 @every_algorithm
 def test_policies_of_a_population_keep_what_their_members_vary(name):
-    physics = f"env.params.{ALGORITHMS[name].env[2]}"
-    population = Population(tiny(name), 2, {physics: np.float32([9.8, 20.0])})
+    population = Population(tiny(name), 2, ALGORITHMS[name].physics)
     policies = population.policy(begin(population, jax.random.key(0)), explore=False)
-    obs = jnp.zeros(population.env.observation_space.shape)
+    obs = jnp.zeros(population.env.observation_space.shape, population.env.observation_space.dtype)
     actions = jax.vmap(lambda policy: policy.act(jax.random.key(1), policy.carry, obs)[0])(policies)
     assert actions.shape == (2, *population.env.action_space.shape)
 
@@ -207,10 +207,6 @@ def test_derivatives_of_training_are_finite(name):
 
 
 # Known answers
-
-
-def probe(kind, name, **options):
-    return kind(continuous=not ALGORITHMS[name].discrete, **options)
 
 
 @every_one_with_a_value

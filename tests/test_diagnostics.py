@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from purerl import struct
+from purerl import estimators, struct
 from purerl.environments import GradientGate
 from purerl.environments.smooth import BouncingMass, LinearQuadratic
 from purerl.errors import InputError
+from purerl.math.distributions import Gaussian
 from purerl.physics.diagnostics import Trajectory, check_actions, compare_gradients, diagnose, jacobian_growth
 from purerl.spaces import Box, Discrete
 from purerl.types import Policy, TimeStep
@@ -67,6 +68,20 @@ def test_both_estimates_agree_with_the_smoothed_gradient():
         assert np.all(error < 0.1)
     assert not found.biased
     assert found.cosine > 0.99
+
+
+def test_both_estimates_are_the_estimators_at_antithetic_pairs():
+    theta, sigma = jnp.array([0.3, -0.2, 0.9]), 0.4
+
+    def smoothed(theta):
+        return Gaussian(theta, jnp.full(3, jnp.log(sigma)))
+
+    found = compare(wavy, theta, sigma=sigma, num_samples=64)
+    for estimate, estimator in (
+        (found.first_order, estimators.pathwise),
+        (found.zeroth_order, estimators.score_function),
+    ):
+        np.testing.assert_allclose(estimate, estimator(KEY, smoothed, wavy, theta, 128, antithetic=True), rtol=1e-4)
 
 
 def test_standard_errors_are_the_spread_over_keys():

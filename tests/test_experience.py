@@ -195,7 +195,7 @@ def test_a_warm_up_equals_collecting_by_hand():
     reset_key, warmup_key = jax.random.split(jax.random.key(0))
     timestep = jax.vmap(FORKS.env.reset)(jax.random.split(reset_key, 4))
     flight = jax.vmap(lambda timestep: rollout.begin(timestep, ()))(timestep)
-    state = ExperienceState(flight, running_statistics.init((3,)), None, None)
+    state = ExperienceState(flight, running_statistics.init((3,)), None, None, ())
     replay, episodes = RING.init(jnp.zeros(3), jnp.zeros(2)), {}
     for key in jax.random.split(warmup_key, 2):
         state, replay, episodes = collect_into(FORKS, RING, state, replay, policy, key)

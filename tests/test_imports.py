@@ -9,12 +9,12 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "purerl"
 LAYERS = (
     ("errors", "references", "deferred_imports", "cpu"),
-    ("description", "numeric", "spaces", "struct", "types", "device_memory"),
+    ("description", "numeric", "spaces", "struct", "types", "device_memory", "paths"),
     ("math",),
-    ("layers",),
+    ("layers", "estimators"),
     ("networks", "q_networks"),
     ("rollout", "replay"),
-    ("environments",),
+    ("environments", "tabular"),
     ("experience",),
     ("learning",),
     ("algorithms", "physics"),
@@ -59,7 +59,7 @@ def test_the_page_of_the_design_names_every_module() -> None:
     page = (PACKAGE.parent / "docs" / "design.md").read_text().split("## Modules")[1].split("## The central types")[0]
     for name in RANK:
         assert f"  {name}" in page, name
-    for package in ("math", "layers", "experience", "learning", "algorithms", "physics", "training"):
+    for package in ("math", "layers", "experience", "learning", "algorithms", "physics", "tabular", "training"):
         for path in (PACKAGE / package).iterdir():
             if path.stem not in ("__init__", "__pycache__"):
                 assert re.search(rf"\b{path.stem}\b", page), path

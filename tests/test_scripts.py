@@ -42,6 +42,14 @@ def test_system_identification_finds_the_hidden_pendulum_and_draws_it(tmp_path: 
     assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_gradient_estimators_are_measured_and_drawn(tmp_path: Path):
+    words = ["scripts/gradient_estimators.py", "--num-estimates", "64", "--points", "1"]
+    out = run(*words, "--out", str(tmp_path / "estimators.png"))
+    for name in ("score function", "leave one out", "pathwise", "Gumbel-softmax", "straight-through"):
+        assert f"| {name} | " in out
+    assert (tmp_path / "estimators.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_first_order_methods_beside_ppo_end_in_a_table_and_a_picture(tmp_path: Path):
     words = ["scripts/differentiable_physics.py", "--env", "smooth/lqr", "--seeds", "2", "--evaluations", "2"]
     words += ["--total-steps", "shac=4096", "apg=4096", "ppo=8192", "--episodes", "2", "--out", str(tmp_path)]
@@ -50,3 +58,12 @@ def test_first_order_methods_beside_ppo_end_in_a_table_and_a_picture(tmp_path: P
         assert f"| {name} | " in table
     assert (tmp_path / "table.md").read_text() in table
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_ablation_of_reference_motions_ends_in_a_table_and_a_picture(tmp_path: Path):
+    words = ["scripts/reference_motion.py", "--motions", "flip", "--seeds", "1", "--total-steps", "2048"]
+    table = run(*words, "--evaluations", "1", "--episodes", "2", "--out", str(tmp_path / "motion.png"))
+    for variant in ("RSI + ET", "ET", "RSI", "neither"):
+        assert f"| {variant} | 0." in table
+    assert "| reference | 1 | | 1 | | 1.00 |" in table
+    assert (tmp_path / "motion.png").read_bytes().startswith(b"\x89PNG")

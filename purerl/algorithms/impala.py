@@ -21,6 +21,7 @@ from purerl import struct
 from purerl.experience.collection import Experience, ExperienceState
 from purerl.experience.policies import Actor
 from purerl.experience.preprocessing import zero_input
+from purerl.experience.reward_models import RewardModel
 from purerl.learning import checks, hyperparameters, optimizers, schedules
 from purerl.learning.optimizers import Optimizer, RMSProp
 from purerl.learning.sequences import SequenceBatch, apply_over_time, apply_to_transitions
@@ -79,6 +80,7 @@ class IMPALA:
     normalize_observations: bool = hyperparameters.normalize_observations()
     normalize_rewards: bool = hyperparameters.normalize_rewards()
     reward_scale: Scalar = hyperparameters.reward_scale()
+    reward_model: RewardModel = hyperparameters.reward_model()
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
@@ -154,6 +156,7 @@ class IMPALA:
             self.reward_scale,
             self.normalize_rewards,
             self.gamma,
+            self.reward_model,
         )
 
     # Acting

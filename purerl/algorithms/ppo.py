@@ -22,6 +22,7 @@ from purerl.errors import InputError
 from purerl.experience.collection import Experience, ExperienceState
 from purerl.experience.policies import Actor
 from purerl.experience.preprocessing import zero_input
+from purerl.experience.reward_models import RewardModel
 from purerl.learning import checks, hyperparameters, optimizers, schedules
 from purerl.learning.kl_penalty import LEAST_KL_COEF, MOST_KL_COEF, adapt_kl_coef
 from purerl.learning.minibatches import accumulate_gradient, minibatch_epochs
@@ -89,6 +90,7 @@ class PPO:
     normalize_observations: bool = hyperparameters.normalize_observations()
     normalize_rewards: bool = hyperparameters.normalize_rewards()
     reward_scale: Scalar = hyperparameters.reward_scale()
+    reward_model: RewardModel = hyperparameters.reward_model()
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
@@ -175,6 +177,7 @@ class PPO:
             self.reward_scale,
             self.normalize_rewards,
             self.gamma,
+            self.reward_model,
         )
 
     # Learning

@@ -20,6 +20,7 @@ from purerl import struct
 from purerl.experience.collection import Experience, ExperienceState
 from purerl.experience.policies import EpsilonGreedy
 from purerl.experience.preprocessing import zero_input
+from purerl.experience.reward_models import RewardModel
 from purerl.layers.value_heads import ExpectedValue
 from purerl.learning import checks, hyperparameters, optimizers, schedules
 from purerl.learning.minibatches import minibatch_epochs
@@ -86,6 +87,7 @@ class PQN:
     epsilon: Scalar = hyperparameters.epsilon(LinearSchedule(1.0, 0.05, 100_000.0))
     normalize_observations: bool = hyperparameters.normalize_observations()
     reward_scale: Scalar = hyperparameters.reward_scale()
+    reward_model: RewardModel = hyperparameters.reward_model()
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
@@ -149,7 +151,14 @@ class PQN:
 
     @property
     def _experience(self) -> Experience:
-        return Experience(self.env, self.num_envs, self.rollout_length, self.normalize_observations, self.reward_scale)
+        return Experience(
+            self.env,
+            self.num_envs,
+            self.rollout_length,
+            self.normalize_observations,
+            self.reward_scale,
+            reward_model=self.reward_model,
+        )
 
     # Learning
 

@@ -30,6 +30,7 @@ from purerl.errors import InputError
 from purerl.experience.collection import Experience, ExperienceState
 from purerl.experience.policies import Actor
 from purerl.experience.preprocessing import zero_input
+from purerl.experience.reward_models import RewardModel
 from purerl.learning import checks, hyperparameters, optimizers, schedules
 from purerl.learning.optimizers import Adam, Optimizer
 from purerl.learning.sequences import PolicyBatch
@@ -99,6 +100,7 @@ class TRPO:
     normalize_observations: bool = hyperparameters.normalize_observations()
     normalize_rewards: bool = hyperparameters.normalize_rewards()
     reward_scale: Scalar = hyperparameters.reward_scale()
+    reward_model: RewardModel = hyperparameters.reward_model()
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
@@ -178,6 +180,7 @@ class TRPO:
             self.reward_scale,
             self.normalize_rewards,
             self.gamma,
+            self.reward_model,
         )
 
     # Learning

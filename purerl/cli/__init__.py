@@ -1,4 +1,4 @@
-"""The command line: ``purerl train``, ``evaluate``, ``plot``, ``diagnose``, ``envs`` and ``algorithms``.
+"""The command line: ``purerl train``, ``evaluate``, ``plot``, ``transfer``, ``diagnose``, ``solve`` and listings.
 
 Modules that import JAX are imported when a command needs them, after the thread pool is chosen: help is immediate.
 """
@@ -21,7 +21,9 @@ COMMANDS = {
     "train": ("train", "command", "train agents, or resume a run"),
     "evaluate": ("evaluate", "command", "play complete episodes with the agents of a run, or with a planner"),
     "plot": ("plot", "command", "draw the learning curves of runs"),
+    "transfer": ("transfer", "command", "play with the agents of runs in shifted environments"),
     "diagnose": ("diagnose", "command", "find out how far gradients through an environment can be trusted"),
+    "solve": ("solve", "command", "solve a finite environment exactly, or show the table that a run has learned"),
     "envs": ("listing", "environments", "list environments with their spaces"),
     "algorithms": ("listing", "algorithms", "list algorithms, or all about one"),
 }
@@ -35,7 +37,9 @@ EXAMPLES = """\
   purerl evaluate runs/cartpole --episodes 128
   purerl evaluate smooth/pendulum --controller mppi
   purerl plot runs/cartpole
+  purerl transfer runs/cartpole --shift params.length=0.25:2:8
   purerl diagnose Pendulum-v1
+  purerl solve grid/trap --gamma 1 --out trap.png
 """
 
 USER_ERROR, INTERRUPTED, NO_READER = 2, 130, 141

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from purerl import presets
 from purerl.cli.fields import is_required, kind_of, value_of
 from purerl.cli.network import build_network, default_network
-from purerl.cli.optimizer import build_optimizer
+from purerl.cli.objects import PREFIXES, build_object
 from purerl.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from purerl.training.population import Population
+    from purerl.types import Environment
 
-FORMAT = 3
+FORMAT = 4
 """Of config.json; raised when older files can no longer be read."""
 
 
@@ -30,9 +31,11 @@ class RunConfig:
         env: name for `purerl.make`.
         env_options: its options, all of them.
         hyperparameters: fields of the algorithm, all that have a plain value.
-        optimizer: kind and numbers of the optimiser (see `complete_optimizer`); empty if the algorithm has none.
+        optimizer: kind and numbers of the optimiser (see `complete_object`); empty if the algorithm has none.
+        reward_model: the same of the reward model.
         network: kinds of its parts and all parameters (see `complete_network`).
         vary: dotted field name to the values that members try, beside their seeds.
+        randomize: dotted name of a parameter of the environment to the range that every episode draws it from.
         anneal: whether learning rates that are numbers fall linearly to 0 over `total_steps`.
         seed: of the whole run.
         seeds: members per combination of `vary`.
@@ -54,6 +57,7 @@ class RunConfig:
     env_options: dict[str, Any]
     hyperparameters: dict[str, Any]
     optimizer: dict[str, Any]
+    reward_model: dict[str, Any]
     network: dict[str, Any]
     vary: dict[str, list[float]]
     anneal: bool
@@ -70,6 +74,7 @@ class RunConfig:
     loggers: list[str]
     versions: dict[str, str]
     processes: int = 1
+    randomize: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_json(cls, data: Any) -> RunConfig:
@@ -87,9 +92,7 @@ class RunConfig:
             )
         values = {name: value for name, value in data.items() if name != "purerl_run"}
         names = {field.name for field in dataclasses.fields(cls)}
-        absent = {
-            field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING
-        } - values.keys()
+        absent = {field.name for field in dataclasses.fields(cls) if is_required(field)} - values.keys()
         for name in sorted(absent | (values.keys() - names)):
             raise InputError(f"{name!r} is {'missing from' if name in names else 'not known in'} the configuration")
         return cls(**values)
@@ -116,6 +119,16 @@ class RunConfig:
         """Algorithm and environment in a few words."""
         return f"{self.algorithm} on {self.env}"
 
+    def nominal_env(self) -> Environment:
+        """Environment of the run, without its random parameters.
+
+        Raises:
+            InputError: if an option is not allowed or no longer exists.
+        """
+        import purerl
+
+        return purerl.make(self.env, **self.env_options)
+
     def population(self) -> Population:
         """Build the algorithm of the run, checked by its own classes.
 
@@ -134,6 +147,8 @@ class RunConfig:
                 raise unknown(f"hyper-parameter of {self.algorithm}", name, fields)
             values[name] = value_of(fields[name], value)
         paths = {name: f"optimizer.{name}" if name.split(".")[0] in self.optimizer else name for name in self.vary}
+        if self.randomize:  # the environment is one level further down
+            paths = {name: f"env.{path}" if path.startswith("env.") else path for name, path in paths.items()}
         for name, tried in self.vary.items():
             if name in values:  # a number to begin with, where there was a schedule or none
                 values[name] = tried[0]
@@ -141,10 +156,13 @@ class RunConfig:
             if self.anneal and is_learning_rate(fields[name]) and isinstance(value, int | float):
                 values[name] = purerl.LinearSchedule(value, 0.0, float(self.total_steps))
                 paths[name] = f"{name}.start"
-        values |= build_optimizer(algorithm, self.optimizer)
+        for part in PREFIXES:
+            values |= build_object(algorithm, part, getattr(self, part))
         if default_network(algorithm) is not None:
             values["network"] = build_network(algorithm, self.network)
-        values["env"] = purerl.make(self.env, **self.env_options)
+        values["env"] = self.nominal_env()
+        if self.randomize:
+            values["env"] = purerl.environments.randomize(values["env"], self.randomize)
         for name, field in fields.items():
             if name not in values and is_required(field):
                 raise InputError(f"{self.algorithm} has no default for {name}: {_remedy(field)}")

@@ -14,9 +14,9 @@ from purerl.cli.config import RunConfig, is_learning_rate, versions
 from purerl.cli.fields import hyperparameters as tunable_fields
 from purerl.cli.fields import kind_of, plain_defaults, within_of
 from purerl.cli.loggers import LOGGERS
-from purerl.cli.network import KINDS, complete_network, parameters, part_class
-from purerl.cli.optimizer import complete_optimizer
-from purerl.cli.parser import Flag, parse
+from purerl.cli.network import complete_network
+from purerl.cli.objects import PREFIXES, complete_object, kinds_with, parameters_of
+from purerl.cli.parser import Flag, parse, parse_range
 from purerl.cpu import usable_cores
 from purerl.errors import InputError, unknown
 
@@ -66,14 +66,14 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
     start = row.preset(env)
     tunable = flags.hyperparameter_group(algorithm, algorithm_type, start)
     network = flags.network_group(algorithm_type, start)
-    optimizer = flags.optimizer_group(algorithm_type, start)
+    objects = {part: flags.object_group(part, algorithm_type, start) for part in PREFIXES}
     simulator = flags.env_group(env, options, start.env)
     can_anneal = any(map(is_learning_rate, tunable_fields(algorithm_type)))
     anneal = start.anneal and can_anneal
     run = flags.with_defaults(flags.RUN, {"total_steps": start.total_steps, "anneal": anneal})
     about = f"Train {algorithm} on {env}. The defaults are those tuned for this pair, if there are any.\n"
     about += schedules.HELP
-    given, _ = parse(USAGE, about, [run, tunable, optimizer, network, simulator], words)
+    given, _ = parse(USAGE, about, [run, tunable, *objects.values(), network, simulator], words)
 
     if given.get("anneal", False) and not can_anneal:
         raise InputError(f"--anneal is not for {algorithm}: it has no learning rate that may be a schedule")
@@ -84,15 +84,20 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         if given.get("anneal", False):
             raise InputError("give either --anneal or a schedule of --learning-rate, not both")
         anneal = False
-    chosen = complete_optimizer(algorithm_type, start.optimizer, flags.given_in(optimizer, given))
+    chosen = {
+        part: complete_object(algorithm_type, part, getattr(start, part), flags.given_in(group, given, PREFIXES[part]))
+        for part, group in objects.items()
+    }
     draft = RunConfig(
         algorithm=algorithm,
         env=env,
         env_options={**start.env, **flags.given_in(simulator, given, flags.ENV_PREFIX)},
         hyperparameters=_with_steps(hyperparameters, requested),
-        optimizer=_with_steps(chosen, requested),
+        optimizer=_with_steps(chosen["optimizer"], requested),
+        reward_model=_with_steps(chosen["reward_model"], requested),
         network=complete_network(algorithm_type, start.network, flags.given_in(network, given)),
         vary=_vary(given.get("vary", []), algorithm_type, chosen, given),
+        randomize=_randomize(given.get("randomize", []), given.get("vary", [])),
         anneal=given.get("anneal", anneal),
         seed=seed,
         seeds=given.get("seeds", 1),
@@ -221,33 +226,41 @@ def _with_steps(values: Mapping[str, Any], total_steps: int) -> dict[str, Any]:
     }
 
 
-def _names(optimizer: str) -> set[str]:
-    """Names of the numbers of a kind of optimiser."""
-    return {field.name for field in parameters(part_class("optimizer", optimizer))}
+def _randomize(texts: Sequence[str], varied: Sequence[str]) -> dict[str, list[float]]:
+    """``NAME=LOW:HIGH`` to dotted name and range."""
+    ranges: dict[str, list[float]] = {}
+    for text in texts:
+        name, numbers = parse_range("randomize", text, "params.gravity=8:12", 2)
+        if name in ranges:
+            raise InputError(f"--randomize {name} was given twice")
+        if any(other.partition("=")[0].strip() == f"{flags.ENV_PREFIX}{name}" for other in varied):
+            raise InputError(f"give either --randomize {name} or --vary {flags.ENV_PREFIX}{name}, not both")
+        ranges[name] = numbers
+    return ranges
 
 
 def _vary(
-    texts: Sequence[str], algorithm: Any, optimizer: Mapping[str, Any], given: Mapping[str, Any]
+    texts: Sequence[str], algorithm: Any, objects: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]
 ) -> dict[str, list[float]]:
     """``NAME=VALUE,...`` to field name and values."""
     fields = {field.name: field for field in tunable_fields(algorithm)}
-    if optimizer:
-        fields |= {field.name: field for field in parameters(part_class("optimizer", optimizer["optimizer"]))}
+    for part, values in objects.items():
+        fields |= parameters_of(part, values[part]) if values else {}
     vary: dict[str, list[float]] = {}
     for text in texts:
         spelled, equals, values = text.partition("=")
         name = spelled.strip().removeprefix("--").replace("-", "_")
         if not equals or not name:
             raise InputError(f"--vary must look like learning-rate=1e-3,3e-4, got {text!r}")
-        whole, _, part = name.partition(".")  # as in epsilon.end, a number of a schedule
+        whole, _, part = name.rpartition(".")  # as in epsilon.end, a number of a schedule
         scheduled = part in schedules.NUMBERS and whole in fields and "scalar" in (kind_of(fields[whole]) or "")
         if scheduled and whole in vary:
             raise InputError(f"give either --vary {whole.replace('_', '-')} or --vary {spelled}, not both")
-        if optimizer and name not in fields:
-            kinds = [kind for kind in KINDS["optimizer"] if name in _names(kind)]
-            if kinds:
-                chosen = optimizer["optimizer"]
-                raise InputError(f"--vary {spelled} is for --optimizer {' or '.join(kinds)}, not for {chosen}")
+        owners = None if name in fields else kinds_with(name)
+        if owners is not None and objects[owners[0]]:
+            owner, kinds = owners
+            wanted = f"--{owner.replace('_', '-')} {' or '.join(kinds)}"
+            raise InputError(f"--vary {spelled} is for {wanted}, not for {objects[owner][owner]}")
         if not name.startswith(flags.ENV_PREFIX) and name not in fields and not scheduled:
             raise unknown("hyper-parameter in --vary", spelled, [field.replace("_", "-") for field in fields])
         if name in vary:

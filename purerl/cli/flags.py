@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from purerl.cli.fields import (
     annotation_of,
     choices_of,
+    default_of,
     help_of,
     hyperparameters,
     kind_of,
@@ -18,7 +19,7 @@ from purerl.cli.fields import (
 )
 from purerl.cli.loggers import LOGGERS
 from purerl.cli.network import ACTIVATIONS, KINDS, complete_network, default_network, parameters, part_class, parts
-from purerl.cli.optimizer import complete_optimizer
+from purerl.cli.objects import PREFIXES, complete_object
 from purerl.cli.parser import COUNTABLE, Flag, Group
 from purerl.presets import Preset
 
@@ -40,6 +41,14 @@ RUN = Group(
             "train --seeds agents for each of several values of a hyper-parameter, as learning-rate=1e-3,3e-4 or "
             "env.params.gravity=9.8,12; give it again for all combinations",
             metavar="NAME=VALUE,...",
+            repeated=True,
+        ),
+        Flag(
+            "randomize",
+            "str",
+            "draw a parameter of the environment uniformly from a range, anew for every episode, as "
+            "params.gravity=8:12; give it again for several",
+            metavar="NAME=LOW:HIGH",
             repeated=True,
         ),
         Flag(
@@ -79,10 +88,10 @@ def with_defaults(group: Group, defaults: Mapping[str, Any]) -> Group:
 
 
 def agent_groups(name: str, algorithm: Any, preset: Preset) -> list[Group]:
-    """Flags of hyper-parameters, optimiser and network of the class `algorithm`, as far as it has them."""
+    """Flags of hyper-parameters, objects and network of the class `algorithm`, as far as it has them."""
     groups = [
         hyperparameter_group(name, algorithm, preset),
-        optimizer_group(algorithm, preset),
+        *(object_group(part, algorithm, preset) for part in PREFIXES),
         network_group(algorithm, preset),
     ]
     return [group for group in groups if group.flags]
@@ -97,10 +106,10 @@ def hyperparameter_group(name: str, algorithm: Any, preset: Preset) -> Group:
     )
 
 
-def optimizer_group(algorithm: Any, preset: Preset) -> Group:
-    """Flags of the optimiser that the class `algorithm` uses, with the defaults of a preset; none without one."""
-    defaults = complete_optimizer(algorithm, preset.optimizer, {})
-    return Group("optimizer", _kind_flags("optimizer", defaults) if defaults else [])
+def object_group(part: str, algorithm: Any, preset: Preset) -> Group:
+    """Flags of the object in the field `part` of the class `algorithm`, with a preset's defaults; none without one."""
+    defaults = complete_object(algorithm, part, getattr(preset, part), {})
+    return Group(part.replace("_", " "), _kind_flags(part, defaults, PREFIXES[part]) if defaults else [])
 
 
 def network_group(algorithm: Any, preset: Preset) -> Group:
@@ -114,15 +123,16 @@ def network_group(algorithm: Any, preset: Preset) -> Group:
     return Group("network", group + [_of_field(field, defaults[field.name]) for field in parameters(module)])
 
 
-def _kind_flags(part: str, defaults: Mapping[str, Any]) -> list[Flag]:
-    """The flag that chooses the kind of `part`, and those of its parameters."""
+def _kind_flags(part: str, defaults: Mapping[str, Any], prefix: str = "") -> list[Flag]:
+    """The flag that chooses the kind of `part`, and those of its parameters, which begin with `prefix`."""
+    spoken = part.replace("_", " ")
     return [
-        Flag(part, "str", f"kind of {part}", defaults[part], choices=tuple(KINDS[part])),
-        *_part_flags(part, defaults),
+        Flag(part, "str", f"kind of {spoken}", defaults[part], choices=tuple(KINDS[part])),
+        *_part_flags(part, defaults, prefix),
     ]
 
 
-def _part_flags(part: str, defaults: Mapping[str, Any]) -> list[Flag]:
+def _part_flags(part: str, defaults: Mapping[str, Any], prefix: str) -> list[Flag]:
     """One flag for each parameter of any kind of `part`; several kinds may share one."""
     fields: dict[str, dataclasses.Field] = {}
     owners: dict[str, list[str]] = {}
@@ -132,9 +142,11 @@ def _part_flags(part: str, defaults: Mapping[str, Any]) -> list[Flag]:
             owners.setdefault(field.name, []).append(kind)
     flags = []
     for name, field in fields.items():
-        flag = _of_field(field, word_of(defaults.get(name, field.default)))
+        flag = _of_field(field, word_of(defaults.get(name, default_of(field))))
+        flag = dataclasses.replace(flag, name=prefix + name)
         if len(owners[name]) < len(KINDS[part]):
-            flag = dataclasses.replace(flag, help=f"with --{part} {' or '.join(owners[name])}: {flag.help}")
+            kinds = f"--{part.replace('_', '-')} {' or '.join(owners[name])}"
+            flag = dataclasses.replace(flag, help=f"with {kinds}: {flag.help}")
         flags.append(flag)
     return flags
 

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from purerl.cli.fields import annotation_of, kind_of
+from purerl.cli.fields import annotation_of, default_of, kind_of
 from purerl.errors import InputError, unknown
 
 KINDS = {
@@ -27,6 +27,10 @@ KINDS = {
         "adamw": "learning.optimizers.AdamW",
         "radam": "learning.optimizers.RAdam",
         "rmsprop": "learning.optimizers.RMSProp",
+    },
+    "reward_model": {
+        "environment": "experience.reward_models.EnvironmentReward",
+        "rnd": "learning.random_network_distillation.RandomNetworkDistillation",
     },
 }
 """Part of a network or algorithm to its kinds: name on the command line and class in `purerl`."""
@@ -68,7 +72,7 @@ def part_class(part: str, kind: str) -> Any:
         InputError: if there is no such kind.
     """
     if kind not in KINDS[part]:
-        raise unknown(f"--{part} value", kind, KINDS[part])
+        raise unknown(f"{_flag(part)} value", kind, KINDS[part])
     module, _, name = KINDS[part][kind].rpartition(".")
     return getattr(importlib.import_module(f"purerl.{module}"), name)
 
@@ -114,7 +118,7 @@ def complete_part(part: str, default: Any, preset: Mapping[str, Any], given: Map
     preferred = preset.get(part, usual)
     kind = given.get(part, preferred)
     cls = part_class(part, kind)
-    values = plain_values(default if kind == usual else cls())
+    values = plain_values(default) if kind == usual else plain_defaults(cls)
     if kind == preferred:
         values |= {name: preset[name] for name in values if name in preset}
     return {part: kind, **values}
@@ -128,6 +132,11 @@ def kind_name(part: str, module: Any) -> str | None:
 def plain_values(module: Any) -> dict[str, Any]:
     """Field name to plain value."""
     return {field.name: _plain(field, getattr(module, field.name)) for field in parameters(module)}
+
+
+def plain_defaults(cls: Any) -> dict[str, Any]:
+    """Field name to the plain value of its default; None where there is none."""
+    return {field.name: _plain(field, default_of(field)) for field in parameters(cls)}
 
 
 def _plain(field: dataclasses.Field, value: Any) -> Any:
@@ -151,13 +160,18 @@ def _real(field: dataclasses.Field, value: Any) -> Any:
     return value
 
 
-def misplaced(name: str, known: Mapping[str, Any]) -> InputError:
-    """Error for a parameter that the network lacks; it may belong to another kind of part."""
+def misplaced(name: str, known: Mapping[str, Any], prefix: str = "") -> InputError:
+    """Error for a parameter that a network or object lacks; it may belong to another kind of part.
+
+    Flags of parameters begin with `prefix`.
+    """
     for part in KINDS.keys() & known.keys():
         if any(name == field.name for kind in KINDS[part] for field in parameters(part_class(part, kind))):
             kind = known[part]
-            own = ", ".join(_flag(field.name) for field in parameters(part_class(part, kind)))
-            return InputError(f"{_flag(name)} is not for --{part} {kind}, which has {own or 'no parameters'}")
+            own = ", ".join(_flag(prefix + field.name) for field in parameters(part_class(part, kind)))
+            return InputError(
+                f"{_flag(prefix + name)} is not for {_flag(part)} {kind}, which has {own or 'no parameters'}"
+            )
     return unknown("parameter of the network", name, known)
 
 

@@ -172,6 +172,19 @@ def _check_names(groups: Sequence[Group]) -> None:
             owners[flag.name] = group.title
 
 
+def parse_range(flag: str, text: str, example: str, count: int) -> tuple[str, list[float]]:
+    """Name and numbers of ``NAME=NUMBER:NUMBER...``, the value of ``--flag``.
+
+    Raises:
+        InputError: if it does not look like `example`, with `count` finite numbers.
+    """
+    name, equals, words = text.partition("=")
+    name, numbers = name.strip().removeprefix("--"), [_number(word) for word in words.split(":")]
+    if not equals or not name or len(numbers) != count or not all(map(math.isfinite, numbers)):
+        raise InputError(f"--{flag} must look like {example}, got {text!r}")
+    return name, numbers
+
+
 def _number(text: str) -> int | float:
     """The number that `text` spells, an int where it is whole; NaN where it spells none."""
     try:

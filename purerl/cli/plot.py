@@ -63,7 +63,7 @@ def draw(runs: Sequence[RunDirectory], out: Path) -> None:
     """
     configs = [run.config() for run in runs]
     curves = [
-        (_label(run, config, values, runs, configs), rows)
+        (label(run, config, values, runs, configs), rows)
         for run, config in zip(runs, configs, strict=True)
         for values, rows in _curves(run, config)
     ]
@@ -71,8 +71,8 @@ def draw(runs: Sequence[RunDirectory], out: Path) -> None:
         from matplotlib.ticker import EngFormatter
 
         axes = figure.subplots()
-        for number, (label, rows) in enumerate(curves):
-            _draw_curve(axes, rows, label, COLORS[number % len(COLORS)])
+        for number, (name, rows) in enumerate(curves):
+            _draw_curve(axes, rows, name, COLORS[number % len(COLORS)])
         titles = {config.title for config in configs}
         axes.set_title(titles.pop() if len(titles) == 1 else "learning curves")
         axes.set_xlabel("environment steps per seed")
@@ -113,7 +113,7 @@ def _curves(run: RunDirectory, config: RunConfig) -> Iterator[tuple[dict[str, fl
         yield combination, [row for row in rows if row["member"] // config.seeds == number]
 
 
-def _label(
+def label(
     run: RunDirectory,
     config: RunConfig,
     values: dict[str, float],

@@ -19,6 +19,7 @@ def headline(config: RunConfig, run: RunDirectory, done_steps: int, *, resumed: 
     """Headline of a session; `done_steps` were taken in earlier sessions, or are a fresh run's random warm-up."""
     seeds = f"{config.seeds} seed{'s' if config.seeds > 1 else ''}"
     varied = "".join(f" x {len(values)} values of {name}" for name, values in config.vary.items())
+    varied += "".join(f", {name} from {low:g} to {high:g}" for name, (low, high) in config.randomize.items())
     rounded = ""
     if not resumed and config.requested_steps != config.total_steps:
         per_iteration = config.total_steps // config.num_iterations

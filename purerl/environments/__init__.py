@@ -1,4 +1,4 @@
-"""Environments: `make` by name (gymnax, Brax, pixels, smooth) or from your own object; wrappers and checks.
+"""Environments: `make` by name (gymnax, Brax, pixels, smooth, grid) or from your own object; wrappers and checks.
 
 Simulators take seconds to import; each is imported when one of its environments is made.
 """
@@ -9,11 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from purerl import struct
+from purerl.environments.actuator import Actuator
 from purerl.environments.casting import StrictTypes
 from purerl.environments.check import check_env, check_types
+from purerl.environments.disturbances import ActionDelay, ObservationDelay, ObservationNoise
 from purerl.environments.gradient_gate import GradientGate
+from purerl.environments.learned_reward import LearnedReward
+from purerl.environments.motion import Motion, record_motion
 from purerl.environments.observations import FlattenObservation, FrameStack, MaskObservation
 from purerl.environments.options import COMMON, Option
+from purerl.environments.ranges import randomize
+from purerl.environments.reference_motion import ImitateMotion, Term
 from purerl.environments.suites import Suite, load_suites, suite_of
 from purerl.environments.wrappers import (
     ActionRepeat,
@@ -25,18 +31,28 @@ from purerl.environments.wrappers import (
 )
 from purerl.errors import unknown
 from purerl.spaces import Space
-from purerl.types import Environment
+from purerl.types import Array, Environment
+
+Number = float | Array
 
 __all__ = [
+    "ActionDelay",
     "ActionRepeat",
+    "Actuator",
     "FlattenObservation",
     "FrameStack",
     "GradientGate",
+    "ImitateMotion",
+    "LearnedReward",
     "MaskObservation",
+    "Motion",
+    "ObservationDelay",
+    "ObservationNoise",
     "RandomizeParameters",
     "ScaleAction",
     "StickyActions",
     "StrictTypes",
+    "Term",
     "TimeLimit",
     "WithReward",
     "check_env",
@@ -45,6 +61,8 @@ __all__ = [
     "environment_options",
     "make",
     "options_of",
+    "randomize",
+    "record_motion",
 ]
 
 
@@ -56,22 +74,39 @@ def make(
     keep: Sequence[int] = (),
     frame_stack: int | None = None,
     differentiable: bool = False,
+    observation_noise: Number = 0.0,
+    observation_delay: int | Array = 0,
+    action_noise: Number = 0.0,
+    action_delay: int | Array = 0,
+    actuator_gain: Number = 1.0,
+    actuator_dead_zone: Number = 0.0,
+    actuator_lag: Number = 0.0,
     **options: Any,
 ) -> Environment:
-    """Environment by name or from an object, optionally with a time limit, repeated actions or other observations.
+    """Environment by name or from an object, optionally with a time limit, repeated actions, other observations, or
+    disturbances of sensors and actuators.
 
-    Time limits count the simulator's own steps, as in Brax: with ``action_repeat=4`` and ``episode_length=1000`` an
-    agent acts 250 times. The limit is exact even if it is not a multiple of `action_repeat` (see `ActionRepeat`).
+    Time limits, delays and lags count the simulator's own steps, as in Brax: with ``action_repeat=4`` and
+    ``episode_length=1000`` an agent acts 250 times. The limit is exact even if it is not a multiple of `action_repeat`
+    (see `ActionRepeat`).
 
     Args:
-        name_or_env: gymnax's id such as ``"CartPole-v1"``, ``"brax/<name>"``, ``"smooth/<name>"``, ``"pixels/<name>"``,
-            your own class as ``"mypackage.envs:MyEnv"``, or an `Environment` object. Your own environment is wrapped in
-            `StrictTypes` if it returns Python numbers or other dtypes that can be converted without loss.
+        name_or_env: gymnax's id such as ``"CartPole-v1"``, ``"brax/<name>"``, ``"smooth/<name>"``, ``"grid/<name>"``,
+            ``"pixels/<name>"``, your own class as ``"mypackage.envs:MyEnv"``, or an `Environment` object. Your own
+            environment is wrapped in `StrictTypes` if it returns Python numbers or other dtypes that can be converted
+            without loss.
         episode_length: time limit in steps; the default is gymnax's own, 1000 for Brax, the value in
-            `environment_options` for smooth ones, and none for an object.
+            `environment_options` for smooth ones and grids, and none for an object.
         action_repeat: simulator steps per action; their rewards are summed.
         keep: indices of the visible entries of a vector (`MaskObservation`); by default all.
         frame_stack: number of stacked observations (`FrameStack`); by default 2 for pixels, else 1.
+        observation_noise: standard deviation of noise on observations, in their unit (`ObservationNoise`).
+        observation_delay: delay of observations in steps (`ObservationDelay`).
+        action_noise: standard deviation of noise on actions, in their unit (`Actuator`).
+        action_delay: delay of actions in steps (`ActionDelay`).
+        actuator_gain: output per action (`Actuator`).
+        actuator_dead_zone: size of actions without effect, in their unit (`Actuator`).
+        actuator_lag: part of the output that is left after a step (`Actuator`).
         differentiable: whether `jax.grad` must work through `step`. The simulator is prepared for it if necessary;
             environments without gradients are refused. An object is used unchanged.
         options: options of the environment, see `environment_options`.
@@ -87,6 +122,11 @@ def make(
         struct.check_value("frame_stack", frame_stack, int, "[1, inf)")
     struct.check_value("differentiable", differentiable, bool, "")
     env = _make(name_or_env, episode_length, differentiable, options)
+    if _differ((actuator_gain, 1.0), (actuator_dead_zone, 0.0), (actuator_lag, 0.0), (action_noise, 0.0)):
+        env = Actuator(env, actuator_gain, actuator_dead_zone, actuator_lag, action_noise)
+    env = ActionDelay(env, action_delay) if _differ((action_delay, 0)) else env
+    env = ObservationNoise(env, observation_noise) if _differ((observation_noise, 0.0)) else env
+    env = ObservationDelay(env, observation_delay) if _differ((observation_delay, 0)) else env
     env = env if action_repeat == 1 else ActionRepeat(env, action_repeat)
     env = env if keep == () else MaskObservation(env, keep)
     if frame_stack is None:
@@ -110,14 +150,9 @@ def environment_options(name: str) -> dict[str, Any]:
 def options_of(name: str) -> dict[str, Option]:
     """Options of an environment with defaults, meaning and allowed range."""
     suite = _suite(name)
-    defaults = {
-        "episode_length": suite.time_limit(name),
-        "action_repeat": 1,
-        "keep": (),
-        "frame_stack": suite.frame_stack(name),
-        "differentiable": False,
-    }
-    return {**suite.options(name), **{option: Option(defaults[option], help) for option, help in COMMON.items()}}
+    decided = {"episode_length": suite.time_limit(name), "frame_stack": suite.frame_stack(name)}
+    common = {option: known._replace(default=decided.get(option, known.default)) for option, known in COMMON.items()}
+    return {**suite.options(name), **common}
 
 
 def describe(name: str) -> tuple[Space, Space, int | None]:
@@ -136,6 +171,11 @@ def _make(
     if options:
         raise unknown("option of an environment object", next(iter(options)), COMMON)
     return env if episode_length is None else TimeLimit(env, episode_length)
+
+
+def _differ(*pairs: tuple[Any, float]) -> bool:
+    """Whether any value is not the plain number beside it. What is no plain number is left to the wrapper's checks."""
+    return not all(type(value) in (int, float) and value == default for value, default in pairs)
 
 
 def _suite(name: str) -> Suite:

@@ -15,15 +15,6 @@ from purerl.errors import InputError
 
 Options = tuple[tuple[str, Any], ...]
 
-COMMON = {
-    "episode_length": "time limit of an episode, in steps of the simulator",
-    "action_repeat": "simulator steps per action; their rewards are added",
-    "keep": "indices of the entries of a vector that the agent sees; none shows all",
-    "frame_stack": "observations that the agent sees at once",
-    "differentiable": "require gradients through the dynamics",
-}
-"""Options that `purerl.make` takes for every environment, with their meaning."""
-
 
 class Option(NamedTuple):
     """One option of an environment.
@@ -39,6 +30,23 @@ class Option(NamedTuple):
     help: str = ""
     within: str = ""
     kind: str = ""
+
+
+COMMON = {
+    "episode_length": Option(None, "time limit of an episode, in steps of the simulator"),
+    "action_repeat": Option(1, "simulator steps per action; their rewards are added"),
+    "keep": Option((), "indices of the entries of a vector that the agent sees; none shows all"),
+    "frame_stack": Option(None, "observations that the agent sees at once"),
+    "differentiable": Option(False, "require gradients through the dynamics"),
+    "observation_noise": Option(0.0, "standard deviation of noise on observations, in their unit", "[0, inf)"),
+    "observation_delay": Option(0, "delay of observations, in steps of the simulator", "[0, inf)"),
+    "action_noise": Option(0.0, "standard deviation of noise on actions, in their unit", "[0, inf)"),
+    "action_delay": Option(0, "delay of actions, in steps of the simulator", "[0, inf)"),
+    "actuator_gain": Option(1.0, "output of actuators per action; below 1 for weak motors", "[0, inf)"),
+    "actuator_dead_zone": Option(0.0, "actions up to this size have no effect, in their unit", "[0, inf)"),
+    "actuator_lag": Option(0.0, "part of the actuators' output left after a step: exp(-dt / time constant)", "[0, 1)"),
+}
+"""Options that `purerl.make` takes for every environment. A suite decides a default that is None here."""
 
 
 def constructor_options(environment: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Options:

@@ -11,6 +11,7 @@ from purerl.types import Environment
 
 SUITES = (
     "smooth",
+    "grid",
     "pixels",
     "gymnax",
     "brax",

@@ -43,7 +43,7 @@ class TimeLimit:
 
     def __post_init__(self) -> None:
         struct.check_value("length of a time limit", self.length, int, "[1, inf)")
-        _set_leaf(self, "length", self.length, np.int32)
+        set_leaf(self, "length", self.length, np.int32)
 
     @property
     def observation_space(self) -> Space:
@@ -226,7 +226,7 @@ class StickyActions:
 
     def __post_init__(self) -> None:
         struct.check_value("probability of sticky actions", self.probability, float, "[0, 1]")
-        _set_leaf(self, "probability", self.probability, np.float32)
+        set_leaf(self, "probability", self.probability, np.float32)
 
     @property
     def observation_space(self) -> Space:
@@ -303,24 +303,24 @@ class RandomizeParameters:
         sample_key, reset_key = jax.random.split(key)
         drawn = _changed_leaves(self.env, self.sample(sample_key, self.env))
         check_acts(self.env, drawn)
-        timestep = _with_leaves(self.env, drawn).reset(reset_key)
+        timestep = with_leaves(self.env, drawn).reset(reset_key)
         return struct.replace(timestep, state=RandomizedState(timestep.state, drawn))
 
     def step(self, key: Array, state: RandomizedState, action: Array) -> TimeStep:
         """Advance `state` by one action with the parameters of its episode."""
-        timestep = _with_leaves(self.env, state.drawn).step(key, state.env, action)
+        timestep = with_leaves(self.env, state.drawn).step(key, state.env, action)
         return struct.replace(timestep, state=RandomizedState(timestep.state, state.drawn))
 
 
 def _changed_leaves(env: Environment, other: Environment) -> dict[str, Array]:
-    """Leaves of `other` that are not the same objects as in `env`, by path."""
+    """Leaves of `other` that are not the same as in `env`, by path."""
     before, structure = jax.tree_util.tree_flatten_with_path(env)
     after, other_structure = jax.tree.flatten(other)
     if structure != other_structure:
         raise InputError("random parameters may change the leaves of an environment, not its structure")
     changed = {}
     for (path, old), new in zip(before, after, strict=True):
-        if new is not old:
+        if not _is_same(old, new):
             name = dotted(path)
             if jnp.shape(new) != jnp.shape(old):
                 raise InputError(f"random {name} must have shape {jnp.shape(old)}, got {jnp.shape(new)}")
@@ -328,7 +328,14 @@ def _changed_leaves(env: Environment, other: Environment) -> dict[str, Array]:
     return changed
 
 
-def _with_leaves(env: Environment, leaves: dict[str, Array]) -> Environment:
+def _is_same(old: Any, new: Any) -> bool:
+    """Whether a leaf is the same object, or an equal number that a constructor has copied."""
+    if new is old or isinstance(new, jax.Array) or isinstance(old, jax.Array):
+        return new is old
+    return np.shape(new) == np.shape(old) and bool(np.all(np.equal(new, old)))
+
+
+def with_leaves(env: Environment, leaves: dict[str, Array]) -> Environment:
     """Copy of `env` with the leaves at some paths replaced."""
     paths, structure = jax.tree_util.tree_flatten_with_path(env)
     return jax.tree.unflatten(structure, [leaves.get(dotted(path), leaf) for path, leaf in paths])
@@ -340,7 +347,7 @@ def _box_of_actions(env: Environment) -> Box:
     return env.action_space
 
 
-def _set_leaf(node: Any, name: str, value: Any, dtype: Any) -> None:
+def set_leaf(node: Any, name: str, value: Any, dtype: Any) -> None:
     """Store `value` with a strong dtype, so that a number and an array use the same compiled program."""
     traced = isinstance(value, jax.Array)
     object.__setattr__(node, name, jnp.asarray(value, dtype) if traced else np.asarray(value, dtype))

@@ -8,11 +8,15 @@ from jax import lax
 
 from purerl import rollout, struct
 from purerl.experience.preprocessing import preprocess, update_statistics, zero_input
+from purerl.experience.reward_models import EnvironmentReward, RewardModel
 from purerl.math import running_statistics
 from purerl.math.returns import discounted_return
 from purerl.replay import PrioritizedReplay, Replay, ReplaySample
 from purerl.rollout import RolloutState
 from purerl.types import Array, Environment, Metrics, Policy, PyTree, Transition
+
+_REWARD_MODEL = 2**32 - 1
+"""Number of the reward model's key, folded in: far from those of the environments, which `jax.random.split` counts."""
 
 
 @struct.dataclass
@@ -24,12 +28,14 @@ class ExperienceState:
         obs_stats: running statistics of observations; None unless they are normalised.
         return_stats: running statistics of the discounted returns that scale rewards; None unless they are normalised.
         discounted_return: float32 ``[num_envs]``, running, for `return_stats`; None unless rewards are normalised.
+        reward_model: state of the reward model.
     """
 
     rollout: RolloutState
     obs_stats: running_statistics.RunningStatistics | None
     return_stats: running_statistics.RunningStatistics | None
     discounted_return: Array | None
+    reward_model: PyTree
 
 
 @struct.dataclass
@@ -44,6 +50,7 @@ class Experience:
         reward_scale: factor of rewards.
         normalize_rewards: whether to divide rewards by the running deviation of the discounted return.
         gamma: discount factor per step of that return.
+        reward_model: rewards to learn from, before they are scaled.
     """
 
     env: Environment
@@ -53,9 +60,11 @@ class Experience:
     reward_scale: float | Array = 1.0
     normalize_rewards: bool = struct.field(default=False, static=True)
     gamma: float | Array = 1.0
+    reward_model: RewardModel = EnvironmentReward()
 
     def init(self, key: Array, carry: PyTree = ()) -> ExperienceState:
         """Environments at the start of an episode, with the policy memory `carry`, and empty statistics."""
+        model_key = jax.random.fold_in(key, _REWARD_MODEL)
         timestep = jax.vmap(self.env.reset)(jax.random.split(key, self.num_envs))
         shape = zero_input(self.env.observation_space).shape
         return ExperienceState(
@@ -63,6 +72,7 @@ class Experience:
             obs_stats=running_statistics.init(shape) if self.normalize_observations else None,
             return_stats=running_statistics.init(()) if self.normalize_rewards else None,
             discounted_return=jnp.zeros(self.num_envs, jnp.float32) if self.normalize_rewards else None,
+            reward_model=self.reward_model.init(self.env, self.num_envs, model_key),
         )
 
     def collect(
@@ -74,11 +84,13 @@ class Experience:
         the statistics before it.
 
         Returns:
-            The state afterwards; transitions ``[num_envs, rollout_length]``, with scaled rewards; and the metrics of
-            the episodes that ended, in the environment's own rewards.
+            The state afterwards; transitions ``[num_envs, rollout_length]``, with scaled rewards; and metrics: of the
+            episodes that ended, in the environment's own rewards, and of the reward model.
         """
+        model_key = jax.random.fold_in(key, _REWARD_MODEL)
         rollouts, transitions, episodes = rollout.collect(self.env, policy, state.rollout, key, self.rollout_length)
-        reward = transitions.reward * self.reward_scale
+        model, reward, metrics = self.reward_model.learn(self.env, state.reward_model, transitions, model_key)
+        reward = reward * self.reward_scale
         return_stats, discounted = state.return_stats, state.discounted_return
         if return_stats is not None and discounted is not None:
             discounted, returns = jax.vmap(discounted_return, in_axes=(0, 0, None, 0))(
@@ -86,8 +98,9 @@ class Experience:
             )
             return_stats = running_statistics.update(return_stats, returns)
             reward = running_statistics.scale(return_stats, reward)
-        state = ExperienceState(rollouts, state.obs_stats, return_stats, discounted)
-        return self.observe(state, transitions.obs), struct.replace(transitions, reward=reward), episodes
+        state = ExperienceState(rollouts, state.obs_stats, return_stats, discounted, model)
+        transitions = struct.replace(transitions, reward=reward)
+        return self.observe(state, transitions.obs), transitions, {**episodes, **metrics}
 
     def observe(self, state: ExperienceState, obs: Array) -> ExperienceState:
         """The state with `obs`, observations with any leading axes, in its running statistics."""

@@ -26,6 +26,18 @@ def check_discrete(algorithm: str, env: Any, instead: str) -> None:
         raise InputError(f"{algorithm} needs discrete actions, got {env.action_space}: use {instead}")
 
 
+def check_discrete_observations(algorithm: str, env: Environment, instead: str) -> None:
+    """Raise `InputError` unless the observations of `env` are numbers of states.
+
+    Args:
+        algorithm: name, for the message.
+        env: an environment.
+        instead: names of algorithms for other observations.
+    """
+    if not isinstance(env.observation_space, Discrete):
+        raise InputError(f"{algorithm} needs discrete observations, got {env.observation_space}: use {instead}")
+
+
 def check_bounded(algorithm: str, env: Any, instead: str, *, continuous: bool = False) -> None:
     """Raise `InputError` unless `env` is an environment with bounded actions that are arrays.
 

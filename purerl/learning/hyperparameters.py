@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from purerl import struct
+from purerl.experience.reward_models import EnvironmentReward, RewardModel
 from purerl.learning.optimizers import Optimizer
 from purerl.types import Scalar
 
@@ -52,6 +53,11 @@ def normalize_observations(default: bool = False) -> Any:
 def normalize_rewards() -> Any:
     """Scaled rewards."""
     return _switch(False, "divide rewards by the running deviation of the discounted return")
+
+
+def reward_model() -> Any:
+    """Rewards to learn from."""
+    return struct.field(default=EnvironmentReward(), help="rewards to learn from", protocol=RewardModel)
 
 
 # Optimisation

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 
 from purerl import struct
+from purerl.experience.reward_models import RewardModel
 from purerl.learning.optimizers import Optimizer
 from purerl.types import Array
 
@@ -76,7 +77,9 @@ def env_steps(iteration: Array, steps_per_iteration: int) -> Array:
 
 
 def at(algorithm: T, iteration: Array) -> T:
-    """The algorithm with the present value, a float32, of each scheduled hyper-parameter; optimisers included.
+    """The algorithm with the present value, a float32, of each scheduled hyper-parameter.
+
+    Those of optimisers and reward models are included.
 
     Args:
         algorithm: a dataclass with `Scalar` fields and `steps_per_iteration`.
@@ -88,7 +91,7 @@ def at(algorithm: T, iteration: Array) -> T:
         values = {}
         for field in dataclasses.fields(node):
             value = getattr(node, field.name)
-            if isinstance(value, Optimizer) and dataclasses.is_dataclass(value):
+            if isinstance(value, Optimizer | RewardModel) and dataclasses.is_dataclass(value):
                 values[field.name] = present(value)
             elif struct.is_scalar(field) and callable(value):
                 values[field.name] = jnp.asarray(value(steps), jnp.float32)

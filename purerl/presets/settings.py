@@ -17,6 +17,7 @@ class Preset:
         hyperparameters: fields of the algorithm that differ from its defaults; schedules as text, such as
             ``"linear:1:0.05:50%"``.
         optimizer: what differs from the algorithm's default optimiser: its kind, ``optimizer``, and its numbers.
+        reward_model: the same of the reward model.
         network: what differs from the algorithm's default network: kinds of its parts (``trunk`` is ``"mlp"`` or
             ``"cnn"``, ``head`` is ``"mean"``, ``"c51"`` or ``"quantile"``), and fields of parts and network.
         env: options of the environment that differ from its defaults.
@@ -26,6 +27,7 @@ class Preset:
 
     hyperparameters: dict[str, Any] = dataclasses.field(default_factory=dict)
     optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
+    reward_model: dict[str, Any] = dataclasses.field(default_factory=dict)
     network: dict[str, Any] = dataclasses.field(default_factory=dict)
     env: dict[str, Any] = dataclasses.field(default_factory=dict)
     total_steps: int = 500_000

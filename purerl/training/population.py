@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from purerl import device_memory, numeric, struct
+from purerl import device_memory, numeric, paths, struct
 from purerl.environments.influence import check_acts
-from purerl.errors import InputError, unknown
+from purerl.errors import InputError
 from purerl.learning.minibatches import ROWS_IN_CACHE
 from purerl.types import Algorithm, Array, Environment, Metrics, Policy, PyTree
 
@@ -76,7 +76,7 @@ class Population:
         varied = {}
         for i, name in enumerate(values):
             column = [combination[i] for combination in combinations for _ in range(num_seeds)]
-            if numeric.dtype_of(_number_at(algorithm, name)).kind == "i":
+            if numeric.dtype_of(paths.number_at(algorithm, name)).kind == "i":
                 column = [int(value) if isinstance(value, float) and value.is_integer() else value for value in column]
             varied[name] = column
         return cls(algorithm, num_seeds * len(combinations), varied)
@@ -213,7 +213,7 @@ class Population:
 
     def _column(self, name: str, values: Any) -> Array | np.ndarray:
         """The members' `values` of what is called `name`, as one array of its dtype."""
-        number = _number_at(self.algorithm, name)
+        number = paths.number_at(self.algorithm, name)
         dtype = numeric.dtype_of(number)
         if isinstance(values, jax.Array) and values.dtype == dtype:
             column = values
@@ -232,7 +232,7 @@ class Population:
     def _member(self, varied: Mapping[str, Any]) -> Any:
         member = self.algorithm
         for name, value in varied.items():
-            member = _replace_path(member, name.split("."), value, name)
+            member = paths.replaced(member, name, value)
         return member
 
 
@@ -245,48 +245,3 @@ def in_groups(
     """
     grouped = algorithm.in_groups if isinstance(algorithm, Population) else lambda of, state: of(algorithm, state)
     return grouped(function, state)
-
-
-def _number_at(algorithm: Algorithm, name: str) -> Any:
-    """The number or array called `name`; 0.0 for one that is None, which may be any number.
-
-    Raises:
-        InputError: if there is nothing of that name, or something else.
-    """
-    value = _at_path(algorithm, name.split("."), name)
-    if value is None:
-        return 0.0
-    if not isinstance(value, bool | int | float | np.ndarray | np.generic | jax.Array):
-        raise InputError(f"{name!r} is no number but a {type(value).__name__} and cannot vary")
-    return value
-
-
-def _at_path(node: Any, path: list[str], name: str) -> Any:
-    """Entry at `path` in `node`, a field or a dictionary entry on each level."""
-    head, *rest = path
-    entry = _entries(node, head, name)[head]
-    return _at_path(entry, rest, name) if rest else entry
-
-
-def _replace_path(node: Any, path: list[str], value: Any, name: str) -> Any:
-    """A copy of `node` with what is at `path` replaced; every object on the way checks itself anew."""
-    head, *rest = path
-    entries = _entries(node, head, name)
-    if rest:
-        value = _replace_path(entries[head], rest, value, name)
-    return {**entries, head: value} if isinstance(node, Mapping) else struct.replace(node, **{head: value})
-
-
-def _entries(node: Any, wanted: str, name: str) -> dict[str, Any]:
-    """Fields or dictionary entries of `node`; `InputError` unless `wanted` is one that may vary."""
-    fields = {f.name: f for f in dataclasses.fields(node)} if dataclasses.is_dataclass(node) else {}
-    entries = dict(node) if isinstance(node, Mapping) else {field: getattr(node, field) for field in fields}
-    if isinstance(node, int | float):
-        raise InputError(f"{name!r}: there is no {wanted!r} of {node!r}, which is a number and no schedule")
-    if wanted not in entries:
-        # A parameter of a simulator is one level further down.
-        below = [f"{entry}.{field}" for entry, value in entries.items() for field in getattr(value, "__dict__", ())]
-        raise unknown(f"entry of {type(node).__name__} in {name!r}:", wanted, [*entries, *below])
-    if wanted in fields and fields[wanted].metadata.get("static", False):
-        raise InputError(f"{name!r} shapes the compiled program and cannot vary within one population")
-    return entries

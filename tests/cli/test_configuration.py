@@ -21,11 +21,12 @@ from purerl.cli.config import RunConfig
 from purerl.cli.evaluation import Evaluator
 from purerl.cli.fields import hyperparameters
 from purerl.cli.network import build_network, complete_network, default_network
-from purerl.cli.optimizer import build_optimizer, complete_optimizer, default_optimizer
+from purerl.cli.objects import PREFIXES, build_object, complete_object, default_object
 from purerl.cli.run_directory import RunDirectory
 from purerl.cli.training import Training
 from purerl.environments import environment_names
 from purerl.errors import InputError
+from purerl.learning.random_network_distillation import RandomNetworkDistillation
 from purerl.presets import preset, row
 from purerl.training.in_process import InProcess
 
@@ -122,6 +123,9 @@ def test_parameters_follow_the_kind_of_their_part() -> None:
 def test_default_networks_survive_plain_data(name: str) -> None:
     algorithm = row(name).load()
     plain = json.loads(json.dumps(complete_network(algorithm, {}, {})))
+    if default_network(algorithm) is None:
+        assert plain == {}
+        return
     assert build_network(algorithm, plain) == default_network(algorithm)
     assert build_network(algorithm, {}) == default_network(algorithm)  # as an older run that knows less
 
@@ -185,7 +189,9 @@ def test_presets_name_real_fields() -> None:
         settings = preset(algorithm, env)
         fields = {field.name for field in hyperparameters(row(algorithm).load())}
         assert settings.hyperparameters.keys() <= fields
-        assert settings.optimizer.keys() <= complete_optimizer(row(algorithm).load(), settings.optimizer, {}).keys()
+        for part in PREFIXES:
+            values = getattr(settings, part)
+            assert values.keys() <= complete_object(row(algorithm).load(), part, values, {}).keys()
         known = complete_network(row(algorithm).load(), settings.network, {})
         assert settings.network.keys() <= known.keys()
     with pytest.raises(InputError, match="unknown algorithm"):
@@ -295,12 +301,30 @@ def test_schedules_are_text_without_loss() -> None:
     )
 
 
+@pytest.mark.parametrize("part", PREFIXES)
 @pytest.mark.parametrize("name", presets.ALGORITHMS)
-def test_default_optimizers_survive_plain_data(name: str) -> None:
+def test_default_objects_survive_plain_data(name: str, part: str) -> None:
     algorithm = row(name).load()
-    plain = json.loads(json.dumps(complete_optimizer(algorithm, {}, {})))
-    built = {"optimizer": default_optimizer(algorithm)}
-    assert build_optimizer(algorithm, plain) == build_optimizer(algorithm, {}) == built
+    plain = json.loads(json.dumps(complete_object(algorithm, part, {}, {})))
+    default = default_object(algorithm, part)
+    built = {} if default is None else {part: default}
+    assert build_object(algorithm, part, plain) == build_object(algorithm, part, {}) == built
+
+
+def test_the_reward_model_is_chosen_by_flags() -> None:
+    run = made("--reward-model rnd --reward-model.coef linear:1:0:50% --reward-model.hidden-sizes 8 16 --seeds 2")
+    again = type(run).from_json(json.loads(json.dumps(run.to_json())))
+    for config in (run, again):
+        model = config.population().algorithm.reward_model
+        assert model == RandomNetworkDistillation(purerl.LinearSchedule(1.0, 0.0, 250_000.0), hidden_sizes=(8, 16))
+    varied = made("--reward-model rnd --vary reward-model.coef=0.5,2").population()
+    assert varied.varied["reward_model.coef"].tolist() == [0.5, 2.0]
+    with pytest.raises(InputError, match=r"--reward-model\.coef is not for --reward-model environment, which has no"):
+        made("--reward-model.coef 2")
+    with pytest.raises(InputError, match=r"--vary reward-model\.coef is for --reward-model rnd, not for environment"):
+        made("--vary reward-model.coef=1,2")
+    with pytest.raises(InputError, match="unknown flag '--reward-model'"):
+        made("--reward-model rnd", algorithm="dqn")
 
 
 def test_a_warm_up_is_no_training() -> None:

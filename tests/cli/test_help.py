@@ -9,8 +9,9 @@ import pytest
 
 from purerl.cli import COMMANDS, main
 from purerl.cli.network import KINDS, complete_network, default_network, parameters, part_class
+from purerl.cli.objects import PREFIXES
 from purerl.errors import InputError
-from purerl.presets import ALGORITHMS, preset, row
+from purerl.presets import ALGORITHMS, FAMILIES, preset, row
 
 FAST = """
 import sys
@@ -112,12 +113,16 @@ def test_every_parameter_is_a_flag_and_explained(algorithm: str, capsys: pytest.
 
     made = row(algorithm).load()
     network = default_network(made)
-    parts = [f.name for f in dataclasses.fields(network) if f.name in KINDS] + ["optimizer"]
+    owned = dataclasses.fields(network) if network is not None else ()
+    parts = [f.name for f in (*owned, *dataclasses.fields(made)) if f.name in KINDS]
     names = [f.name for f in dataclasses.fields(made) if f.name not in ("env", "network", "terminal_value")]
-    names += [f.name for f in dataclasses.fields(network) if f.name not in (*parts, "action_space", "parent", "name")]
-    names += {f.name for part in parts for kind in KINDS[part] for f in dataclasses.fields(part_class(part, kind))} - {
-        "parent",
-        "name",
+    names += [f.name for f in owned if f.name not in (*parts, "action_space", "parent", "name")]
+    names += {
+        PREFIXES.get(part, "") + f.name
+        for part in parts
+        for kind in KINDS[part]
+        for f in dataclasses.fields(part_class(part, kind))
+        if f.name not in ("parent", "name")
     }
     out = helped(capsys, "train", algorithm)
     assert main(["algorithms", algorithm]) == 0
@@ -127,7 +132,7 @@ def test_every_parameter_is_a_flag_and_explained(algorithm: str, capsys: pytest.
         (line,) = [line for line in table.splitlines() if line.split()[0] == f"--{name.replace('_', '-')}"]
         assert len(line.split()) >= 5
     # Whatever is a parameter says what it means.
-    assert all(f.metadata["help"] for f in parameters(network))
+    assert network is None or all(f.metadata["help"] for f in parameters(network))
 
 
 def test_the_overview_has_a_line_for_each_algorithm(capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +146,8 @@ def test_the_overview_has_a_line_for_each_algorithm(capsys: pytest.CaptureFixtur
 def test_the_overview_names_the_right_action_spaces(algorithm: str) -> None:
     import purerl
 
-    for space, env in (("discrete", "CartPole-v1"), ("continuous", "Pendulum-v1")):
+    discrete = "FrozenLake-misc" if algorithm in {row.name for row in FAMILIES["tabular"]} else "CartPole-v1"
+    for space, env in (("discrete", discrete), ("continuous", "Pendulum-v1")):
         if space in row(algorithm).actions:
             row(algorithm).load()(env=purerl.make(env))
         else:

@@ -15,16 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
-from scipy.special import stdtrit
 
 from purerl import struct
 from purerl.errors import InputError
+from purerl.estimators import terms
+from purerl.estimators.measurement import RESOLUTION, bias_test, error, is_biased, mean, t_quantile
+from purerl.math.distributions import Gaussian
 from purerl.types import Array
-
-RESOLUTION = 1e-3
-"""Smallest difference relative to the gradient that is not attributed to rounding in float32."""
 
 
 @struct.dataclass
@@ -105,19 +103,27 @@ def compare_gradients(
     if theta.ndim != 1 or not jnp.issubdtype(theta.dtype, jnp.floating):
         raise InputError(f"theta must be a vector of floats, got {theta.dtype}{list(theta.shape)}")
 
-    eps = jax.random.normal(key, (num_samples, theta.size), theta.dtype)
-    signs = jnp.array([1.0, -1.0], theta.dtype)
-    at = jax.vmap(jax.vmap(lambda sign, eps: theta + sign * sigma * eps, (None, 0)), (0, None))(signs, eps)
-    values, gradients = jax.vmap(jax.vmap(jax.value_and_grad(function)))(at)
-    quantile = stdtrit(num_samples - num_samples // 2 - 1, 0.5 * (1.0 + confidence))
-    return _compare(eps, values, gradients, sigma, float(quantile))
+    def smoothed(theta: Array) -> Gaussian:
+        return Gaussian(theta, jnp.broadcast_to(jnp.log(jnp.asarray(sigma, theta.dtype)), theta.shape))
+
+    # Both are the estimators of `purerl.estimators` at the same antithetic pairs: pathwise, and the score function.
+    pairs = (2, num_samples)
+    raw = terms.draw(key, terms.distributions(smoothed, terms.repeat(theta, pairs), 2), 2)
+    values, gradients = terms.through_samples(lambda d: terms.draw(key, d, 2), smoothed, function, theta, pairs)
+    # The score is odd in eps, so what the values of a pair have in common drops out; large ones would round.
+    odd = values - jnp.mean(values, axis=0, keepdims=True)
+    zeroth = jnp.mean(terms.scores(smoothed, theta, raw, odd), axis=0)
+    eps = sigma * terms.scores(smoothed, theta, raw[0], jnp.ones(num_samples, theta.dtype))
+    return _compare(eps, values, gradients, zeroth, sigma, t_quantile(num_samples, confidence))
 
 
-def _compare(eps: Array, values: Array, gradients: Array, sigma: float | Array, quantile: float) -> GradientComparison:
+def _compare(
+    eps: Array, values: Array, gradients: Array, zeroth: Array, sigma: float | Array, quantile: float
+) -> GradientComparison:
     """Comparison from samples.
 
-    `eps` is ``[num_samples, n]``, `values` ``[2, num_samples]`` and `gradients` ``[2, num_samples, n]``; the axis of
-    length 2 is + and - eps.
+    `eps` and `zeroth` are ``[num_samples, n]``, `values` ``[2, num_samples]`` and `gradients` ``[2, num_samples, n]``;
+    the axis of length 2 is + and - eps.
     """
     # Below, sums of squares must be finite.
     squares = jnp.square(values) + jnp.sum(jnp.square(gradients), axis=-1)
@@ -128,55 +134,34 @@ def _compare(eps: Array, values: Array, gradients: Array, sigma: float | Array, 
     norms = jnp.linalg.norm(gradients, axis=-1).reshape(-1)
     values = jnp.where(kept[None, :], values, 0.0)
     gradients = jnp.where(kept[None, :, None], gradients, 0.0)
+    zeroth = jnp.where(kept[:, None], zeroth, 0.0)
 
     first = jnp.mean(gradients, axis=0)
-    zeroth = eps * ((values[0] - values[1]) / (2.0 * sigma))[:, None]
-    first_mean, zeroth_mean = _mean(first, kept), _mean(zeroth, kept)
-    variance = _mean(jnp.mean(jnp.square(values - jnp.mean(_mean(values.T, kept))), axis=0), kept)
-    size = _mean(jnp.mean(jnp.sum(jnp.square(gradients), axis=-1), axis=0), kept)
+    first_mean, zeroth_mean = mean(first, kept), mean(zeroth, kept)
+    variance = mean(jnp.mean(jnp.square(values - jnp.mean(mean(values.T, kept))), axis=0), kept)
+    size = mean(jnp.mean(jnp.sum(jnp.square(gradients), axis=-1), axis=0), kept)
     scatter = jnp.sum(jnp.square(gradients - first_mean[None, None, :]), axis=-1)
 
-    fixed = jnp.where(choosing[:, None], _mean(first, halves[1])[None, :], _mean(first, halves[0])[None, :])
+    fixed = jnp.where(choosing[:, None], mean(first, halves[1])[None, :], mean(first, halves[0])[None, :])
     linear_noise = eps * jnp.sum(eps * fixed, axis=-1, keepdims=True) - fixed
     difference = first - (zeroth - linear_noise)
-    along = difference @ _unit(_mean(difference, halves[0]))
-    bias = _mean(along, halves[1])
-    interval = bias + quantile * _error(along, halves[1]) * jnp.array([-1.0, 1.0], bias.dtype)
+    bias, interval = bias_test(difference, kept, quantile)
     # Rounding of the values, and of the chain rule.
-    rounding = jnp.finfo(values.dtype).eps * jnp.mean(_mean(jnp.abs(values.T), kept))
+    rounding = jnp.finfo(values.dtype).eps * jnp.mean(mean(jnp.abs(values.T), kept))
     resolution = rounding / sigma + RESOLUTION * jnp.linalg.norm(first_mean)
 
     return GradientComparison(
         first_order=first_mean,
         zeroth_order=zeroth_mean,
-        first_order_error=_error(first, kept),
-        zeroth_order_error=_error(zeroth, kept),
-        first_order_variance=_mean(jnp.mean(scatter, axis=0), kept),
-        zeroth_order_variance=_mean(jnp.sum(jnp.square(zeroth - zeroth_mean[None, :]), axis=-1), kept),
+        first_order_error=error(first, kept),
+        zeroth_order_error=error(zeroth, kept),
+        first_order_variance=mean(jnp.mean(scatter, axis=0), kept),
+        zeroth_order_variance=mean(jnp.sum(jnp.square(zeroth - zeroth_mean[None, :]), axis=-1), kept),
         roughness=sigma * jnp.sqrt(size / variance),
         norms=norms,
         cosine=jnp.sum(first_mean * zeroth_mean) / (jnp.linalg.norm(first_mean) * jnp.linalg.norm(zeroth_mean)),
         bias=bias,
         bias_interval=interval,
-        biased=(interval[0] > resolution) | (interval[1] < -resolution),
+        biased=is_biased(interval, resolution),
         nonfinite=jnp.mean(~finite),
     )
-
-
-def _mean(samples: Array, kept: Array) -> Array:
-    """Mean over the first axis where `kept`; NaN if no sample is kept."""
-    kept = kept.reshape(-1, *(1,) * (samples.ndim - 1))
-    return jnp.sum(jnp.where(kept, samples, 0.0), axis=0) / jnp.sum(kept)
-
-
-def _error(samples: Array, kept: Array) -> Array:
-    """Standard error of `_mean`."""
-    count = jnp.sum(kept)
-    variance = _mean(jnp.square(samples - _mean(samples, kept)[None]), kept) * count / (count - 1)
-    return jnp.sqrt(variance / count)
-
-
-def _unit(vector: Array) -> Array:
-    """Unit vector in the direction of `vector`; 0 for a zero vector."""
-    norm = jnp.linalg.norm(vector)
-    return vector / jnp.where(norm > 0, norm, 1.0)
