@@ -69,7 +69,8 @@ class ARS:
         search.check_searchable("ars", self.env, self.network)
         if self.num_top_directions > self.num_directions:
             raise InputError(
-                f"num_top_directions must not exceed num_directions, got {self.num_top_directions} of {self.num_directions}"
+                f"num_top_directions must not exceed num_directions, got {self.num_top_directions} "
+                f"of {self.num_directions}"
             )
         object.__setattr__(self, "max_episode_steps", search.episode_steps(self.env, self.max_episode_steps))
 

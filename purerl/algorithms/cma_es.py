@@ -66,7 +66,8 @@ class CMAES:
         size = search.num_parameters(self.env, self.network)
         if size > MAX_PARAMETERS:
             raise InputError(
-                f"cma_es needs a policy of at most {MAX_PARAMETERS} parameters, got {size}: use smaller layers, es or ars"
+                f"cma_es needs a policy of at most {MAX_PARAMETERS} parameters, got {size}: use smaller "
+                "layers, es or ars"
             )
         object.__setattr__(self, "max_episode_steps", search.episode_steps(self.env, self.max_episode_steps))
 

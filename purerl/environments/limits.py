@@ -13,8 +13,8 @@ from purerl.environments.wrappers import TimeLimit
 def episode_limit(env: Any) -> int | None:
     """Most steps of an episode, as `TimeLimit` or gymnax's parameters say; None where nothing says so.
 
-    Wrappers that repeat actions make episodes shorter than this. Where members of a population have limits of their own,
-    the greatest is meant. Limits that are traced are not known.
+    Wrappers that repeat actions make episodes shorter than this. Where members of a population have limits of their
+    own, the greatest is meant. Limits that are traced are not known.
     """
     limits = []
     while env is not None:

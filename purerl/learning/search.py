@@ -158,7 +158,8 @@ def episode_steps(env: Environment, given: int | None) -> int:
     limit = episode_limit(env) if given is None else given
     if limit is None:
         raise InputError(
-            "max_episode_steps is needed: the environment has no time limit, and a candidate is judged by whole episodes"
+            "max_episode_steps is needed: the environment has no time limit, and a candidate is judged by whole "
+            "episodes"
         )
     return limit
 

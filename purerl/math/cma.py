@@ -7,10 +7,11 @@ Pure pieces for the minimisation of any function: `init`, and in turn `ask` for 
     state = cma.tell(state, candidates, jax.vmap(loss)(candidates))
 
 Candidates are drawn from ``N(m, sigma^2 C)``; `tell` moves m to the mean of the better half, C towards the steps that
-succeeded, and sigma so that successive steps are uncorrelated. Only the order of the losses matters. Constants are those
-of table 1, negative weights ("active" update) included.
+succeeded, and sigma so that successive steps are uncorrelated. Only the order of the losses matters. Constants are
+those of table 1, negative weights ("active" update) included.
 
-In float32 the condition number of C is kept below 1e6, as far as its eigenvalues can be told apart from rounding.
+The scales that candidates are drawn with keep the condition number below 1e6: in float32, smaller eigenvalues cannot be
+told apart from rounding.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from purerl import struct
 Array = jax.Array
 
 MAX_CONDITION = 1e6
-"""Largest condition number of the covariance matrix: eigenvalues of float32 matrices are exact to 1e-7 of the largest."""
+"""Largest condition number of the covariance matrix: float32 eigenvalues are exact to 1e-7 of the largest."""
 
 MIN_STD, MAX_STD = 1e-10, 1e10
 """Bounds of sigma, which changes by factors."""
