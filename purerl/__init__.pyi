@@ -19,11 +19,14 @@ from purerl import training as training
 from purerl import types as types
 from purerl.algorithms.a2c import A2C as A2C
 from purerl.algorithms.apg import APG as APG
+from purerl.algorithms.ars import ARS as ARS
 from purerl.algorithms.bc import BC as BC
+from purerl.algorithms.cma_es import CMAES as CMAES
 from purerl.algorithms.dagger import DAgger as DAgger
 from purerl.algorithms.ddpg import DDPG as DDPG
 from purerl.algorithms.discrete_sac import DiscreteSAC as DiscreteSAC
 from purerl.algorithms.dqn import DQN as DQN
+from purerl.algorithms.es import ES as ES
 from purerl.algorithms.impala import IMPALA as IMPALA
 from purerl.algorithms.ppo import PPO as PPO
 from purerl.algorithms.pqn import PQN as PQN
@@ -57,6 +60,7 @@ from purerl.learning.optimizers import RMSProp as RMSProp
 from purerl.learning.random_network_distillation import RandomNetworkDistillation as RandomNetworkDistillation
 from purerl.learning.schedules import CosineSchedule as CosineSchedule
 from purerl.learning.schedules import LinearSchedule as LinearSchedule
+from purerl.math import cma as cma
 from purerl.math import distributions as distributions
 from purerl.math import returns as returns
 from purerl.math import statistics as statistics

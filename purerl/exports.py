@@ -11,6 +11,7 @@ from purerl import presets
 
 MODULES = {
     "algorithms": "algorithms",
+    "cma": "math.cma",
     "checkpoint": "training.checkpoint",
     "control": "physics.control",
     "cpu": "cpu",

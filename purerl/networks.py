@@ -51,7 +51,7 @@ class MLP(nn.Module):
     """Dense layers over the flattened observation.
 
     Attributes:
-        hidden_sizes: width of each layer.
+        hidden_sizes: width of each layer; none: the observation itself.
         activation: follows every layer.
         layer_norm: whether what goes into every activation is standardised first (Ba et al. 2016, arXiv:1607.06450).
     """
@@ -67,7 +67,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
-        """``obs`` of any shape to features ``[hidden_sizes[-1]]``."""
+        """``obs`` of any shape to features ``[hidden_sizes[-1]]``, or the flattened observation."""
         return _dense_layers(jnp.ravel(obs), self.hidden_sizes, self.activation, self.layer_norm)
 
 
@@ -248,7 +248,10 @@ class ActorCritic(nn.Module):
 
 
 class DeterministicPolicy(nn.Module):
-    """One action in ``(-1, 1)`` per observation: a linear head on a trunk, through ``tanh``.
+    """One action per observation: a linear head on a trunk.
+
+    An action of a `Box` is in ``(-1, 1)``, through ``tanh``; one of a `Discrete` space is that with the largest output.
+    ``MLP(())`` as the trunk makes the policy linear.
 
     Attributes:
         trunk: module from one observation to features ``[n]``.
@@ -260,18 +263,21 @@ class DeterministicPolicy(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
-        """The action ``[n]`` for one observation."""
-        assert isinstance(self.action_space, Box)
-        num_outputs = self.action_space.shape[0]
-        return jnp.tanh(Dense(num_outputs, kernel_init=_orthogonal(0.01))(self.trunk(obs)))
+        """For one observation, the action ``[n]`` of a `Box`, or one output per discrete action."""
+        space = self.action_space
+        assert space is not None
+        num_outputs = space.n if isinstance(space, Discrete) else space.shape[0]
+        output = Dense(num_outputs, kernel_init=_orthogonal(0.01))(self.trunk(obs))
+        return output if isinstance(space, Discrete) else jnp.tanh(output)
 
     def initial_carry(self) -> tuple[()]:
         """No memory."""
         return ()
 
-    def act(self, carry: tuple[()], obs: Array) -> tuple[tuple[()], Deterministic]:
-        """The action as a distribution."""
-        return carry, Deterministic(self(obs))
+    def act(self, carry: tuple[()], obs: Array) -> tuple[tuple[()], Distribution]:
+        """The action as the mode of a distribution."""
+        output = self(obs)
+        return carry, Categorical(output) if isinstance(self.action_space, Discrete) else Deterministic(output)
 
 
 def _smallest(num_layers: int, kernel: int, stride: int) -> int:

@@ -163,18 +163,30 @@ def evaluate(env: Environment, policy: Policy, key: Array, num_episodes: int, ma
     struct.check_value("max_steps", max_steps, int, "[1, inf)")
 
     def play(key: Array) -> Episodes:
-        reset_key, step_key = jax.random.split(key)
-
-        def step(state: RolloutState) -> RolloutState:
-            action_key, env_key = jax.random.split(jax.random.fold_in(step_key, state.episode_length))
-            action, carry, _ = policy.act(action_key, state.carry, state.timestep.obs)
-            timestep = env.step(env_key, state.timestep.state, action)
-            return RolloutState(timestep, carry, state.episode_return + timestep.reward, state.episode_length + 1)
-
-        def running(state: RolloutState) -> Array:
-            return ~state.timestep.done & (state.episode_length < max_steps)
-
-        state = lax.while_loop(running, step, begin(env.reset(reset_key), policy.carry))
+        state = play_episode(env, policy, key, max_steps)
         return Episodes(state.episode_return, state.episode_length, state.timestep.done)
 
     return jax.vmap(play)(jax.random.split(key, num_episodes))
+
+
+def play_episode(env: Environment, policy: Policy, key: Array, max_steps: int) -> RolloutState:
+    """Play one episode to its end, or for `max_steps` steps; the environment and the policy's memory then.
+
+    Args:
+        env: the environment.
+        policy: how to act.
+        key: randomness of start, actions and dynamics.
+        max_steps: most steps, positive.
+    """
+    reset_key, step_key = jax.random.split(key)
+
+    def step(state: RolloutState) -> RolloutState:
+        action_key, env_key = jax.random.split(jax.random.fold_in(step_key, state.episode_length))
+        action, carry, _ = policy.act(action_key, state.carry, state.timestep.obs)
+        timestep = env.step(env_key, state.timestep.state, action)
+        return RolloutState(timestep, carry, state.episode_return + timestep.reward, state.episode_length + 1)
+
+    def running(state: RolloutState) -> Array:
+        return ~state.timestep.done & (state.episode_length < max_steps)
+
+    return lax.while_loop(running, step, begin(env.reset(reset_key), policy.carry))

@@ -16,9 +16,12 @@ import purerl
 from purerl import (
     A2C,
     APG,
+    ARS,
     BC,
+    CMAES,
     DDPG,
     DQN,
+    ES,
     GRU,
     IMPALA,
     MLP,
@@ -64,6 +67,7 @@ class Row:
         discrete: whether it takes discrete actions; if not, continuous ones.
         either: whether it takes both; most is then tested on those of `discrete`.
         plays: whether it plays episodes while it learns.
+        number: a hyper-parameter that learning depends on.
         tabular: whether it takes discrete observations only.
     """
 
@@ -74,6 +78,7 @@ class Row:
     discrete: bool = True
     either: bool = False
     plays: bool = True
+    number: str = "learning_rate"
     tabular: bool = False
 
     @property
@@ -277,6 +282,20 @@ def table(rule):
     )
 
 
+def searching(algorithm, network, on_probe, number="learning_rate", **tiny):
+    """By episodes of at most 20 steps."""
+    tiny = {"network": network, "max_episode_steps": 20, "normalize_observations": True} | tiny
+    on_probe = {"max_episode_steps": 3, "num_episodes": 16, "normalize_observations": False} | on_probe
+    return Row(
+        lambda env, **changes: algorithm(env=env, **(tiny | changes)),
+        on_probe,
+        None,
+        lambda state: state.search.mean if algorithm is CMAES else state.params,
+        either=True,
+        number=number,
+    )
+
+
 # One row per algorithm, and some with other pieces.
 ALGORITHMS = {
     "ppo": Row(ppo, PPO_ON_PROBE, ppo_value, lambda state: state.params, either=True),
@@ -390,6 +409,13 @@ ALGORITHMS = {
         actor_params,
         discrete=False,
     ),
+    "es": searching(
+        ES, DeterministicPolicy(TINY), {"noise_std": 0.1, "learning_rate": 2e-2}, population_size=8, learning_rate=1e-2
+    ),
+    "ars": searching(
+        ARS, DeterministicPolicy(MLP(())), {"noise_std": 0.2}, num_directions=4, num_top_directions=2, learning_rate=0.1
+    ),
+    "cma_es": searching(CMAES, DeterministicPolicy(MLP(())), {"initial_std": 0.5}, "initial_std", population_size=6),
     **{rule.name.lower(): table(rule) for rule in TDRule},
 }
 

@@ -75,8 +75,8 @@ def test_new_hyper_parameters_do_not_compile_again(name):
     algorithm = tiny(name)
     learn(algorithm, 0, 1)
     programs = loop.advance._cache_size()
-    others = {"learning_rate": 5e-4, "gamma": 0.9}
-    learn(tiny(name, **{n: value for n, value in others.items() if hasattr(algorithm, n)}), 1, 5, every=2)
+    changes = {ALGORITHMS[name].number: 5e-4, "gamma": 0.9}
+    learn(tiny(name, **{n: value for n, value in changes.items() if hasattr(algorithm, n)}), 1, 5, every=2)
     assert loop.advance._cache_size() == programs
 
 
@@ -174,7 +174,7 @@ def final_weights(name):
     """
 
     def final_weight(learning_rate, key):
-        algorithm = dataclasses.replace(tiny(name), learning_rate=learning_rate)
+        algorithm = dataclasses.replace(tiny(name), **{ALGORITHMS[name].number: learning_rate})
         state, metrics = purerl.train(algorithm, key, 2)
         return jax.tree.leaves(ALGORITHMS[name].params(state))[0].sum(), (state.iteration, metrics)
 

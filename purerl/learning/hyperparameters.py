@@ -45,9 +45,9 @@ def reward_scale() -> Any:
     return struct.field(default=1.0, help="factor that multiplies rewards", within="(0, inf)")
 
 
-def normalize_observations() -> Any:
+def normalize_observations(default: bool = False) -> Any:
     """Standardised observations."""
-    return _switch(False, "standardise observations by running mean and deviation, clipped to +-10")
+    return _switch(default, "standardise observations by running mean and deviation, clipped to +-10")
 
 
 def normalize_rewards() -> Any:
@@ -188,3 +188,31 @@ def max_step_grad_norm() -> Any:
 def rematerialize() -> Any:
     """Less memory for more computation."""
     return _switch(False, "compute steps again in the backward pass, to save memory")
+
+
+# Search without gradients
+
+
+def population_size(default: int, within: str = "[2, inf)") -> Any:
+    """Candidates per iteration."""
+    return _size(default, "candidates, vectors of parameters, per iteration", within)
+
+
+def num_episodes() -> Any:
+    """Episodes per evaluation of a candidate."""
+    return _size(1, "episodes whose mean return is the fitness of a candidate")
+
+
+def max_episode_steps() -> Any:
+    """Steps that count for each episode."""
+    return struct.field(
+        default=None,
+        static=True,
+        help="environment steps counted for each episode, which ends there; none: the time limit of the environment",
+        within="[1, inf)",
+    )
+
+
+def noise_std(default: float) -> Any:
+    """Deviation of perturbed parameters."""
+    return struct.field(default=default, help="standard deviation of perturbations of parameters", within="(0, inf)")

@@ -72,6 +72,15 @@ def merge(a: RunningStatistics, b: RunningStatistics) -> RunningStatistics:
     return RunningStatistics(count, mean, jnp.maximum(var, 0.0))
 
 
+def pooled(stats: RunningStatistics) -> RunningStatistics:
+    """Statistics of several data sets ``[n]`` together."""
+    count = jnp.sum(stats.count)
+    shares = stats.count / jnp.maximum(count, 1.0)
+    mean = jnp.tensordot(shares, stats.mean, 1)
+    var = jnp.tensordot(shares, stats.var + (stats.mean - mean[None]) ** 2, 1)
+    return RunningStatistics(count, mean, var)
+
+
 def standardize(stats: RunningStatistics, x: Array, clip: float | Array = 10.0) -> Array:
     """Standardised array ``(x - mean) / std``, clipped to ``[-clip, clip]``; `x` may have leading axes.
 
