@@ -274,7 +274,7 @@ class DeterministicPolicy(nn.Module):
         """No memory."""
         return ()
 
-    def act(self, carry: tuple[()], obs: Array) -> tuple[tuple[()], Distribution]:
+    def act(self, carry: tuple[()], obs: Array) -> tuple[tuple[()], Categorical | Deterministic]:
         """The action as the mode of a distribution."""
         output = self(obs)
         return carry, Categorical(output) if isinstance(self.action_space, Discrete) else Deterministic(output)
