@@ -2,6 +2,7 @@
 
 from purerl import algorithms as algorithms
 from purerl import cpu as cpu
+from purerl import demonstrations as demonstrations
 from purerl import environments as environments
 from purerl import errors as errors
 from purerl import estimators as estimators
@@ -19,7 +20,9 @@ from purerl import types as types
 from purerl.algorithms.a2c import A2C as A2C
 from purerl.algorithms.apg import APG as APG
 from purerl.algorithms.ars import ARS as ARS
+from purerl.algorithms.bc import BC as BC
 from purerl.algorithms.cma_es import CMAES as CMAES
+from purerl.algorithms.dagger import DAgger as DAgger
 from purerl.algorithms.ddpg import DDPG as DDPG
 from purerl.algorithms.discrete_sac import DiscreteSAC as DiscreteSAC
 from purerl.algorithms.dqn import DQN as DQN
@@ -35,6 +38,9 @@ from purerl.algorithms.td3 import TD3 as TD3
 from purerl.algorithms.td_control import TDControl as TDControl
 from purerl.algorithms.td_control import TDRule as TDRule
 from purerl.algorithms.trpo import TRPO as TRPO
+from purerl.demonstrations.data import Demonstrations as Demonstrations
+from purerl.demonstrations.files import load_demonstrations as load_demonstrations
+from purerl.demonstrations.recording import record as record
 from purerl.environments import check_env as check_env
 from purerl.environments import make as make
 from purerl.errors import InputError as InputError

@@ -27,16 +27,32 @@ def load(reference: str) -> Any:
     Raises:
         InputError: if the module cannot be imported, has no such name, or holds something else than a class there.
     """
-    path, _, name = reference.partition(":")
-    if not path or not name.isidentifier():
-        raise InputError(f"{reference!r} must look like mypackage.mymodule:MyClass")
-    module = _module(path)
-    if not hasattr(module, name):
-        raise unknown(f"class in {path}", name, [key for key, value in vars(module).items() if isinstance(value, type)])
-    found = getattr(module, name)
+    found = find(reference, "class", type)
     if not isinstance(found, type):
         raise InputError(f"{reference} is a {type(found).__name__}, not a class")
     return found
+
+
+def find(reference: str, what: str = "object", like: type = object) -> Any:
+    """Anything that `reference` names.
+
+    Args:
+        reference: ``"package.module:name"``.
+        what: it should be, for messages.
+        like: type of the names that a message proposes.
+
+    Raises:
+        InputError: if the module cannot be imported or has no such name.
+    """
+    path, _, name = reference.partition(":")
+    if not path or not name.isidentifier():
+        raise InputError(f"{reference!r} must look like mypackage.mymodule:{'MyClass' if like is type else 'name'}")
+    module = _module(path)
+    if not hasattr(module, name):
+        raise unknown(
+            f"{what} in {path}", name, [key for key, value in vars(module).items() if isinstance(value, like)]
+        )
+    return getattr(module, name)
 
 
 def missing(cls: Any, protocol: Any) -> list[str]:

@@ -135,6 +135,24 @@ class Box:
         # Exact at both ends; in between, rounding may exceed a bound when the two are close.
         return jnp.clip(scaled, low, high).astype(self.dtype)
 
+    def to_unit(self, element: jax.Array) -> jax.Array:
+        """Numbers in ``[-1, 1]`` that `from_unit` maps to `element`, float32.
+
+        Entries with a single bound, or with none, are not limited to ``[-1, 1]`` on their open side. An integer is
+        mapped to the middle of its part of ``[-1, 1]``.
+        """
+        low, high = self.bounds
+        has_low, has_high = np.isfinite(low), np.isfinite(high)
+        end, value = high, jnp.asarray(element, jnp.float32)
+        if not self.is_continuous:
+            end, value = high + 1.0, value + 0.5
+        from_value = np.where(has_low, low, np.where(has_high, end - 2.0, -1.0))
+        to_value = np.where(has_high, end, np.where(has_low, low + 2.0, 1.0))
+        width = np.maximum(to_value - from_value, np.finfo(np.float32).tiny)
+        scaled = 2.0 * ((value - from_value) / width) - 1.0
+        scaled = jnp.clip(scaled, np.where(has_low, np.float32(-1.0), -np.inf), np.where(has_high, 1.0, np.inf))
+        return jnp.where(has_low | has_high, scaled, value).astype(jnp.float32)
+
     def sample(self, key: jax.Array) -> jax.Array:
         """Random element: uniform between two bounds, half-normal from a single bound, normal without bounds."""
         uniform_key, normal_key = jax.random.split(key)

@@ -18,7 +18,6 @@ choose_thread_pool()  # before jax is imported; see docs/cpu.md
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
-from PIL import Image  # noqa: E402
 
 from purerl import estimators  # noqa: E402
 from purerl.cli.plot import COLORS, picture  # noqa: E402
@@ -132,8 +131,6 @@ def draw(frequency: Rows, offset: Rows, temperature: Rows, out: Path) -> None:
         for axes in (left, middle, right):
             axes.grid(alpha=0.25, linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
-    # A palette is enough for lines: a third of the bytes.
-    Image.open(out).convert("RGB").quantize(128).save(out, optimize=True)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from purerl import (
     A2C,
     APG,
     ARS,
+    BC,
     CMAES,
     DDPG,
     DQN,
@@ -32,6 +33,8 @@ from purerl import (
     TD3,
     TRPO,
     ActorCritic,
+    DAgger,
+    Demonstrations,
     DeterministicActorCritic,
     DeterministicPolicy,
     DiscreteSAC,
@@ -41,7 +44,9 @@ from purerl import (
     TDControl,
     TDRule,
 )
+from purerl.learning.discriminator import Discriminator
 from purerl.learning.optimizers import Adam
+from purerl.learning.random_network_distillation import RandomNetworkDistillation
 from purerl.learning.schedules import LinearSchedule
 from purerl.learning.sequences import apply_over_time
 
@@ -62,6 +67,7 @@ class Row:
         discrete: whether it takes discrete actions; if not, continuous ones.
         either: whether it takes both; most is then tested on those of `discrete`.
         number: a hyper-parameter that learning depends on.
+        plays: whether it plays episodes while it learns.
         tabular: whether it takes discrete observations only.
     """
 
@@ -72,6 +78,7 @@ class Row:
     discrete: bool = True
     either: bool = False
     number: str = "learning_rate"
+    plays: bool = True
     tabular: bool = False
 
     @property
@@ -127,6 +134,48 @@ def off_policy(algorithm, network, **tiny):
 def first_order(algorithm, network, **tiny):
     shape = {"num_envs": 4, "rollout_length": 8, "learning_rate": 1e-3, "normalize_observations": True}
     return lambda env, **changes: algorithm(env=env, network=network, **(shape | tiny | changes))
+
+
+def demonstrations(env, num_episodes=16):
+    """Episodes of four steps in start states. The action is as large as the first number of the observation."""
+    rows = 4 * num_episodes
+    with jax.ensure_compile_time_eval():  # also while a test traces what makes the algorithm
+        obs = np.asarray(jax.vmap(env.reset)(jax.random.split(jax.random.key(9), rows)).obs)
+    number = obs.reshape(rows, -1)[:, 0].astype(np.float32)
+    space = env.action_space
+    if isinstance(space, purerl.Discrete):
+        action = np.where(number > 0, space.n - 1, 0).astype(np.int32)
+    else:
+        action = np.clip(np.broadcast_to(number.reshape(rows, 1), (rows, *space.shape)), *space.bounds)
+    ends = np.arange(rows) % 4 == 3
+    starts = np.arange(0, rows, 4, dtype=np.int32)
+    reward = np.ones(rows, np.float32)
+    return Demonstrations(obs, action, reward, ~ends & ends, ends, obs, starts, env.observation_space, env.action_space)
+
+
+def bc(env, **changes):
+    tiny = {"batch_size": 16, "learning_rate": 1e-3, "network": NETWORK, "normalize_observations": True}
+    return BC(env=env, **({"demonstrations": demonstrations(env)} | tiny | changes))
+
+
+def _first_number(env, key, carry, obs):
+    number = jnp.ravel(obs)[0].astype(jnp.float32)
+    if isinstance(env.action_space, purerl.Discrete):
+        return jnp.where(number > 0, env.action_space.n - 1, 0), carry, {}
+    low, high = env.action_space.bounds
+    return jnp.clip(jnp.broadcast_to(number, env.action_space.shape), low, high), carry, {}
+
+
+def dagger(env, **changes):
+    expert = {"expert": purerl.Policy(jax.tree_util.Partial(_first_number, env))}
+    shape = {"num_envs": 4, "rollout_length": 8, "updates_per_iteration": 2, "batch_size": 16, "buffer_size": 320}
+    tiny = shape | {"learning_rate": 1e-3, "network": NETWORK, "normalize_observations": True}
+    return DAgger(env=env, **(expert | tiny | changes))
+
+
+def gail(env, **changes):
+    model = Discriminator(demonstrations(env), hidden_sizes=(16,), num_minibatches=2, learning_rate=1e-2)
+    return ppo(env, **({"reward_model": model} | changes))
 
 
 ON_PROBE = {
@@ -250,6 +299,13 @@ def searching(algorithm, network, on_probe, number="learning_rate", **tiny):
 # One row per algorithm, and some with other pieces.
 ALGORITHMS = {
     "ppo": Row(ppo, PPO_ON_PROBE, ppo_value, lambda state: state.params, either=True),
+    "rnd": Row(
+        lambda env, **changes: ppo(env, reward_model=RandomNetworkDistillation(hidden_sizes=(16,)), **changes),
+        PPO_ON_PROBE,
+        None,
+        lambda state: state.params,
+        either=True,
+    ),
     "recurrent_ppo": Row(
         lambda env, **changes: ppo(env, **({"network": ActorCritic(MLP((16,)), GRU(8))} | changes)),
         PPO_ON_PROBE,
@@ -330,6 +386,22 @@ ALGORITHMS = {
         lambda state: state.params,
         discrete=False,
     ),
+    "bc": Row(
+        bc,
+        {"num_epochs": 2, "learning_rate": 5e-3, "normalize_observations": False},
+        None,
+        lambda state: state.params,
+        either=True,
+        plays=False,
+    ),
+    "dagger": Row(
+        dagger,
+        {"updates_per_iteration": 8, "batch_size": 32, "learning_rate": 5e-3, "normalize_observations": False},
+        None,
+        lambda state: state.params,
+        either=True,
+    ),
+    "gail": Row(gail, PPO_ON_PROBE, None, lambda state: state.params, either=True),
     "shac": Row(
         first_order(SHAC, ActorCritic(TINY, squash=True, initial_std=0.4), num_epochs=2, num_minibatches=2),
         {"learning_rate": 1e-2, "critic_learning_rate": 1e-2, "num_epochs": 8, "normalize_observations": False},
@@ -349,7 +421,7 @@ ALGORITHMS = {
 
 
 # Made of pieces that other rows have, and that have tests of their own.
-VARIANTS = ("recurrent_a2c", "npg", "rainbow", "expected_sarsa", "double_q_learning")
+VARIANTS = ("rnd", "recurrent_a2c", "npg", "rainbow", "expected_sarsa", "double_q_learning")
 
 
 def for_each(names):

@@ -50,6 +50,9 @@ def test_metrics_are_finite_means_with_constant_names(name):
     progress = last(iterate(algorithm, state, 16, every=8))
     assert set(progress.metrics) == names
     for metric, mean in progress.metrics.items():
+        if metric in ("episode_return", "episode_length") and not ALGORITHMS[name].plays:
+            assert mean.count == 0, metric
+            continue
         assert mean.count > 0, metric
         assert np.isfinite(mean.value), metric
 
@@ -57,7 +60,8 @@ def test_metrics_are_finite_means_with_constant_names(name):
 @every_algorithm
 def test_a_population_may_vary_every_numeric_leaf(name):
     algorithm = tiny(name)
-    leaves = [n for n in vars(algorithm) if isinstance(getattr(algorithm, n), float)]
+    fields = [f.name for f in dataclasses.fields(algorithm) if not f.metadata.get("static", False)]
+    leaves = [n for n in fields if isinstance(getattr(algorithm, n), float)]
     assert leaves
     varied = {n: np.float32([0.5, 0.6]) * getattr(algorithm, n) for n in leaves}
     population = Population(algorithm, 2, varied | ALGORITHMS[name].physics)
@@ -240,7 +244,8 @@ def test_the_right_action_depends_on_the_observation(name):
         assert np.mean(episodes.episode_return) >= bar
 
 
-@for_each(name for name, row in ALGORITHMS.items() if row.either or not row.discrete)
+# Not GAIL: against a discriminator that learns, the policy moves around the expert's action and never settles.
+@for_each(name for name, row in ALGORITHMS.items() if (row.either or not row.discrete) and name != "gail")
 def test_continuous_actions_arrive_in_the_environments_units(name):
     algorithm, state, _ = trained(name, Target(), 300)
     policy = algorithm.policy(state, explore=False)

@@ -80,7 +80,7 @@ def run_purerl(words: list[str]) -> None:
                 return
             steps = (population.warmup_iterations + 2) * population.steps_per_iteration
             words = [*words, "--total-steps", str(steps), "--eval-episodes", "1"]
-        case ["evaluate", *_]:
+        case ["evaluate" | "transfer", *_]:
             words = [*words, "--episodes", "1"]
     assert main(words) == 0
 

@@ -13,7 +13,7 @@ LAYERS = (
     ("math",),
     ("layers", "estimators"),
     ("networks", "q_networks"),
-    ("rollout", "replay"),
+    ("rollout", "replay", "demonstrations"),
     ("environments", "tabular"),
     ("experience",),
     ("learning",),
@@ -59,7 +59,17 @@ def test_the_page_of_the_design_names_every_module() -> None:
     page = (PACKAGE.parent / "docs" / "design.md").read_text().split("## Modules")[1].split("## The central types")[0]
     for name in RANK:
         assert f"  {name}" in page, name
-    for package in ("math", "layers", "experience", "learning", "algorithms", "physics", "tabular", "training"):
+    for package in (
+        "math",
+        "layers",
+        "demonstrations",
+        "experience",
+        "learning",
+        "algorithms",
+        "physics",
+        "tabular",
+        "training",
+    ):
         for path in (PACKAGE / package).iterdir():
             if path.stem not in ("__init__", "__pycache__"):
                 assert re.search(rf"\b{path.stem}\b", page), path

@@ -79,9 +79,9 @@ def test_episode_returns_stay_those_of_the_environment():
 
 
 def test_mistakes():
-    model = struct.replace(MODEL, num_minibatches=5)
+    model = struct.replace(MODEL, num_minibatches=13)
     state = model.init(ENV, 2, jax.random.key(0))
-    with pytest.raises(InputError, match="12 steps cannot be divided into num_minibatches = 5"):
+    with pytest.raises(InputError, match="a batch of 12 rows cannot be divided into num_minibatches = 13"):
         model.learn(ENV, state, batch(jnp.zeros((2, 6, 2))), jax.random.key(0))
     with pytest.raises(InputError, match="reward_model must be an object with init, learn, like EnvironmentReward"):
         purerl.PPO(env=ENV, reward_model=purerl.Adam())
@@ -110,12 +110,12 @@ def test_deep_sea_needs_the_bonus(coef, solved):
         env=env,
         num_envs=16,
         rollout_length=100,
-        entropy_coef=0.05,
-        learning_rate=1e-3,
+        entropy_coef=purerl.LinearSchedule(0.05, 0.0, 600_000.0),
+        learning_rate=purerl.LinearSchedule(1e-3, 0.0, 600_000.0),
         reward_model=RandomNetworkDistillation(coef=coef),
     )
     population = purerl.Population(agent, 5)
-    *_, last = purerl.iterate(population, jax.jit(population.init)(jax.random.key(11)), 250, every=250)
+    *_, last = purerl.iterate(population, jax.jit(population.init)(jax.random.key(11)), 375, every=375)
     policies = population.policy(last.state, explore=False)
     episodes = jax.vmap(lambda policy: purerl.evaluate(env, policy, jax.random.key(1), 1))(policies)
     scores = episodes.episode_return[:, 0]

@@ -67,3 +67,43 @@ def test_the_ablation_of_reference_motions_ends_in_a_table_and_a_picture(tmp_pat
         assert f"| {variant} | 0." in table
     assert "| reference | 1 | | 1 | | 1.00 |" in table
     assert (tmp_path / "motion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_results_of_tables_end_in_tables_and_pictures(tmp_path: Path):
+    words = ["--seeds", "2", "--share", "0.02", "--parts", "cliff", "--out", str(tmp_path)]
+    table = run("scripts/tables.py", *words)
+    for row in ("q_learning", "double_q_learning"):
+        assert f"| {row} | " in table
+    for name in ("cliff", "paths"):
+        assert (tmp_path / f"tables_{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_curiosity_is_measured_and_drawn(tmp_path: Path):
+    words = ["--tasks", "deep-sea-10", "--seeds", "1", "--total-steps", "1600", "--evaluations", "1", "--episodes", "2"]
+    table = run("scripts/curiosity.py", *words, "--out", str(tmp_path / "curiosity.png"))
+    for name in ("ppo", "rnd"):
+        assert f"| DeepSea, size 10 | {name} | -0.0" in table
+    assert (tmp_path / "curiosity.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_cloning_beside_dagger_is_measured_and_drawn(tmp_path: Path):
+    tiny = [
+        "--total-steps",
+        "1024",
+        "--eval-episodes",
+        "2",
+        "--eval-every",
+        "0",
+        "--hidden-sizes",
+        "8",
+        "--num-epochs",
+        "1",
+        "--num-envs",
+        "4",
+    ]
+    run("-m", "purerl", "train", "ppo", "Pendulum-v1", *tiny, "--out", str(tmp_path / "expert"))
+    words = ["scripts/imitation.py", str(tmp_path / "expert"), "--seeds", "1", "--labels", "200"]
+    out = run(*words, "--updates", "4", "--episodes", "2", "--out", str(tmp_path / "imitation.png"))
+    for name in ("bc, demonstrations from upright starts", "bc, demonstrations from all starts", "dagger"):
+        assert f"{name}, 200 labels: " in out
+    assert (tmp_path / "imitation.png").read_bytes().startswith(b"\x89PNG")

@@ -92,7 +92,7 @@ def test_a_drawing_says_what_moves_do():
     assert onward[1].tolist() == [0, 4, 1, 1]  # the wall stops it too
     assert mdp.expected_reward[0].tolist() == [-1.0, -9.0, -1.0, -1.0]
     assert mdp.expected_reward[1].tolist() == [-1.0, -5.0, -1.0, -1.0]
-    assert mdp.terminal.tolist() == [False, False, True, False, True, True]
+    assert mdp.terminal.tolist() == [False, False, True, True, True, True]
     slippery = tabular.grid("...\n.S.\n...", slip=0.2).transition[4]
     assert slippery[up].reshape(3, 3).round(9).tolist() == [[0, 0.8, 0], [0.1, 0, 0.1], [0, 0, 0]]
     assert slippery[left].reshape(3, 3).round(9).tolist() == [[0, 0.1, 0], [0.8, 0, 0], [0, 0.1, 0]]

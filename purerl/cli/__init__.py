@@ -1,4 +1,4 @@
-"""The command line: ``purerl train``, ``evaluate``, ``plot``, ``transfer``, ``diagnose``, ``solve`` and listings.
+"""The command line: ``purerl train``, ``evaluate``, ``record``, ``plot``, ``transfer``, ``diagnose``, ``solve``, lists.
 
 Modules that import JAX are imported when a command needs them, after the thread pool is chosen: help is immediate.
 """
@@ -20,6 +20,7 @@ from purerl.errors import InputError, unknown
 COMMANDS = {
     "train": ("train", "command", "train agents, or resume a run"),
     "evaluate": ("evaluate", "command", "play complete episodes with the agents of a run, or with a planner"),
+    "record": ("record", "command", "write episodes of a run's agent, or of a planner, to a file of demonstrations"),
     "plot": ("plot", "command", "draw the learning curves of runs"),
     "transfer": ("transfer", "command", "play with the agents of runs in shifted environments"),
     "diagnose": ("diagnose", "command", "find out how far gradients through an environment can be trusted"),
@@ -36,6 +37,8 @@ EXAMPLES = """\
   purerl train --resume runs/cartpole
   purerl evaluate runs/cartpole --episodes 128
   purerl evaluate smooth/pendulum --controller mppi
+  purerl record runs/cartpole --episodes 10 --out demos.npz
+  purerl train bc CartPole-v1 --demonstrations demos.npz
   purerl plot runs/cartpole
   purerl transfer runs/cartpole --shift params.length=0.25:2:8
   purerl diagnose Pendulum-v1

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from purerl import presets
-from purerl.cli import flags, schedules
+from purerl.cli import flags, schedules, sources
 from purerl.cli.config import RunConfig, is_learning_rate, versions
 from purerl.cli.fields import hyperparameters as tunable_fields
 from purerl.cli.fields import kind_of, plain_defaults, within_of
 from purerl.cli.loggers import LOGGERS
-from purerl.cli.network import complete_network
+from purerl.cli.network import complete_network, part_class
 from purerl.cli.objects import PREFIXES, complete_object, kinds_with, parameters_of
 from purerl.cli.parser import Flag, parse, parse_range
 from purerl.cpu import usable_cores
@@ -92,9 +92,9 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         algorithm=algorithm,
         env=env,
         env_options={**start.env, **flags.given_in(simulator, given, flags.ENV_PREFIX)},
-        hyperparameters=_with_steps(hyperparameters, requested),
+        hyperparameters=_with_steps(sources.described(algorithm_type, hyperparameters), requested),
         optimizer=_with_steps(chosen["optimizer"], requested),
-        reward_model=_with_steps(chosen["reward_model"], requested),
+        reward_model=_with_steps(_described("reward_model", chosen["reward_model"]), requested),
         network=complete_network(algorithm_type, start.network, flags.given_in(network, given)),
         vary=_vary(given.get("vary", []), algorithm_type, chosen, given),
         randomize=_randomize(given.get("randomize", []), given.get("vary", [])),
@@ -218,6 +218,11 @@ def _processes(text: str, num_members: int) -> int:
     return int(text)
 
 
+def _described(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of an object as the configuration stores them."""
+    return sources.described(part_class(part, values[part]), values) if values else {}
+
+
 def _with_steps(values: Mapping[str, Any], total_steps: int) -> dict[str, Any]:
     """The same values, schedules among them with their environment steps."""
     return {
@@ -272,6 +277,8 @@ def _vary(
             # None is structure, not a number: it cannot differ within one program.
             kind, within = (kind_of(fields[name]) or "").removesuffix(" | None"), within_of(fields[name])
             kind = kind.replace("scalar", "float")
+            if sources.source_of(fields[name]):
+                raise InputError(f"--vary {spelled}: it is no number and cannot differ within one run")
             if fields[name].metadata.get("static", False):
                 raise InputError(f"--vary {spelled}: it shapes the compiled program and cannot differ within one run")
         flag = Flag(f"vary {spelled}", kind, "", within=within, many=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,58 @@ def named(argv: Sequence[str]) -> str | None:
     return None
 
 
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A planner in an environment, as flags describe them.
+
+    Attributes:
+        name: of the environment.
+        options: of the environment, those that were given.
+        env: the environment.
+        planner: the planner.
+        given: values of all flags that were given.
+    """
+
+    name: str
+    options: dict[str, Any]
+    env: Any
+    planner: Any
+    given: dict[str, Any]
+
+
+def build(usage: str, about: str, example: str, run: Group, controller: str, argv: Sequence[str]) -> Built:
+    """Parse the words of a command with a controller.
+
+    Args:
+        usage: first line of the help.
+        about: second paragraph of the help.
+        example: of such a command.
+        run: flags of the command itself.
+        controller: see `named`.
+        argv: the words after the command.
+    """
+    if controller not in CONTROLLERS:
+        raise unknown(f"{CONTROLLER.flag} value", controller, CONTROLLERS)
+    planner_type = planner_class(controller)
+    planner_group = flags.hyperparameter_group(controller, planner_type, Preset())
+    if not argv or argv[0].startswith("-"):
+        if _HELP & set(argv):
+            about += f"\nName an environment to see its flags too: {example} --help"
+            parse(usage, about, [run, planner_group], ["--help"])
+        raise InputError(f"name the environment first, as in: {example}")
+    env_name, *words = argv
+    if (Path(env_name) / "config.json").is_file():
+        raise InputError(f"{env_name} is a run with trained agents: leave out --controller, or name an environment")
+    from purerl.environments import make, options_of
+
+    env_group = flags.env_group(env_name, options_of(env_name), {})
+    given, _ = parse(usage, about, [run, planner_group, env_group], words)
+    options = flags.given_in(env_group, given, flags.ENV_PREFIX)
+    return Built(
+        env_name, options, make(env_name, **options), planner_type(**flags.given_in(planner_group, given)), given
+    )
+
+
 def command(usage: str, controller: str, argv: Sequence[str]) -> int:
     """Run ``purerl evaluate`` with a controller; returns the exit code.
 
@@ -51,26 +104,10 @@ def command(usage: str, controller: str, argv: Sequence[str]) -> int:
         controller: see `named`.
         argv: the words after ``purerl evaluate``.
     """
-    if controller not in CONTROLLERS:
-        raise unknown(f"{CONTROLLER.flag} value", controller, CONTROLLERS)
-    planner_type = _planner_class(controller)
-    planner_group = flags.hyperparameter_group(controller, planner_type, Preset())
     about = f"Play complete episodes with {controller}, which plans again at every step."
-    if not argv or argv[0].startswith("-"):
-        if _HELP & set(argv):
-            about += f"\nName an environment to see its flags too: {_EXAMPLE} --help"
-            parse(usage, about, [_RUN, planner_group], ["--help"])
-        raise InputError(f"name the environment first, as in: {_EXAMPLE}")
-    env_name, *words = argv
-    if (Path(env_name) / "config.json").is_file():
-        raise InputError(f"{env_name} is a run with trained agents: leave out --controller, or name an environment")
-    from purerl.environments import make, options_of
-
-    env_group = flags.env_group(env_name, options_of(env_name), {})
-    given, _ = parse(usage, about, [_RUN, planner_group, env_group], words)
-    env = make(env_name, **flags.given_in(env_group, given, flags.ENV_PREFIX))
-    planner = planner_type(**flags.given_in(planner_group, given))
-    _play(f"{controller} on {env_name}", planner, env, given.get("episodes", 8), given.get("seed", 0))
+    built = build(usage, about, _EXAMPLE, _RUN, controller, argv)
+    title = f"{controller} on {built.name}"
+    _play(title, built.planner, built.env, built.given.get("episodes", 8), built.given.get("seed", 0))
     return 0
 
 
@@ -107,7 +144,8 @@ def _play(title: str, planner: Any, env: Any, num_episodes: int, seed: int) -> N
     print(f"done in {duration(seconds)}: {num_steps:,} steps, {1e3 * seconds / num_steps:.2g} ms each")
 
 
-def _planner_class(controller: str) -> Any:
+def planner_class(controller: str) -> Any:
+    """The class behind a name in `CONTROLLERS`."""
     from purerl.physics import control
 
     return getattr(control, CONTROLLERS[controller])

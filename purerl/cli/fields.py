@@ -6,7 +6,7 @@ import dataclasses
 import enum
 from typing import Any
 
-from purerl.cli import schedules
+from purerl.cli import schedules, sources
 from purerl.errors import unknown
 
 
@@ -20,9 +20,9 @@ def annotation_of(field: dataclasses.Field) -> str:
 def kind_of(field: dataclasses.Field) -> str | None:
     """``int``, ``float``, ``bool`` or ``scalar``, a number or a schedule, possibly with ``" | None"``.
 
-    ``str`` for a choice; None for anything else.
+    ``str`` for a choice, and for what is loaded from a source; None for anything else.
     """
-    if choices_of(field):
+    if choices_of(field) or sources.source_of(field):
         return "str"
     annotation = annotation_of(field).replace("Scalar", "scalar")
     return annotation if annotation.removesuffix(" | None") in ("int", "float", "bool", "scalar") else None
@@ -42,10 +42,12 @@ def value_of(field: dataclasses.Field, word: Any) -> Any:
     """Value of a field from its word, the inverse of `word_of`.
 
     Raises:
-        InputError: if the field has no such choice, or there is no such schedule.
+        InputError: if the field has no such choice, there is no such schedule, or its source cannot be loaded.
     """
     if "scalar" in (kind_of(field) or "") and schedules.is_schedule(word):
         return schedules.build(word)
+    if sources.source_of(field):
+        return sources.load(field, word)
     if not isinstance(field.default, enum.Enum):
         return word
     members = {word_of(member): member for member in type(field.default)}

@@ -12,6 +12,7 @@ from purerl.cli.fields import (
     default_of,
     help_of,
     hyperparameters,
+    is_required,
     kind_of,
     plain_defaults,
     within_of,
@@ -21,6 +22,7 @@ from purerl.cli.loggers import LOGGERS
 from purerl.cli.network import ACTIVATIONS, KINDS, complete_network, default_network, parameters, part_class, parts
 from purerl.cli.objects import PREFIXES, complete_object
 from purerl.cli.parser import COUNTABLE, Flag, Group
+from purerl.cli.sources import source_of
 from purerl.presets import Preset
 
 if TYPE_CHECKING:
@@ -161,6 +163,9 @@ def _of_field(field: dataclasses.Field, default: Any) -> Flag:
     annotation, meaning, within = annotation_of(field), help_of(field), within_of(field)
     if annotation.startswith("Callable"):
         return Flag(field.name, "str", meaning, default, choices=ACTIVATIONS)
+    source = source_of(field)
+    if source is not None:
+        return Flag(field.name, "str", meaning + (" (required)" if is_required(field) else ""), metavar=source.metavar)
     many = annotation.startswith("tuple")
     kind = "int" if many else kind_of(field) or ""
     return Flag(field.name, kind, meaning, default, within, choices_of(field), many)

@@ -57,7 +57,7 @@ def draw(mdp: TabularMDP, tables: Mapping[str, np.ndarray], out: Path) -> None:
     ended = np.asarray(mdp.terminal)
     shown = [np.ma.masked_where(ended, table.max(axis=1)) for table in tables.values()]
     low, high = min(float(values.min()) for values in shown), max(float(values.max()) for values in shown)
-    side = 0.75 if columns <= 10 else 0.6
+    side = 0.75 if columns <= 10 else 0.5
     with picture(out, max(3.0, side * columns) + 0.6, len(tables) * (max(0.8, side * rows) + 0.4)) as figure:
         panels = np.ravel(figure.subplots(len(tables), 1))
         for axes, (title, table), values in zip(panels, tables.items(), shown, strict=True):

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from purerl.cli.fields import annotation_of, default_of, kind_of
+from purerl.cli.fields import annotation_of, choices_of, default_of, kind_of, word_of
 from purerl.errors import InputError, unknown
 
 KINDS = {
@@ -30,6 +30,7 @@ KINDS = {
     },
     "reward_model": {
         "environment": "experience.reward_models.EnvironmentReward",
+        "gail": "learning.discriminator.Discriminator",
         "rnd": "learning.random_network_distillation.RandomNetworkDistillation",
     },
 }
@@ -147,7 +148,7 @@ def _plain(field: dataclasses.Field, value: Any) -> Any:
         if name is None:
             raise InputError(f"{field.name} of the network must be one of {', '.join(ACTIVATIONS)}, got {value!r}")
         return name
-    return value
+    return word_of(value) if choices_of(field) else value
 
 
 def _real(field: dataclasses.Field, value: Any) -> Any:

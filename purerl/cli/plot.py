@@ -94,13 +94,16 @@ def picture(out: Path, width: float, height: float) -> Iterator[Figure]:
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from PIL import Image
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=150)
+        drawn, content = io.BytesIO(), io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=150)
+    # Lines and bands need few colours: a palette takes a third of the bytes.
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(content, "png", optimize=True)
     replace(out, content.getvalue())
 
 

@@ -58,7 +58,7 @@ def environments(config: RunConfig, name: str, values: Sequence[float]) -> list[
 
 
 @dataclasses.dataclass(frozen=True)
-class _Group:
+class Group:
     """Environments of one structure, which one program plays together.
 
     Attributes:
@@ -81,7 +81,7 @@ def play(
     program, `batch` episodes at a time.
     """
     returns = np.zeros((len(shifted), population.num_members, num_episodes), np.float32)
-    for group in _groups(shifted):
+    for group in groups(shifted):
         for first in range(0, num_episodes, batch):
             batch_key = jax.random.fold_in(key, first)
             played = np.asarray(_play(population, state, group.env, group.columns, batch_key, batch))
@@ -108,7 +108,7 @@ def _play(
     return population.map(member, state, keys)
 
 
-def _groups(shifted: Sequence[Environment]) -> list[_Group]:
+def groups(shifted: Sequence[Environment]) -> list[Group]:
     """The environments, those of one structure together."""
     places: dict[Any, list[int]] = {}
     for place, env in enumerate(shifted):
@@ -125,5 +125,5 @@ def _groups(shifted: Sequence[Environment]) -> list[_Group]:
             if any(value is not values[0] and not np.array_equal(value, values[0]) for value in values)
         }
         check_acts(same[0], columns)
-        groups.append(_Group(members, same[0], columns))
+        groups.append(Group(members, same[0], columns))
     return groups

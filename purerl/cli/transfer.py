@@ -184,7 +184,8 @@ def draw(curves: Sequence[Curve], name: str, values: Sequence[float], out: Path)
         axes.margins(x=0.01)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        parts = "line: mean, band: 95 % interval of the mean, bar: range of the training"
+        ranges = any(name in curve.config.randomize for curve in curves)
+        parts = "line: mean, band: 95 % interval of the mean" + ", bar: range of the training" * ranges
         axes.legend(frameon=False, title=parts, title_fontsize="small", alignment="left", fontsize="small")
 
 

@@ -174,7 +174,7 @@ def _make(
 
 
 def _differ(*pairs: tuple[Any, float]) -> bool:
-    """Whether any value is not the plain number beside it. What is no plain number is left to the wrapper's checks."""
+    """Whether any value is not the plain number beside it. Other values are left to the checks of the wrapper."""
     return not all(type(value) in (int, float) and value == default for value, default in pairs)
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from purerl.errors import InputError
 from purerl.types import Array, Metrics, PyTree, merge
 
 Rows = TypeVar("Rows")
@@ -72,7 +73,7 @@ def minibatch_epochs(
     num_minibatches: int,
     stop: Callable[[Metrics], Array] | None = None,
 ) -> tuple[PyTree, Metrics]:
-    """Epochs of shuffled minibatches, each row once per epoch.
+    """Epochs of shuffled minibatches, each row once per epoch, but for a random rest that fills no minibatch.
 
     Args:
         update: ``(learner, indices, key) -> (learner, metrics)`` for the rows of one minibatch.
@@ -80,12 +81,17 @@ def minibatch_epochs(
         key: randomness.
         num_rows: rows of the batch.
         num_epochs: passes over the batch.
-        num_minibatches: updates per pass, a divisor of `num_rows`.
+        num_minibatches: updates per pass, at most `num_rows`.
         stop: from the metrics of an epoch, whether to skip all later ones.
 
     Returns:
         The learner afterwards and the metrics of all updates, merged.
+
+    Raises:
+        InputError: if there are fewer rows than minibatches.
     """
+    if num_rows < num_minibatches:
+        raise InputError(f"a batch of {num_rows} rows cannot be divided into num_minibatches = {num_minibatches} parts")
 
     def minibatch(learner: PyTree, inputs: tuple[Array, Array]) -> tuple[PyTree, Metrics]:
         return update(learner, *inputs)
@@ -94,6 +100,7 @@ def minibatch_epochs(
         order_key, update_key = jax.random.split(key)
         # A single minibatch is the batch, in the order it has.
         order = jnp.arange(num_rows) if num_minibatches == 1 else shuffled_indices(order_key, num_rows)
+        order = order[: num_rows - num_rows % num_minibatches]
         keys = jax.random.split(update_key, num_minibatches)
         learner, metrics = lax.scan(minibatch, learner, (order.reshape(num_minibatches, -1), keys))
         return learner, merge(metrics)

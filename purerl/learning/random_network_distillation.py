@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from purerl import struct
-from purerl.errors import InputError
 from purerl.experience.preprocessing import zero_input
 from purerl.layers.dense import Dense
 from purerl.learning import optimizers
@@ -117,17 +116,7 @@ class RandomNetworkDistillation:
     def learn(
         self, env: Environment, state: RNDState, transitions: Transition, key: Array
     ) -> tuple[RNDState, Array, Metrics]:
-        """Rewards with the bonus of true successors; then an update of the predictor.
-
-        Raises:
-            InputError: if a batch cannot be divided into `num_minibatches` equal parts.
-        """
-        num_rows = transitions.reward.size
-        if num_rows % self.num_minibatches:
-            raise InputError(
-                f"a batch of {num_rows} steps cannot be divided into num_minibatches = {self.num_minibatches} equal "
-                "minibatches of the reward model"
-            )
+        """Rewards with the bonus of true successors; then an update of the predictor."""
         features = encode(env.observation_space, transitions.next_obs)
         obs_stats = running_statistics.update(state.obs_stats, features)
         obs = running_statistics.standardize(obs_stats, features, _CLIP)
@@ -139,6 +128,7 @@ class RandomNetworkDistillation:
         return_stats = running_statistics.update(state.return_stats, returns)
         scaled = self.coef * running_statistics.scale(return_stats, bonus)
 
+        num_rows = transitions.reward.size
         obs, target = (leaf.reshape(num_rows, *leaf.shape[2:]) for leaf in (obs, target))
         (params, opt_state), metrics = self._fit((state.params, state.opt_state), obs, target, key)
         state = RNDState(state.target_params, params, opt_state, obs_stats, return_stats, discounted)

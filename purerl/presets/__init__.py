@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from purerl import references
 from purerl.errors import unknown
-from purerl.presets import evolution, first_order, off_policy, on_policy, tabular
+from purerl.presets import evolution, first_order, imitation, off_policy, on_policy, tabular
 from purerl.presets.row import Row
 from purerl.presets.settings import Preset
 
@@ -22,10 +22,11 @@ FAMILIES: dict[str, tuple[Row, ...]] = {
     "off-policy": off_policy.ROWS,
     "first-order": first_order.ROWS,
     "tabular": tabular.ROWS,
+    "imitation": imitation.ROWS,
     "gradient-free": evolution.ROWS,
 }
-"""Rows by what an algorithm learns from: fresh rollouts, a replay, gradients through the dynamics, single
-steps, kept in a table of action values, or returns of whole episodes alone."""
+"""Rows by what an algorithm learns from: fresh rollouts, a replay, gradients through the dynamics, single steps
+kept in a table of action values, an expert, or the returns of whole episodes alone."""
 
 ALGORITHMS: dict[str, Row] = {row.name: row for rows in FAMILIES.values() for row in rows}
 """Name on the command line to row. The only look-up of an algorithm by name."""

@@ -19,6 +19,8 @@ _POLICY_GRADIENT = Preset()
 
 _NPG = _POLICY_GRADIENT.extended(hyperparameters={"line_search": False})
 
+_RND = Preset(reward_model={"reward_model": "rnd"})
+
 _PQN = Preset(hyperparameters={"epsilon": "linear:1:0.05:20%"})
 
 
@@ -236,6 +238,38 @@ ROWS = (
                 env={"backend": "spring"},
                 total_steps=25_000_000,
                 anneal=False,
+            ),
+        },
+    ),
+    Row(
+        "rnd",
+        "purerl.algorithms.ppo:PPO",
+        "discrete, continuous",
+        "ppo with random network distillation, a bonus for rarely seen observations (Burda et al. 2018)",
+        base=_RND,
+        generic=lambda env: _generic_ppo(env).extended(reward_model=_RND.reward_model),
+        tuned={
+            "DeepSea-bsuite": _RND.extended(
+                hyperparameters={
+                    "num_envs": 16,
+                    "rollout_length": 100,
+                    "learning_rate": 1e-3,
+                    # It ends at 0: with equal returns, standardised advantages are noise, which moves a solved policy.
+                    "entropy_coef": "linear:0.05:0",
+                },
+                total_steps=600_000,
+            ),
+            "MountainCarContinuous-v0": _RND.extended(
+                hyperparameters={
+                    "num_envs": 8,
+                    "rollout_length": 256,
+                    "num_epochs": 10,
+                    "num_minibatches": 32,
+                    "learning_rate": 3e-4,
+                    "entropy_coef": 0.0,
+                    "normalize_observations": True,
+                },
+                total_steps=200_000,
             ),
         },
     ),

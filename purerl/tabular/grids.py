@@ -24,7 +24,9 @@ CELLS = {
 MOVES = {"left": (0, -1), "down": (1, 0), "right": (0, 1), "up": (-1, 0)}
 """Name of an action to its step in rows and columns, in the order of FrozenLake's actions."""
 
-_TERMINAL, _WALL, _CLIFF = "GT", "#", "C"
+_WALL, _CLIFF = "#", "C"
+_NOWHERE_TO_ACT = "GT#C"
+"""Cells where an episode ends, and those that nobody is ever in."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +56,9 @@ def grid(
 ) -> TabularMDP:
     """Grid world drawn as `text`: one line per row, one character of `CELLS` per cell.
 
-    State ``row * columns + column`` is a cell; walls are states that nobody enters. An action moves by one cell; walls
-    and edges stop it. With probability `slip` the move goes to one of the two sides of the chosen direction instead,
-    each with half of it (Russell & Norvig 2010, section 17.1, has ``slip=0.2``).
+    State ``row * columns + column`` is a cell; walls and cliffs are states that nobody is in, and count as terminal. An
+    action moves by one cell; walls and edges stop it. With probability `slip` the move goes to one of the two sides of
+    the chosen direction instead, each with half of it (Russell & Norvig 2010, section 17.1, has ``slip=0.2``).
 
     Args:
         text: the drawing, also as a sequence of lines; indentation and empty lines around it are ignored.
@@ -94,7 +96,7 @@ def grid(
 
     for state, cell in enumerate(cells):
         for action, move in enumerate(moves):
-            if cell in _TERMINAL or cell == _WALL:
+            if cell in _NOWHERE_TO_ACT:
                 transition[state, action, state] = 1.0
                 continue
             ahead = MOVES[move]
@@ -107,7 +109,7 @@ def grid(
                 reward[state, action] += probability * onward * rewards.of(cells[entered])
     # Several ways may lead to one cell: the reward of a transition is their mean.
     reward /= np.where(transition > 0.0, transition, 1.0)
-    terminal = np.array([cell in _TERMINAL or cell == _WALL for cell in cells])
+    terminal = np.array([cell in _NOWHERE_TO_ACT for cell in cells])
     return TabularMDP(transition, reward, start, terminal, tuple(moves), lines)
 
 

@@ -159,9 +159,15 @@ TUNED = [(row.name, env) for row in presets.ALGORITHMS.values() for env in row.t
 
 
 @pytest.mark.parametrize(("algorithm", "env"), TUNED)
-def test_tuned_presets_build(algorithm: str, env: str) -> None:
+def test_tuned_presets_build(algorithm: str, env: str, tmp_path: Path) -> None:
     assert env in environment_names()
-    run = made(env=env, algorithm=algorithm)
+    typed = ""
+    if algorithm in ("bc", "gail"):
+        made_env = purerl.make(env)
+        policy = purerl.experience.policies.uniform(made_env)
+        purerl.record(made_env, policy, jax.random.key(0), 10).save(tmp_path / "demos.npz")
+        typed = f"{'--' if algorithm == 'bc' else '--reward-model.'}demonstrations {tmp_path}/demos"
+    run = made(typed, env=env, algorithm=algorithm)
     population = run.population()
     jax.eval_shape(population.init, jax.random.key(0))
     assert run.num_iterations >= 10 + population.warmup_iterations

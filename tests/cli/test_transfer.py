@@ -101,6 +101,16 @@ def test_environments_of_other_structure_are_played_too() -> None:
     np.testing.assert_array_equal(returns, 8.0)  # rewards of repeated steps are added
 
 
+def test_disturbances_are_options_to_shift() -> None:
+    config = made(TINY)
+    noisy = shifts.environments(config, "observation_noise", [0, 0.1, 0.2])
+    assert [getattr(env, "std", 0.0) for env in noisy] == pytest.approx([0.0, 0.1, 0.2])
+    # Without noise there is no wrapper; the others are one program.
+    assert [sorted(group.columns) for group in shifts.groups(noisy)] == [[], ["std"]]
+    late = shifts.environments(config, "action_delay", [0, 1, 2])
+    assert [getattr(env, "steps", 0) for env in late] == [0, 1, 2]
+
+
 def test_random_parameters_are_nominal_where_they_are_not_shifted() -> None:
     shifted = shifts.environments(made(f"{TINY} {RANDOM}"), "params.gravity", [5.0, 10.0])
     assert [float(env.params.gravity) for env in shifted] == [5.0, 10.0]

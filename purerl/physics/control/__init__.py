@@ -11,7 +11,7 @@ A planner plans for one state; use `jax.vmap` for many states, keys or parameter
 
 from purerl.physics.control.ilqr import ILQR, Feedback
 from purerl.physics.control.model import Plan, Planner, neutral_actions
-from purerl.physics.control.mpc import ObserveState, mpc_policy
+from purerl.physics.control.mpc import ObserveBoth, ObserveState, mpc_policy, on_state
 from purerl.physics.control.mppi import MPPI
 from purerl.physics.control.shooting import Shooting
 
@@ -19,10 +19,12 @@ __all__ = [
     "ILQR",
     "MPPI",
     "Feedback",
+    "ObserveBoth",
     "ObserveState",
     "Plan",
     "Planner",
     "Shooting",
     "mpc_policy",
     "neutral_actions",
+    "on_state",
 ]

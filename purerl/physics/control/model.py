@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ class Plan:
     total_reward: Array
 
 
+@runtime_checkable
 class Planner(Protocol):
     """Planning algorithm as a frozen pytree: numbers are leaves, the horizon and counts are static."""
 

@@ -46,11 +46,11 @@ class ObserveState:
 
     def reset(self, key: Array) -> TimeStep:
         """Draw a start state."""
-        return self._observed(self.env.reset(key))
+        return self.observed(self.env.reset(key))
 
     def step(self, key: Array, state: PyTree, action: Array) -> TimeStep:
         """Advance `state` by one action."""
-        return self._observed(self.env.step(key, state, action))
+        return self.observed(self.env.step(key, state, action))
 
     def state_of(self, obs: Array) -> PyTree:
         """State for an observation.
@@ -69,7 +69,8 @@ class ObserveState:
         parts = jnp.split(obs, np.cumsum(sizes)[:-1])
         return jax.tree.unflatten(structure, [_decoded(p, leaf) for p, leaf in zip(parts, leaves, strict=True)])
 
-    def _observed(self, timestep: TimeStep) -> TimeStep:
+    def observed(self, timestep: TimeStep) -> TimeStep:
+        """`timestep` with its state as the observation."""
         parts = [_encoded(leaf) for leaf in jax.tree.leaves(timestep.state)]
         return struct.replace(timestep, obs=jnp.concatenate([jnp.zeros(0, jnp.float32), *parts]))
 
@@ -82,6 +83,50 @@ class ObserveState:
                     f"a float32 observation cannot hold the {leaf.dtype} in the state of {describe(self.env, 10**6)}"
                 )
         return leaves, structure
+
+
+@struct.dataclass
+class ObserveBoth:
+    """Environment whose observation is a pair: that of `env`, and its whole state as `ObserveState` has it.
+
+    For planners whose actions somebody learns from. Spaces are those of `env`.
+
+    Attributes:
+        env: the environment.
+    """
+
+    env: Environment
+
+    @property
+    def observation_space(self) -> Space:
+        """Space of the first of the pair."""
+        return self.env.observation_space
+
+    @property
+    def action_space(self) -> Space:
+        """Action space of `env`."""
+        return self.env.action_space
+
+    def reset(self, key: Array) -> TimeStep:
+        """Draw a start state."""
+        return self._both(self.env.reset(key))
+
+    def step(self, key: Array, state: PyTree, action: Array) -> TimeStep:
+        """Advance `state` by one action."""
+        return self._both(self.env.step(key, state, action))
+
+    def _both(self, timestep: TimeStep) -> TimeStep:
+        observed = ObserveState(self.env).observed(timestep)
+        return struct.replace(timestep, obs=(timestep.obs, observed.obs))
+
+
+def on_state(policy: Policy) -> Policy:
+    """A policy for `ObserveState` as one for `ObserveBoth`."""
+    return Policy(Partial(_act_on_state, policy.act), policy.carry)
+
+
+def _act_on_state(act: Partial, key: Array, carry: PyTree, obs: tuple[Array, Array]) -> tuple:
+    return act(key, carry, obs[1])
 
 
 def mpc_policy(planner: Planner, env: Environment) -> Policy:
