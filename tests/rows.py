@@ -66,8 +66,8 @@ class Row:
         params: those that the policy depends on, of a state.
         discrete: whether it takes discrete actions; if not, continuous ones.
         either: whether it takes both; most is then tested on those of `discrete`.
-        plays: whether it plays episodes while it learns.
         number: a hyper-parameter that learning depends on.
+        plays: whether it plays episodes while it learns.
         tabular: whether it takes discrete observations only.
     """
 
@@ -77,8 +77,8 @@ class Row:
     params: Callable[[Any], Any]
     discrete: bool = True
     either: bool = False
-    plays: bool = True
     number: str = "learning_rate"
+    plays: bool = True
     tabular: bool = False
 
     @property

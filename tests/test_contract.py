@@ -75,8 +75,9 @@ def test_new_hyper_parameters_do_not_compile_again(name):
     algorithm = tiny(name)
     learn(algorithm, 0, 1)
     programs = loop.advance._cache_size()
-    changes = {ALGORITHMS[name].number: 5e-4, "gamma": 0.9}
-    learn(tiny(name, **{n: value for n, value in changes.items() if hasattr(algorithm, n)}), 1, 5, every=2)
+    fields = vars(algorithm)
+    changes = {n: value for n, value in {ALGORITHMS[name].number: 5e-4, "gamma": 0.9}.items() if n in fields}
+    learn(tiny(name, **changes), 1, 5, every=2)
     assert loop.advance._cache_size() == programs
 
 

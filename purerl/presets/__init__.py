@@ -26,7 +26,7 @@ FAMILIES: dict[str, tuple[Row, ...]] = {
     "gradient-free": evolution.ROWS,
 }
 """Rows by what an algorithm learns from: fresh rollouts, a replay, gradients through the dynamics, single steps
-kept in a table of action values, an expert, or returns of whole episodes alone."""
+kept in a table of action values, an expert, or the returns of whole episodes alone."""
 
 ALGORITHMS: dict[str, Row] = {row.name: row for rows in FAMILIES.values() for row in rows}
 """Name on the command line to row. The only look-up of an algorithm by name."""

@@ -19,7 +19,9 @@ ROWS = (
         base=_SEARCH,
         tuned={
             "CartPole-v1": _SEARCH.extended(hyperparameters={"population_size": 32}, total_steps=1_600_000),
-            "brax/fast": _SEARCH.extended(hyperparameters={"population_size": 8}, total_steps=65_536),
+            "brax/fast": _SEARCH.extended(
+                hyperparameters={"population_size": 16}, env={"episode_length": 128}, total_steps=65_536
+            ),
             "brax/inverted_pendulum": _SEARCH.extended(env=_SPRING),
         },
     ),
@@ -43,9 +45,9 @@ ROWS = (
         tuned={
             "CartPole-v1": _SEARCH.extended(total_steps=800_000),
             "Pendulum-v1": _SEARCH.extended(
-                hyperparameters={"population_size": 32, "num_episodes": 4},
+                hyperparameters={"population_size": 32, "num_episodes": 4, "initial_std": 1.0},
                 network={"hidden_sizes": (8,)},
-                total_steps=5_000_000,
+                total_steps=10_000_000,
             ),
         },
     ),
