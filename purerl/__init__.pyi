@@ -27,6 +27,7 @@ from purerl.algorithms.ddpg import DDPG as DDPG
 from purerl.algorithms.discrete_sac import DiscreteSAC as DiscreteSAC
 from purerl.algorithms.dqn import DQN as DQN
 from purerl.algorithms.es import ES as ES
+from purerl.algorithms.evosax_search import Evosax as Evosax
 from purerl.algorithms.impala import IMPALA as IMPALA
 from purerl.algorithms.ppo import PPO as PPO
 from purerl.algorithms.pqn import PQN as PQN

@@ -39,6 +39,7 @@ from purerl import (
     DeterministicPolicy,
     DiscreteSAC,
     DiscreteSoftActorCritic,
+    Evosax,
     QNetwork,
     SoftActorCritic,
     TDControl,
@@ -290,7 +291,7 @@ def searching(algorithm, network, on_probe, number="learning_rate", **tiny):
         lambda env, **changes: algorithm(env=env, **(tiny | changes)),
         on_probe,
         None,
-        lambda state: state.search.mean if algorithm is CMAES else state.params,
+        lambda state: state.search.mean if algorithm in (CMAES, Evosax) else state.params,
         either=True,
         number=number,
     )
@@ -416,12 +417,13 @@ ALGORITHMS = {
         ARS, DeterministicPolicy(MLP(())), {"noise_std": 0.2}, num_directions=4, num_top_directions=2, learning_rate=0.1
     ),
     "cma_es": searching(CMAES, DeterministicPolicy(MLP(())), {"initial_std": 0.5}, "initial_std", population_size=6),
+    "evosax": searching(Evosax, DeterministicPolicy(TINY), {"initial_std": 0.5}, "initial_std", population_size=8),
     **{rule.name.lower(): table(rule) for rule in TDRule},
 }
 
 
 # Made of pieces that other rows have, and that have tests of their own.
-VARIANTS = ("rnd", "recurrent_a2c", "npg", "rainbow", "expected_sarsa", "double_q_learning")
+VARIANTS = ("rnd", "evosax", "recurrent_a2c", "npg", "rainbow", "expected_sarsa", "double_q_learning")
 
 
 def for_each(names):

@@ -1,5 +1,7 @@
 """ES, ARS, CMA-ES and what they share, against known answers and slow NumPy implementations."""
 
+import importlib.util
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +10,10 @@ from helpers import learn
 from probes import Line, action_times_obs
 
 import purerl
-from purerl import ARS, CMAES, ES, MLP, DeterministicPolicy, InputError, cma
+from purerl import ARS, CMAES, ES, MLP, DeterministicPolicy, Evosax, InputError, cma
 from purerl.algorithms.ars import step_direction
 from purerl.algorithms.es import gradient_estimate
+from purerl.algorithms.evosax_search import Strategy
 from purerl.environments.limits import episode_limit
 from purerl.learning.search import PolicySearch, centred_ranks
 from purerl.math import running_statistics
@@ -209,3 +212,28 @@ def test_the_step_of_es_goes_uphill():
 def test_bad_input(make, message):
     with pytest.raises(InputError, match=message):
         make(purerl.make("CartPole-v1"))
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [s if s is Strategy.SNES else pytest.param(s, marks=pytest.mark.slow) for s in Strategy],
+)
+def test_strategies_of_evosax_go_uphill(strategy):
+    agent = Evosax(
+        env=action_times_obs(),
+        network=LINEAR,
+        strategy=strategy,
+        population_size=16,
+        num_episodes=8,
+        max_episode_steps=1,
+        initial_std=0.5,
+    )
+    state = learn(agent, 0, 60)
+    policy = agent.policy(state, explore=False)
+    assert [int(policy.act(jax.random.key(0), (), jnp.float32([obs]))[0]) for obs in (-1.0, 1.0)] == [0, 1]
+
+
+def test_evosax_is_an_extra(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'purerl\[evosax\]'"):
+        Evosax(env=purerl.make("CartPole-v1"))

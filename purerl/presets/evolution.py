@@ -51,4 +51,12 @@ ROWS = (
             ),
         },
     ),
+    Row(
+        "evosax",
+        "purerl.algorithms.evosax_search:Evosax",
+        "discrete, continuous",
+        "strategies of the library evosax: snes, xnes, sep_cma_es, pgpe and others (Lange 2022)",
+        base=_SEARCH,
+        tuned={"CartPole-v1": _SEARCH.extended(total_steps=800_000)},
+    ),
 )
