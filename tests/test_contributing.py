@@ -59,7 +59,7 @@ def test_its_steps_are_enough(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    for line in ("hill_climbing  on-policy    discrete", "toy/walk", "--noise-std"):
+    for line in ("hill_climbing", "on-policy", "discrete", "toy/walk", "--noise-std"):
         assert line in done.stdout
 
 

@@ -162,7 +162,7 @@ class Discriminator:
         """Network input of one step: standardised observation and action in units of networks, flat."""
         space: Any = env.action_space
         label = label_of(space, action)
-        label = jax.nn.one_hot(label, space.n) if isinstance(space, Discrete) else label
+        label = jax.nn.one_hot(label, space.n, dtype=jnp.float32) if isinstance(space, Discrete) else label
         return jnp.concatenate([jnp.ravel(preprocess(env.observation_space, stats, obs)), jnp.ravel(label)])
 
     def _reward(self, x: Array) -> Array:
@@ -178,7 +178,7 @@ class Discriminator:
         both = jnp.concatenate([expert_logit, agent_logit])
         # Entropy of a coin with logit x: log(1 + e^x) - x sigmoid(x).
         entropy = jnp.mean(jax.nn.softplus(both) - both * jax.nn.sigmoid(both))
-        share = jax.random.uniform(key, (len(expert), 1))
+        share = jax.random.uniform(key, (len(expert), 1), jnp.float32)
         between = agent + jnp.broadcast_to(share, expert.shape) * (expert - agent)
         slopes = jax.vmap(jax.grad(lambda x: self._logit(params, x)))(between)
         # Plus a tiny number: the root has no derivative at 0.
