@@ -417,7 +417,13 @@ ALGORITHMS = {
         ARS, DeterministicPolicy(MLP(())), {"noise_std": 0.2}, num_directions=4, num_top_directions=2, learning_rate=0.1
     ),
     "cma_es": searching(CMAES, DeterministicPolicy(MLP(())), {"initial_std": 0.5}, "initial_std", population_size=6),
-    "evosax": searching(Evosax, DeterministicPolicy(TINY), {"initial_std": 0.5}, "initial_std", population_size=8),
+    "evosax": searching(
+        Evosax,
+        DeterministicPolicy(MLP(())),
+        {"initial_std": 0.5, "population_size": 32},
+        "initial_std",
+        population_size=8,
+    ),
     **{rule.name.lower(): table(rule) for rule in TDRule},
 }
 

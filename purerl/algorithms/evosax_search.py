@@ -30,7 +30,6 @@ class Strategy(enum.Enum):
 
     CR_FM_NES = "CR_FM_NES"
     DES = "DiscoveredES"
-    LM_MA_ES = "LM_MA_ES"
     MA_ES = "MA_ES"
     PGPE = "PGPE"
     RM_ES = "Rm_ES"
@@ -104,7 +103,9 @@ class Evosax:
         key, params_key, init_key = jax.random.split(key, 3)
         params, obs_stats = self._search.init(params_key)
         strategy, settings = self._strategy
-        return EvosaxState(key, jnp.int32(0), strategy.init(init_key, ravel_pytree(params)[0], settings), obs_stats)
+        with jax.numpy_rank_promotion("allow"):  # evosax relies on it
+            begun = _strong(strategy.init(init_key, ravel_pytree(params)[0], settings))
+        return EvosaxState(key, jnp.int32(0), begun, obs_stats)
 
     def policy(self, state: EvosaxState, *, explore: bool) -> Policy:
         """The policy at the mean of the distribution, exploring or not."""
@@ -115,11 +116,13 @@ class Evosax:
         """Draw, play, adapt."""
         key, ask_key, play_key, tell_key = jax.random.split(state.key, 4)
         strategy, settings = self._strategy
-        candidates, asked = strategy.ask(ask_key, state.search, settings)
+        with jax.numpy_rank_promotion("allow"):
+            candidates, asked = strategy.ask(ask_key, state.search, settings)
         evaluations = self._search.evaluate(candidates, state.obs_stats, play_key)
-        told, _ = strategy.tell(tell_key, candidates, -evaluations.fitness, asked, settings)
+        with jax.numpy_rank_promotion("allow"):
+            told, _ = strategy.tell(tell_key, candidates, -evaluations.fitness, asked, settings)
         metrics = evaluations.metrics | {"mean_norm": Mean.of(jnp.linalg.norm(told.mean))}
-        return EvosaxState(key, state.iteration + 1, told, evaluations.obs_stats), metrics
+        return EvosaxState(key, state.iteration + 1, _strong(told), evaluations.obs_stats), metrics
 
     @property
     def _strategy(self) -> tuple[Any, Any]:
@@ -143,3 +146,8 @@ def _strategy(strategy: Strategy, population_size: int, size: int) -> Any:
 
     with jax.ensure_compile_time_eval():
         return getattr(algorithms, strategy.value)(population_size=population_size, solution=jnp.zeros(size))
+
+
+def _strong(tree: PyTree) -> PyTree:
+    """`tree` without weak types, so that a state has the same types before and after a step."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), tree)
