@@ -105,16 +105,17 @@ class ARS:
         now = schedules.at(self, state.iteration)
         key, noise_key, play_key = jax.random.split(state.key, 3)
         centre, unravel = ravel_pytree(state.params)
-        directions = jax.random.normal(noise_key, (self.num_directions, len(centre)))
-        noise = now.noise_std * jnp.concatenate([directions, -directions])
+        directions = jax.random.normal(noise_key, (self.num_directions, len(centre)), jnp.float32)
+        noise_std, learning_rate = (jnp.asarray(size, jnp.float32) for size in (now.noise_std, now.learning_rate))
+        noise = noise_std * jnp.concatenate([directions, -directions])
         evaluations = self._search.evaluate(centre[None] + noise, state.obs_stats, play_key)
         forwards, backwards = jnp.split(evaluations.fitness, 2)
         direction, return_std = step_direction(forwards, backwards, directions, self.num_top_directions)
-        params = unravel(centre + now.learning_rate * direction)
+        params = unravel(centre + learning_rate * direction)
         metrics = evaluations.metrics | {
             "return_std": Mean.of(return_std),
-            "noise_std": Mean.of(now.noise_std),
-            "learning_rate": Mean.of(now.learning_rate),
+            "noise_std": Mean.of(noise_std),
+            "learning_rate": Mean.of(learning_rate),
         }
         return ARSState(key, state.iteration + 1, params, evaluations.obs_stats), metrics
 

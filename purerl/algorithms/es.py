@@ -98,16 +98,17 @@ class ES:
         now = schedules.at(self, state.iteration)
         key, noise_key, play_key = jax.random.split(state.key, 3)
         centre, unravel = ravel_pytree(state.params)
-        half = jax.random.normal(noise_key, (self.population_size // 2, len(centre)))
+        half = jax.random.normal(noise_key, (self.population_size // 2, len(centre)), jnp.float32)
+        noise_std = jnp.asarray(now.noise_std, jnp.float32)
         noise = jnp.concatenate([half, -half])
-        evaluations = self._search.evaluate(centre[None] + now.noise_std * noise, state.obs_stats, play_key)
-        gradient = gradient_estimate(centred_ranks(evaluations.fitness), noise, now.noise_std)
+        evaluations = self._search.evaluate(centre[None] + noise_std * noise, state.obs_stats, play_key)
+        gradient = gradient_estimate(centred_ranks(evaluations.fitness), noise, noise_std)
         params, opt_state = optimizers.update(
             now.optimizer, now.learning_rate, unravel(-gradient), state.opt_state, state.params
         )
         metrics = evaluations.metrics | {
             "grad_norm": Mean.of(jnp.linalg.norm(gradient)),
-            "noise_std": Mean.of(now.noise_std),
+            "noise_std": Mean.of(noise_std),
             "learning_rate": Mean.of(now.learning_rate),
         }
         return ESState(key, state.iteration + 1, params, opt_state, evaluations.obs_stats), metrics

@@ -87,7 +87,7 @@ def constants(num_parameters: int, population_size: int) -> Constants:
     d, n = num_parameters, population_size
     raw = math.log((n + 1) / 2) - np.log(np.arange(1, n + 1))
     positive, negative = raw[: n // 2], raw[n // 2 :]
-    mu_eff = positive.sum() ** 2 / (positive**2).sum()
+    mu_eff = float(positive.sum() ** 2 / (positive**2).sum())
     mu_eff_negative = negative.sum() ** 2 / (negative**2).sum()
     c_sigma = (mu_eff + 2) / (d + mu_eff + 5)
     c_1 = 2 / ((d + 1.3) ** 2 + mu_eff)
@@ -109,14 +109,14 @@ def constants(num_parameters: int, population_size: int) -> Constants:
 def init(mean: Array, std: float | Array) -> CMAState:
     """A round distribution about ``mean [d]``."""
     mean = jnp.asarray(mean, jnp.float32)
-    identity, zeros = jnp.eye(len(mean)), jnp.zeros_like(mean)
+    identity, zeros = jnp.eye(len(mean), dtype=jnp.float32), jnp.zeros_like(mean)
     std = jnp.asarray(std, jnp.float32)
     return CMAState(jnp.int32(0), mean, std, identity, identity, jnp.ones_like(mean), zeros, zeros)
 
 
 def ask(state: CMAState, key: Array, population_size: int) -> Array:
     """Candidates ``[n, d]``: ``m + sigma B D z`` (equations 38 to 40)."""
-    noise = jax.random.normal(key, (population_size, len(state.mean)))
+    noise = jax.random.normal(key, (population_size, len(state.mean)), jnp.float32)
     return state.mean[None] + state.std * (noise * state.scales[None]) @ state.axes.T
 
 
