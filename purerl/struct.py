@@ -14,7 +14,7 @@ import dataclasses
 import inspect
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
@@ -34,6 +34,7 @@ def field(
     default: Any = dataclasses.MISSING,
     static: bool = False,
     shared: bool = False,
+    per_shard: bool = False,
     help: str = "",
     within: str = "",
     protocol: Any = None,
@@ -44,11 +45,19 @@ def field(
         default: value when the caller gives none; required if left out.
         static: part of the pytree's structure (hashed, fixed when compiled) and not a leaf.
         shared: of a state, the same for all members of a population, which stores it once (see `member_axes`).
+        per_shard: of a state, different for each shard of an agent that is divided into shards (see `shard_axes`).
         help: one sentence for people.
         within: the interval of allowed numbers in the usual notation, such as ``"[0, 1]"`` or ``"(0, inf)"``.
         protocol: a `typing.Protocol`, checked at run time, that the value must be an instance of.
     """
-    metadata = {"static": static, "shared": shared, "help": help, "within": within, "protocol": protocol}
+    metadata = {
+        "static": static,
+        "shared": shared,
+        "per_shard": per_shard,
+        "help": help,
+        "within": within,
+        "protocol": protocol,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -120,22 +129,52 @@ def member_axes(tree: Any, axis: int | None = 0, shared: int | None = None) -> A
         axis: for leaves with one value per member.
         shared: for leaves within fields that are declared shared.
     """
+    return _by_field(tree, axis, lambda field, axis: shared if field.metadata.get("shared", False) else axis)
+
+
+def shard_axes(tree: Any, own: int | None = 0, equal: int | None = None) -> Any:
+    """Axis of the shards in each leaf of the `tree` of an agent that is divided into shards, as `jax.vmap` takes it.
+
+    Environments in flight, replay memory and random keys are a shard's own. All that is learned or counted is equal.
+
+    Args:
+        tree: a state, or anything with states in it.
+        own: for random keys, and for leaves within fields that are declared per shard, unless declared shared.
+        equal: for all others.
+    """
+
+    def axis_of(field: dataclasses.Field, axis: int | None) -> int | None:
+        if field.metadata.get("shared", False):
+            return equal
+        return own if field.metadata.get("per_shard", False) else axis
+
+    axes = _by_field(tree, equal, axis_of)
+    return jax.tree.map(lambda leaf, axis: own if _is_key(leaf) else axis, tree, axes)
+
+
+def _by_field(tree: Any, value: Any, rule: Callable[[dataclasses.Field, Any], Any]) -> Any:
+    """A tree like `tree`, whose leaves are `value` as ``rule(field, value)`` changes it in the fields above them."""
 
     def is_struct(node: Any) -> bool:
         return dataclasses.is_dataclass(node) and not isinstance(node, type)
 
-    def axes(node: Any) -> Any:
+    def values(node: Any) -> Any:
         if not is_struct(node):
-            return axis
+            return value
         copy = object.__new__(type(node))
         for f in dataclasses.fields(node):
-            value = getattr(node, f.name)
+            child = getattr(node, f.name)
             if not f.metadata.get("static", False):
-                value = member_axes(value, shared if f.metadata.get("shared", False) else axis, shared)
-            copy.__dict__[f.name] = value
+                child = _by_field(child, rule(f, value), rule)
+            copy.__dict__[f.name] = child
         return copy
 
-    return jax.tree.map(axes, tree, is_leaf=is_struct)
+    return jax.tree.map(values, tree, is_leaf=is_struct)
+
+
+def _is_key(leaf: Any) -> bool:
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 @runtime_checkable

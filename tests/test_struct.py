@@ -302,3 +302,20 @@ def test_tracers_pass_the_checks_and_no_recompile_follows():
     assert build(9.0) == 18.0  # has no value while tracing, so cannot be refused
     assert len(traces) == 1
     np.testing.assert_array_equal(jax.vmap(lambda r: Checked(rate=r).rate)(jnp.arange(3.0)), jnp.arange(3.0))
+
+
+def test_axes_of_shards_follow_the_declarations():
+    @struct.dataclass
+    class Memory:
+        rows: jax.Array
+        position: jax.Array = struct.field(shared=True)
+
+    @struct.dataclass
+    class State:
+        key: jax.Array
+        memory: Memory = struct.field(per_shard=True)
+        params: dict
+
+    key = jax.random.key(0)
+    axes = struct.shard_axes(State(key, Memory(jnp.zeros(3), jnp.int32(0)), {"w": jnp.zeros(2)}), own=1, equal=-1)
+    assert axes == State(1, Memory(1, -1), {"w": -1})

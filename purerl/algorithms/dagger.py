@@ -53,9 +53,9 @@ class DAggerState:
 
     key: Array
     iteration: Array = struct.field(shared=True)
-    rollout: RolloutState
+    rollout: RolloutState = struct.field(per_shard=True)
     obs_stats: running_statistics.RunningStatistics | None
-    replay: PyTree
+    replay: PyTree = struct.field(per_shard=True)
     params: PyTree
     opt_state: PyTree
 

@@ -51,7 +51,7 @@ class DDPGState:
     key: Array
     iteration: Array = struct.field(shared=True)
     experience: ExperienceState
-    replay: PyTree
+    replay: PyTree = struct.field(per_shard=True)
     actor_params: PyTree
     critic_params: PyTree
     target_actor_params: PyTree

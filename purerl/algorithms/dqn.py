@@ -46,7 +46,7 @@ class DQNState:
     iteration: Array = struct.field(shared=True)
     num_updates: Array = struct.field(shared=True)
     experience: ExperienceState
-    replay: PyTree
+    replay: PyTree = struct.field(per_shard=True)
     params: PyTree
     target_params: PyTree
     opt_state: PyTree

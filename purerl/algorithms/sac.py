@@ -52,7 +52,7 @@ class SACState:
     key: Array
     iteration: Array = struct.field(shared=True)
     experience: ExperienceState
-    replay: PyTree
+    replay: PyTree = struct.field(per_shard=True)
     actor_params: PyTree
     critic_params: PyTree
     target_critic_params: PyTree

@@ -46,7 +46,7 @@ class TD3State:
     iteration: Array = struct.field(shared=True)
     num_updates: Array = struct.field(shared=True)
     experience: ExperienceState
-    replay: PyTree
+    replay: PyTree = struct.field(per_shard=True)
     actor_params: PyTree
     critic_params: PyTree
     target_actor_params: PyTree

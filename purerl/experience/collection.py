@@ -31,10 +31,10 @@ class ExperienceState:
         reward_model: state of the reward model.
     """
 
-    rollout: RolloutState
+    rollout: RolloutState = struct.field(per_shard=True)
     obs_stats: running_statistics.RunningStatistics | None
     return_stats: running_statistics.RunningStatistics | None
-    discounted_return: Array | None
+    discounted_return: Array | None = struct.field(per_shard=True)
     reward_model: PyTree
 
 

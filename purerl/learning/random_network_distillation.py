@@ -60,7 +60,7 @@ class RNDState:
     opt_state: PyTree
     obs_stats: RunningStatistics
     return_stats: RunningStatistics
-    discounted_return: Array
+    discounted_return: Array = struct.field(per_shard=True)
 
 
 @struct.dataclass

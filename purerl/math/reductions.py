@@ -1,0 +1,71 @@
+"""Reductions over the shards of an agent that learns from several parts of its environments at once.
+
+A shard holds some of the environments of one agent and computes gradients from them. All shards have equal parameters,
+so whatever changes parameters, statistics or a decision must be the same on all: a mean, a sum or a minimum over the
+shards. Where there are no shards, each function here returns what it was given.
+
+The axis of the shards has a name in `jax.vmap`, and a second one where the shards are spread over devices (see
+`purerl.training.shards`). Algorithms know neither.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+T = TypeVar("T")
+
+SHARDS = "shards"
+"""Name of the axis of the shards on one device."""
+
+SHARD_DEVICES = "shard_devices"
+"""Name of the axis of the devices that one agent's shards are spread over."""
+
+
+def num_shards() -> int:
+    """Number of shards that the present computation is one of; 1 where there are none."""
+    return lax.axis_size(axes) if (axes := _axes()) else 1
+
+
+def shard_number() -> Array:
+    """Number of this shard, int32 from 0."""
+    return lax.axis_index(axes) if (axes := _axes()) else jnp.int32(0)
+
+
+def mean_over_shards(tree: T) -> T:
+    """Mean over the shards of each leaf."""
+    return lax.pmean(tree, axes) if (axes := _axes()) else tree
+
+
+def sum_over_shards(tree: T) -> T:
+    """Sum over the shards of each leaf."""
+    return lax.psum(tree, axes) if (axes := _axes()) else tree
+
+
+def min_over_shards(tree: T) -> T:
+    """Minimum over the shards of each leaf."""
+    return lax.pmin(tree, axes) if (axes := _axes()) else tree
+
+
+def from_first_shard(leaf: Array) -> Array:
+    """The array of shard 0."""
+    if not (axes := _axes()):
+        return leaf
+    return lax.psum(jnp.where(shard_number() == 0, leaf, jnp.zeros_like(leaf)), axes).astype(leaf.dtype)
+
+
+def _axes() -> tuple[str, ...]:
+    """Names of the axes that the shards of this computation lie on, those of devices outermost."""
+    return tuple(name for name in (SHARD_DEVICES, SHARDS) if _is_bound(name))
+
+
+def _is_bound(name: str) -> bool:
+    try:
+        lax.axis_size(name)
+    except NameError:
+        return False
+    return True
