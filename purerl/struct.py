@@ -139,7 +139,8 @@ def shard_axes(tree: Any, own: int | None = 0, equal: int | None = None) -> Any:
 
     Args:
         tree: a state, or anything with states in it.
-        own: for random keys, and for leaves within fields that are declared per shard, unless declared shared.
+        own: for random keys in dataclasses, and for leaves within fields that are declared per shard, unless declared
+            shared.
         equal: for all others.
     """
 
@@ -148,18 +149,20 @@ def shard_axes(tree: Any, own: int | None = 0, equal: int | None = None) -> Any:
             return equal
         return own if field.metadata.get("per_shard", False) else axis
 
-    axes = _by_field(tree, equal, axis_of)
-    return jax.tree.map(lambda leaf, axis: own if _is_key(leaf) else axis, tree, axes)
+    def axes(node: Any) -> Any:
+        if not _is_struct(node):
+            return equal
+        declared = _by_field(node, equal, axis_of)
+        return jax.tree.map(lambda leaf, axis: own if _is_key(leaf) else axis, node, declared)
+
+    return jax.tree.map(axes, tree, is_leaf=_is_struct)
 
 
 def _by_field(tree: Any, value: Any, rule: Callable[[dataclasses.Field, Any], Any]) -> Any:
     """A tree like `tree`, whose leaves are `value` as ``rule(field, value)`` changes it in the fields above them."""
 
-    def is_struct(node: Any) -> bool:
-        return dataclasses.is_dataclass(node) and not isinstance(node, type)
-
     def values(node: Any) -> Any:
-        if not is_struct(node):
+        if not _is_struct(node):
             return value
         copy = object.__new__(type(node))
         for f in dataclasses.fields(node):
@@ -169,7 +172,11 @@ def _by_field(tree: Any, value: Any, rule: Callable[[dataclasses.Field, Any], An
             copy.__dict__[f.name] = child
         return copy
 
-    return jax.tree.map(values, tree, is_leaf=is_struct)
+    return jax.tree.map(values, tree, is_leaf=_is_struct)
+
+
+def _is_struct(node: Any) -> bool:
+    return dataclasses.is_dataclass(node) and not isinstance(node, type)
 
 
 def _is_key(leaf: Any) -> bool:

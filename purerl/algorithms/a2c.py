@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from purerl import struct
 from purerl.errors import InputError
@@ -119,7 +118,7 @@ class A2C:
         batch = now._estimate(state, transitions)
         grads, metrics = jax.grad(now._loss, has_aux=True)(state.params, batch, entropy_key)
         params, opt_state = optimizers.update(now.optimizer, now.learning_rate, grads, state.opt_state, state.params)
-        metrics |= {"grad_norm": Mean.of(optax.tree.norm(grads)), "learning_rate": Mean.of(now.learning_rate)}
+        metrics |= {"grad_norm": optimizers.gradient_norm(grads), "learning_rate": Mean.of(now.learning_rate)}
         return A2CState(key, state.iteration + 1, experience, params, opt_state), episodes | metrics
 
     # Pieces

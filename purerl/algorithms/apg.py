@@ -16,7 +16,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from purerl import struct
 from purerl.environments.gradient_gate import GradientGate, check_differentiable, count_metrics
@@ -118,7 +117,7 @@ class APG:
         params, opt_state = optimizers.update(now.optimizer, now.learning_rate, grads, state.opt_state, state.params)
 
         metrics |= count_metrics(counts, self.steps_per_iteration)
-        metrics |= {"grad_norm": Mean.of(optax.tree.norm(grads)), "learning_rate": Mean.of(now.learning_rate)}
+        metrics |= {"grad_norm": optimizers.gradient_norm(grads), "learning_rate": Mean.of(now.learning_rate)}
         return APGState(key, state.iteration + 1, experience, params, opt_state), metrics
 
     # Pieces

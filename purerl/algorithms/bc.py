@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from purerl import struct
 from purerl.demonstrations import Demonstrations
@@ -175,7 +174,7 @@ class BC:
         """One gradient step on one minibatch."""
         params, opt_state = learner
         grads, metrics = jax.grad(self._loss, has_aux=True)(params, state, indices)
-        metrics["grad_norm"] = Mean.of(optax.tree.norm(grads))
+        metrics["grad_norm"] = optimizers.gradient_norm(grads)
         return optimizers.update(self.optimizer, self.learning_rate, grads, opt_state, params), metrics
 
     def _loss(self, params: PyTree, state: BCState, indices: Array) -> tuple[Array, Metrics]:

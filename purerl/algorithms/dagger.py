@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 from jax.tree_util import Partial
 
@@ -228,7 +227,7 @@ class DAgger:
             return cloning_loss(self._network, params, self.loss, obs, batch.action)
 
         grads, metrics = jax.grad(loss, has_aux=True)(state.params)
-        metrics["grad_norm"] = Mean.of(optax.tree.norm(grads))
+        metrics["grad_norm"] = optimizers.gradient_norm(grads)
         params, opt_state = optimizers.update(self.optimizer, self.learning_rate, grads, state.opt_state, state.params)
         return struct.replace(state, params=params, opt_state=opt_state), metrics
 

@@ -197,7 +197,7 @@ class DQN:
             target_params=optax.incremental_update(params, state.target_params, step_size),
             opt_state=opt_state,
         )
-        return state, {**metrics, "grad_norm": Mean.of(optax.tree.norm(grads))}
+        return state, {**metrics, "grad_norm": optimizers.gradient_norm(grads)}
 
     def _loss(
         self, params: PyTree, state: DQNState, batch: ReplaySample, key: Array

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from purerl import struct
 from purerl.experience.collection import Experience, ExperienceState
@@ -132,7 +131,7 @@ class IMPALA:
         batch = now._estimate(state, transitions)
         grads, metrics = jax.grad(now._loss, has_aux=True)(state.params, batch, entropy_key)
         params, opt_state = optimizers.update(now.optimizer, now.learning_rate, grads, state.opt_state, state.params)
-        metrics |= {"grad_norm": Mean.of(optax.tree.norm(grads)), "learning_rate": Mean.of(now.learning_rate)}
+        metrics |= {"grad_norm": optimizers.gradient_norm(grads), "learning_rate": Mean.of(now.learning_rate)}
         state = IMPALAState(key, state.iteration + 1, experience, params, recent_params, opt_state)
         return state, episodes | metrics
 

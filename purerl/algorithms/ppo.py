@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from purerl import struct
 from purerl.errors import InputError
@@ -30,6 +29,7 @@ from purerl.learning.optimizers import Adam, Optimizer
 from purerl.learning.sequences import SequenceBatch, apply_over_time, apply_to_transitions
 from purerl.learning.value_regression import explained_variance
 from purerl.math.estimates import approximate_kl, batch_gae, standardize
+from purerl.math.reductions import mean_over_shards
 from purerl.networks import ActorCritic
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar, Transition
 
@@ -207,7 +207,7 @@ class PPO:
                 return jax.grad(self._loss, has_aux=True)(params, sample, state.kl_coef, key)
 
             grads, metrics = accumulate_gradient(gradient, key, (indices, advantage))
-            metrics["grad_norm"] = Mean.of(optax.tree.norm(grads))
+            metrics["grad_norm"] = optimizers.gradient_norm(grads)
             return optimizers.update(self.optimizer, self.learning_rate, grads, opt_state, params), metrics
 
         max_kl = self.max_kl
@@ -259,5 +259,5 @@ class PPO:
         if self.kl_target is None:
             return kl_coef, {}
         _, (new, _) = apply_over_time(self._network, params, batch.carry, batch.obs, batch.done)
-        kl = jnp.mean(batch.distribution.kl(new))
+        kl = mean_over_shards(jnp.mean(batch.distribution.kl(new)))
         return adapt_kl_coef(kl_coef, kl, self.kl_target), {"kl": Mean.of(kl), "kl_coef": Mean.of(kl_coef)}

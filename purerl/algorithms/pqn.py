@@ -14,7 +14,6 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from purerl import struct
 from purerl.experience.collection import Experience, ExperienceState
@@ -177,7 +176,7 @@ class PQN:
             params, opt_state = learner
             sample = jax.tree.map(lambda leaf: leaf[indices], batch)
             grads, metrics = jax.grad(self._loss, has_aux=True)(params, sample, key)
-            metrics["grad_norm"] = Mean.of(optax.tree.norm(grads))
+            metrics["grad_norm"] = optimizers.gradient_norm(grads)
             return optimizers.update(self.optimizer, self.learning_rate, grads, opt_state, params), metrics
 
         learner, metrics = minibatch_epochs(

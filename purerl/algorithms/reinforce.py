@@ -22,7 +22,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from purerl import struct
 from purerl.errors import InputError
@@ -35,6 +34,7 @@ from purerl.learning.optimizers import Adam, Optimizer
 from purerl.learning.sequences import PolicyBatch
 from purerl.learning.value_regression import explained_variance, fit_value
 from purerl.math.estimates import batch_lambda_returns
+from purerl.math.reductions import mean_over_shards
 from purerl.networks import ActorCritic
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar, Transition
 
@@ -155,7 +155,7 @@ class REINFORCE:
             critic_params, critic_opt_state, metrics["value_loss"] = now._fit_critic(state, batch, critic_key)
             metrics["explained_variance"] = Mean.of(explained_variance(batch.value, batch.target))
 
-        metrics |= {"grad_norm": Mean.of(optax.tree.norm(grads)), "learning_rate": Mean.of(now.learning_rate)}
+        metrics |= {"grad_norm": optimizers.gradient_norm(grads), "learning_rate": Mean.of(now.learning_rate)}
         state = REINFORCEState(
             key,
             state.iteration + 1,
@@ -204,7 +204,7 @@ class REINFORCE:
             value, next_value = value_of(obs), value_of(next_obs)
         # With lambda = 1 they are sums of rewards, and the value counts only where these are cut off.
         returns = batch_lambda_returns(transitions, next_value, self.gamma, 1.0)
-        baseline = jnp.mean(returns) if self.baseline is Baseline.MEAN else value
+        baseline = mean_over_shards(jnp.mean(returns)) if self.baseline is Baseline.MEAN else value
         return PolicyBatch.of(transitions, obs, value, returns - baseline, returns)
 
     def _loss(self, params: PyTree, batch: PolicyBatch, key: Array) -> tuple[Array, Metrics]:

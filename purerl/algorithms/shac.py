@@ -40,6 +40,7 @@ from purerl.learning.optimizers import Adam, Optimizer
 from purerl.learning.value_regression import fit_value
 from purerl.math.estimates import batch_lambda_returns
 from purerl.math.gradient_mixing import mixed_gradient
+from purerl.math.reductions import min_over_shards, sum_over_shards
 from purerl.math.returns import gae, window_discounts, window_return
 from purerl.networks import MLP, ActorCritic
 from purerl.rollout import RolloutState
@@ -193,14 +194,14 @@ class SHAC:
         metrics |= count_metrics(counts[:3], self.steps_per_iteration) | {
             "value_loss": value_loss,
             "value": Mean.of(window.target),
-            "grad_norm": Mean.of(optax.tree.norm(grads)),
+            "grad_norm": optimizers.gradient_norm(grads),
             "learning_rate": Mean.of(now.learning_rate),
         }
         horizon = state.horizon
         if horizon is not None:
             stiff = Mean(counts[3], jnp.float32(self.steps_per_iteration))
             metrics |= {"horizon": Mean.of(horizon), "stiff_steps": stiff}
-            horizon = adapt_horizon(horizon, stiff.value, self.rollout_length)
+            horizon = adapt_horizon(horizon, sum_over_shards(stiff).value, self.rollout_length)
         # Only now: within a window all observations are standardised by the same statistics.
         experience = self._experience.observe(struct.replace(state.experience, rollout=rollouts), window.raw_obs)
         state = SHACState(
@@ -213,7 +214,7 @@ class SHAC:
             actor_opt_state=actor_opt_state,
             critic_opt_state=critic_opt_state,
             horizon=horizon,
-            lowest_reward=jnp.min(window.lowest_reward),
+            lowest_reward=min_over_shards(jnp.min(window.lowest_reward)),
         )
         return state, metrics
 

@@ -38,6 +38,7 @@ from purerl.learning.value_regression import explained_variance, fit_value
 from purerl.math import float_leaves
 from purerl.math.estimates import batch_gae, standardize
 from purerl.math.natural_gradient import natural_step, surrogate_and_divergence
+from purerl.math.reductions import mean_over_shards
 from purerl.networks import ActorCritic
 from purerl.types import Array, Environment, Mean, Metrics, Policy, PyTree, Scalar, Transition
 
@@ -218,10 +219,12 @@ class TRPO:
         self, surrogate: Callable[[Array], Array], divergence: Callable[[Array], Array], flat: Array, step: Array
     ) -> tuple[Array, Metrics]:
         """The longest tried part of `step` with KL <= `max_kl` and a better surrogate (appendix C), or no step."""
-        before = surrogate(flat)
+        before = mean_over_shards(surrogate(flat))
 
         def shorten(chosen: Array, length: Array) -> tuple[Array, None]:
-            good = (surrogate(flat + length * step) > before) & (divergence(flat + length * step) <= self.max_kl)
+            new = flat + length * step
+            after, kl = mean_over_shards((surrogate(new), divergence(new)))
+            good = (after > before) & (kl <= self.max_kl)
             return jnp.where((chosen == 0.0) & good, length, chosen), None
 
         # All lengths are tried: a loop that ends early would run to the slowest member of a population.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from purerl.errors import InputError
+from purerl.math.reductions import sum_over_shards
 from purerl.types import Array, Metrics, PyTree, merge
 
 Rows = TypeVar("Rows")
@@ -82,7 +83,7 @@ def minibatch_epochs(
         num_rows: rows of the batch.
         num_epochs: passes over the batch.
         num_minibatches: updates per pass, at most `num_rows`.
-        stop: from the metrics of an epoch, whether to skip all later ones.
+        stop: from the metrics of an epoch, over all shards, whether to skip all later ones.
 
     Returns:
         The learner afterwards and the metrics of all updates, merged.
@@ -114,7 +115,7 @@ def minibatch_epochs(
         learner, stopped = carry
         skipped = jax.tree.map(jnp.zeros_like, jax.eval_shape(epoch, learner, key)[1])
         learner, metrics = lax.cond(stopped, lambda: (learner, skipped), lambda: epoch(learner, key))
-        return (learner, stopped | stop(metrics)), metrics
+        return (learner, stopped | stop(sum_over_shards(metrics))), metrics
 
     (learner, _), metrics = lax.scan(epoch_unless_stopped, (learner, jnp.bool_(False)), keys)
     return learner, merge(metrics)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from purerl import struct
-from purerl.types import Array, PyTree, Scalar
+from purerl.math.reductions import mean_over_shards
+from purerl.types import Array, Mean, PyTree, Scalar
 
 
 @runtime_checkable
@@ -130,17 +131,23 @@ def init(optimizer: Optimizer, params: PyTree) -> PyTree:
 def update(
     optimizer: Optimizer, learning_rate: float | Array, grads: PyTree, opt_state: PyTree, params: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """One step along a gradient.
+    """One step along a gradient: of one batch, or the mean over the shards of an agent.
 
     Args:
         optimizer: the rule.
         learning_rate: step size.
-        grads: of a loss that is to fall.
+        grads: of a loss that is to fall, those of this shard.
         opt_state: of the optimiser.
         params: what moves.
 
     Returns:
         Parameters and the optimiser's state afterwards.
     """
+    grads = mean_over_shards(grads)
     updates, opt_state = optimizer.transformation(learning_rate).update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state
+
+
+def gradient_norm(grads: PyTree) -> Mean:
+    """Global norm of a gradient, as `update` takes it, before it is clipped."""
+    return Mean.of(optax.tree.norm(mean_over_shards(grads)))

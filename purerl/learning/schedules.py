@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from purerl import struct
 from purerl.experience.reward_models import RewardModel
 from purerl.learning.optimizers import Optimizer
+from purerl.math.reductions import num_shards
 from purerl.types import Array
 
 T = TypeVar("T")
@@ -71,9 +72,9 @@ def env_steps(iteration: Array, steps_per_iteration: int) -> Array:
 
     Args:
         iteration: int32, iterations done.
-        steps_per_iteration: environment steps of each.
+        steps_per_iteration: environment steps of each, on one shard.
     """
-    return iteration.astype(jnp.float32) * float(steps_per_iteration)
+    return iteration.astype(jnp.float32) * float(num_shards() * steps_per_iteration)
 
 
 def at(algorithm: T, iteration: Array) -> T:

@@ -11,6 +11,7 @@ from jax import lax
 from purerl.learning import optimizers
 from purerl.learning.minibatches import shuffled_indices
 from purerl.learning.optimizers import Optimizer
+from purerl.math.estimates import mean_and_variance
 from purerl.types import Array, Mean, PyTree
 
 Learner = tuple[PyTree, PyTree]
@@ -64,4 +65,5 @@ def fit_value(
 
 def explained_variance(value: Array, target: Array) -> Array:
     """Share of the targets' variance that values explain: 1 if they agree, below 0 if worse than a constant."""
-    return 1.0 - jnp.var(target - value) / jnp.maximum(jnp.var(target), 1e-8)
+    (_, unexplained), (_, variance) = mean_and_variance(target - value), mean_and_variance(target)
+    return 1.0 - unexplained / jnp.maximum(variance, 1e-8)

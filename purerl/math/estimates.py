@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from purerl.math.reductions import mean_over_shards
 from purerl.math.returns import gae, lambda_returns
 from purerl.types import Array, Transition
 
@@ -43,8 +44,15 @@ def batch_lambda_returns(
 
 
 def standardize(advantage: Array) -> Array:
-    """Advantages with mean 0 and deviation 1 over the whole array."""
-    return (advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-8)
+    """Advantages with mean 0 and deviation 1 over the whole array, and over all shards of an agent."""
+    mean, var = mean_and_variance(advantage)
+    return (advantage - mean) / (jnp.sqrt(var) + 1e-8)
+
+
+def mean_and_variance(values: Array) -> tuple[Array, Array]:
+    """Mean and variance over all elements of ``values [...]`` of all shards, two scalars."""
+    mean = mean_over_shards(jnp.mean(values))
+    return mean, mean_over_shards(jnp.mean(jnp.square(values - mean)))
 
 
 def approximate_kl(log_ratio: Array) -> Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from purerl.math.distributions import Distribution
+from purerl.math.reductions import mean_over_shards
 from purerl.types import Array, Mean, Metrics
 
 
@@ -74,7 +75,7 @@ def natural_step(
     def product(v: Array) -> Array:
         return fisher(v) + damping * v
 
-    gradient = jax.grad(surrogate)(params)
+    gradient = mean_over_shards(jax.grad(surrogate)(params))
     x, residual = conjugate_gradient(product, gradient, num_iterations)
     grad_norm = jnp.linalg.norm(gradient)
     metrics = {
@@ -93,9 +94,10 @@ def fisher_vector_product(divergence: Callable[[Array], Array], params: Array) -
         params: ``[n]``.
 
     Returns:
-        A linear function from ``[n]`` to ``[n]``; a call costs about as much as two gradients of `divergence`.
+        A linear function from ``[n]`` to ``[n]``, the mean over all shards; a call costs about as much as two gradients of `divergence`.
     """
-    return jax.linearize(jax.grad(divergence), params)[1]
+    product = jax.linearize(jax.grad(divergence), params)[1]
+    return lambda v: mean_over_shards(product(v))
 
 
 def conjugate_gradient(product: Callable[[Array], Array], target: Array, num_iterations: int) -> tuple[Array, Array]:

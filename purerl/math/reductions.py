@@ -31,6 +31,11 @@ def num_shards() -> int:
     return lax.axis_size(axes) if (axes := _axes()) else 1
 
 
+def num_shard_devices() -> int:
+    """Number of devices that the shards of one agent are spread over."""
+    return lax.axis_size(SHARD_DEVICES) if _is_bound(SHARD_DEVICES) else 1
+
+
 def shard_number() -> Array:
     """Number of this shard, int32 from 0."""
     return lax.axis_index(axes) if (axes := _axes()) else jnp.int32(0)

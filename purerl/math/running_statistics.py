@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from purerl import struct
 from purerl.errors import InputError
+from purerl.math.reductions import mean_over_shards, sum_over_shards
 
 Array = jax.Array
 
@@ -43,7 +44,7 @@ def init(shape: tuple[int, ...]) -> RunningStatistics:
 
 
 def update(stats: RunningStatistics, batch: Array) -> RunningStatistics:
-    """Statistics that include a `batch` of arrays, with any number of leading axes.
+    """Statistics that include a `batch` of arrays, with any number of leading axes, and the batches of other shards.
 
     Raises:
         InputError: if the trailing axes of `batch` are not those of one array.
@@ -59,7 +60,14 @@ def update(stats: RunningStatistics, batch: Array) -> RunningStatistics:
     # The second pass corrects the rounding error of the first (Chan et al. 1983, eq. 1.7).
     rest = jnp.mean(centred, leading)
     var = jnp.maximum(jnp.mean(centred**2, leading) - rest**2, 0.0)
-    return merge(stats, RunningStatistics(count, jnp.squeeze(mean, leading) + rest, var))
+    return merge(stats, _over_shards(RunningStatistics(count, jnp.squeeze(mean, leading) + rest, var)))
+
+
+def _over_shards(stats: RunningStatistics) -> RunningStatistics:
+    """Statistics of as much data on each shard, together."""
+    mean = mean_over_shards(stats.mean)
+    var = mean_over_shards(stats.var + (stats.mean - mean) ** 2)
+    return RunningStatistics(sum_over_shards(stats.count), mean, var)
 
 
 def merge(a: RunningStatistics, b: RunningStatistics) -> RunningStatistics:

@@ -12,11 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 
 from purerl import device_memory, numeric, paths, struct
 from purerl.environments.influence import check_acts
 from purerl.errors import InputError
 from purerl.learning.minibatches import ROWS_IN_CACHE
+from purerl.training import placement
 from purerl.types import Algorithm, Array, Environment, Metrics, Policy, PyTree
 
 MEMORY_SETTINGS = "the number of seeds, num_envs, rollout_length or buffer_size"
@@ -39,12 +41,14 @@ class Population:
             ``"learning_rate"``, ``"env.params.gravity"`` (gymnax), ``"env.env.params.gravity"`` (Brax, inside its time
             limit). Kept as arrays of float32, int32 or bool.
         first_member: number of the first one, where these are a part of a larger population (see `part`).
+        mesh: devices that members are spread over (see `on`); None for one device.
     """
 
     algorithm: Algorithm
     num_members: int = struct.field(static=True, help="agents trained side by side", within="[1, inf)")
     varied: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     first_member: int = struct.field(default=0, static=True, help="number of the first one", within="[0, inf)")
+    mesh: Mesh | None = struct.field(default=None, static=True, help="devices")
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
@@ -81,6 +85,16 @@ class Population:
             varied[name] = column
         return cls(algorithm, num_seeds * len(combinations), varied)
 
+    def on(self, devices: Sequence[jax.Device]) -> Population:
+        """The same population spread over `devices`: its members, and the shards of each if there are more devices.
+
+        What is learned is the same on any number of devices, except for rounding. Members do not communicate.
+
+        Raises:
+            InputError: if members and shards cannot be divided equally among so many devices.
+        """
+        return struct.replace(self, mesh=placement.mesh(self.num_members, placement.num_shards(self), devices))
+
     @property
     def env(self) -> Environment:
         """The environment of the members, as far as they share it."""
@@ -109,13 +123,16 @@ class Population:
         """
         numbers = self.first_member + jnp.arange(self.num_members)
         keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
-        state = self.map(lambda member, key: member.init(key), keys)
-        device_memory.check_fits(
-            device_memory.num_bytes(state), f"the state of {self.num_members} members", MEMORY_SETTINGS
-        )
-        return jax.tree.map(
-            lambda leaf, axis: leaf if axis == 0 else leaf[0], state, struct.member_axes(state, shared=-1)
-        )
+
+        def init(here: Population, keys: Array) -> PyTree:
+            state = here.map(lambda member, key: member.init(key), keys)
+            device_memory.check_fits(
+                device_memory.num_bytes(state), f"the state of {here.num_members} members", MEMORY_SETTINGS
+            )
+            axes = struct.member_axes(state, shared=-1)
+            return jax.tree.map(lambda leaf, axis: leaf if axis == 0 else leaf[0], state, axes)
+
+        return self._on_devices(init, keys)
 
     def step(self, state: PyTree) -> tuple[PyTree, Metrics]:
         """One iteration of every member."""
@@ -133,12 +150,28 @@ class Population:
             args: states, keys or anything else.
             out_axes: as `jax.vmap` takes it.
         """
-        return jax.vmap(
-            lambda varied, args: function(self._member(varied), *args),
-            in_axes=(0, struct.member_axes(args)),
-            out_axes=out_axes,
-            axis_size=self.num_members,
-        )(dict(self.varied), args)
+
+        def members(here: Population, *args: PyTree) -> Any:
+            return jax.vmap(
+                lambda varied, args: function(here._member(varied), *args),
+                in_axes=(0, struct.member_axes(args)),
+                out_axes=out_axes,
+                axis_size=here.num_members,
+            )(dict(here.varied), args)
+
+        return self._on_devices(members, *args)
+
+    def _on_devices(self, function: Callable[..., Any], *args: PyTree) -> Any:
+        """``function(population, *args)``, on each device for the members that are there."""
+        if self.mesh is None:
+            return function(self, *args)
+
+        def here(varied: PyTree, args: tuple[PyTree, ...]) -> Any:
+            return function(Population(self.algorithm, num_here, varied), *args)
+
+        num_here = self.num_members // placement.num_member_devices(self.mesh)
+        varied = jax.tree.map(jnp.asarray, dict(self.varied))
+        return placement.spread(here, self.mesh)(varied, args)
 
     def in_groups(
         self, function: Callable[[Algorithm, PyTree], tuple[PyTree, PyTree]], state: PyTree
@@ -156,6 +189,8 @@ class Population:
         Returns:
             The state of all members and their outputs ``[P]``.
         """
+        if self.mesh is not None:
+            return self._on_devices(lambda here, state: here.in_groups(function, state), state)
         size = self.group_size
         if size == self.num_members > 1:
             return function(self, state)
@@ -186,7 +221,7 @@ class Population:
     @property
     def group_size(self) -> int:
         """Members that `in_groups` takes at a time: the divisor of their number that is nearest to what fits."""
-        if jax.default_backend() != "cpu" or jax.device_count() > 1:  # over several, members may be spread
+        if jax.default_backend() != "cpu":
             return self.num_members
         fitting = max(1, ROWS_IN_CACHE // self.algorithm.minibatch_rows)
         divisors = [size for size in range(1, self.num_members + 1) if self.num_members % size == 0]
@@ -201,7 +236,7 @@ class Population:
     def part(self, first: int, count: int) -> Population:
         """Members `first` to ``first + count - 1`` as a population: they learn the same as in the whole one."""
         varied = {name: values[first : first + count] for name, values in self.varied.items()}
-        return Population(self.algorithm, count, varied, self.first_member + first)
+        return Population(self.algorithm, count, varied, self.first_member + first, self.mesh)
 
     def part_state(self, state: PyTree, first: int | Array, count: int) -> PyTree:
         """The state of these members, for `part`."""
