@@ -89,6 +89,7 @@ from purerl.training.loop import Progress as Progress
 from purerl.training.loop import iterate as iterate
 from purerl.training.loop import train as train
 from purerl.training.population import Population as Population
+from purerl.training.shards import Shards as Shards
 from purerl.types import Algorithm as Algorithm
 from purerl.types import Environment as Environment
 from purerl.types import Mean as Mean

@@ -4,11 +4,15 @@ On machines with two or three cores jaxlib 0.10 can hang for ever once a few see
 waits for work of another thread. A pool of one thread never hangs and is also the fastest for the small networks that
 such machines train. JAX reads the size of its pool from the environment variable ``NPROC`` when it is imported.
 
+A CPU that is divided into several devices hangs with a pool of as many threads as devices or fewer, because each device
+occupies one while it waits. Two threads per device were enough.
+
 The command line, the tests and the scripts call `choose_thread_pool` first. In your own program do the same before
 anything imports JAX, or set ``NPROC=1`` in the shell.
 """
 
 import os
+import re
 import sys
 
 ENOUGH_CORES = 4
@@ -28,12 +32,21 @@ def threads(num_processes: int) -> int:
     return share if share >= ENOUGH_CORES else 1
 
 
-def choose_thread_pool() -> bool:
-    """Set ``NPROC=1`` on a machine with fewer than `ENOUGH_CORES` cores; returns whether it was set.
+def virtual_devices() -> int:
+    """Number of devices that the environment divides the CPU into."""
+    text = os.environ.get("JAX_NUM_CPU_DEVICES", "")
+    asked = re.findall(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    return max(1, *(int(number) for number in (*asked, text) if number.isdecimal()))
 
-    Keeps an ``NPROC`` that the user has set, and does nothing if JAX is already imported, because it is too late then.
+
+def choose_thread_pool() -> bool:
+    """Set ``NPROC`` on a machine with few cores, or one that is divided into devices; returns whether it was set.
+
+    It is 1 with fewer than `ENOUGH_CORES` cores. Keeps an ``NPROC`` that the user has set, and does nothing if JAX is
+    already imported, because it is too late then.
     """
-    if "NPROC" in os.environ or "jax" in sys.modules or usable_cores() >= ENOUGH_CORES:
+    devices = virtual_devices()
+    if "NPROC" in os.environ or "jax" in sys.modules or usable_cores() >= max(ENOUGH_CORES, 2 * devices):
         return False
-    os.environ["NPROC"] = "1"
+    os.environ["NPROC"] = "1" if devices == 1 else str(2 * devices)
     return True

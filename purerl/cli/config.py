@@ -50,6 +50,8 @@ class RunConfig:
         loggers: to which rows of metrics are written too, names in `purerl.cli.loggers.LOGGERS`.
         versions: of the programs that started the run.
         processes: that the members are spread over.
+        devices: that members and shards are spread over: a number, or ``all``.
+        shards: parts of each member's environments, see `purerl.Shards`.
     """
 
     algorithm: str
@@ -74,6 +76,8 @@ class RunConfig:
     loggers: list[str]
     versions: dict[str, str]
     processes: int = 1
+    devices: str = "1"
+    shards: int = 1
     randomize: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -169,6 +173,9 @@ class RunConfig:
         member = algorithm(**values)
         if jax.tree_util.all_leaves([member]):
             raise InputError(f"{self.algorithm} is not an algorithm: decorate it with @purerl.struct.dataclass")
+        if self.shards > 1:
+            member = purerl.Shards.divide(member, self.shards)
+            paths = {name: f"algorithm.{path}" for name, path in paths.items()}
         return purerl.Population.grid(member, self.seeds, {paths[name]: tried for name, tried in self.vary.items()})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from purerl import presets
-from purerl.cli import flags, schedules, sources
+from purerl.cli import devices, flags, schedules, sources
 from purerl.cli.config import RunConfig, is_learning_rate, versions
 from purerl.cli.fields import hyperparameters as tunable_fields
 from purerl.cli.fields import kind_of, plain_defaults, within_of
@@ -110,6 +110,7 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         eval_batch=0,
         checkpoint_every=0,
         loggers=[name for name in LOGGERS if given.get(name, False)],
+        shards=given.get("shards", 1),
         versions=versions(),
     )
     population = draft.population()
@@ -132,7 +133,12 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         eval_batch=batch,
         checkpoint_every=checkpoint_every,
     )
-    config = dataclasses.replace(config, processes=_processes(given.get("processes", "1"), config.num_members))
+    config = dataclasses.replace(
+        config,
+        processes=_processes(given.get("processes", "1"), config.num_members),
+        devices=given.get("devices", "1"),
+    )
+    devices.of(config)
     path = Path(given["out"]) if "out" in given else None
     return config, path, given.get("overwrite", False)
 

@@ -60,6 +60,21 @@ RUN = Group(
             default="1",
             metavar="N|auto",
         ),
+        Flag(
+            "devices",
+            "str",
+            "number of devices (GPUs, TPU cores) that share the members, and the shards of each; all: as many as can",
+            default="1",
+            metavar="N|all",
+        ),
+        Flag(
+            "shards",
+            "int",
+            "parts that the environments of each member are divided into, which average their gradients: one member "
+            "can then train on several devices",
+            default=1,
+            within="[1, inf)",
+        ),
         Flag("out", "str", "directory of the run (default a new one under runs/)", metavar="DIR"),
         Flag("overwrite", "bool", "replace the run in that directory"),
         Flag("resume", "str", "continue the run in DIR from its newest checkpoint", metavar="DIR"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 from purerl import presets, references
-from purerl.cli import flags
+from purerl.cli import devices, flags
 from purerl.cli.config import RunConfig, versions
 from purerl.cli.configure import USAGE, configure, show_help, with_total_steps
 from purerl.cli.files import pasteable
@@ -83,15 +84,20 @@ def _without_algorithm(words: list[str]) -> int:
         raise InputError("name an algorithm and an environment first, as in: purerl train ppo CartPole-v1 --seeds 8")
     given, _ = parse(USAGE, "", [flags.RUN], words)
     for name in given:
-        if name not in ("resume", "total_steps"):
-            raise InputError(f"--{name.replace('_', '-')} cannot be changed when resuming; only --total-steps can")
+        if name not in ("resume", "total_steps", "devices"):
+            raise InputError(
+                f"--{name.replace('_', '-')} cannot be changed when resuming; only --total-steps and --devices can"
+            )
     run = RunDirectory.open(Path(given["resume"]))
     with run.locked():
-        return _resume(run, given.get("total_steps"))
+        return _resume(run, given.get("total_steps"), given.get("devices"))
 
 
-def _resume(run: RunDirectory, total_steps: int | None) -> int:
+def _resume(run: RunDirectory, total_steps: int | None, on_devices: str | None) -> int:
     config = run.config()
+    if on_devices is not None:
+        config = dataclasses.replace(config, devices=on_devices)
+        devices.of(config)
     if total_steps is not None:
         config = _extended(config, total_steps)
     summary = run.summary()

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from purerl import references
-from purerl.cli import evaluation, loggers, output, plot, report, unlogged
+from purerl.cli import devices, evaluation, loggers, output, plot, report, unlogged
 from purerl.cli.config import RunConfig
 from purerl.cli.progress import LiveDisplay, PlainDisplay, Point, display
 from purerl.cli.run_directory import RunDirectory
@@ -164,7 +164,7 @@ class Training:
     def _members(self) -> InProcess | MultiProcess:
         """Members in this process, or in several processes."""
         if self.config.processes == 1:
-            return InProcess(self.population)
+            return InProcess(self.population.on(devices.of(self.config)))
         return MultiProcess(self.config.population, self.config.processes)
 
     def _compile(self, members: InProcess | MultiProcess, screen: LiveDisplay | PlainDisplay) -> evaluation.Evaluator:

@@ -94,7 +94,8 @@ def fisher_vector_product(divergence: Callable[[Array], Array], params: Array) -
         params: ``[n]``.
 
     Returns:
-        A linear function from ``[n]`` to ``[n]``, the mean over all shards; a call costs about as much as two gradients of `divergence`.
+        A linear function from ``[n]`` to ``[n]``, the mean over all shards; a call costs about as much as two gradients
+        of `divergence`.
     """
     product = jax.linearize(jax.grad(divergence), params)[1]
     return lambda v: mean_over_shards(product(v))

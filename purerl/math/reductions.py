@@ -10,10 +10,12 @@ The axis of the shards has a name in `jax.vmap`, and a second one where the shar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Array = jax.Array
@@ -42,13 +44,13 @@ def shard_number() -> Array:
 
 
 def mean_over_shards(tree: T) -> T:
-    """Mean over the shards of each leaf."""
-    return lax.pmean(tree, axes) if (axes := _axes()) else tree
+    """Mean over the shards of each leaf, in one message."""
+    return _in_one_message(lambda vector: lax.pmean(vector, axes), tree) if (axes := _axes()) else tree
 
 
 def sum_over_shards(tree: T) -> T:
-    """Sum over the shards of each leaf."""
-    return lax.psum(tree, axes) if (axes := _axes()) else tree
+    """Sum over the shards of each leaf, in one message."""
+    return _in_one_message(lambda vector: lax.psum(vector, axes), tree) if (axes := _axes()) else tree
 
 
 def min_over_shards(tree: T) -> T:
@@ -61,6 +63,16 @@ def from_first_shard(leaf: Array) -> Array:
     if not (axes := _axes()):
         return leaf
     return lax.psum(jnp.where(shard_number() == 0, leaf, jnp.zeros_like(leaf)), axes).astype(leaf.dtype)
+
+
+def _in_one_message(reduce: Callable[[Array], Array], tree: T) -> T:
+    """The reduction of each leaf. Between devices, many small messages take longer than a large one."""
+    leaves, structure = jax.tree.flatten(tree)
+    if len(leaves) < 2 or len({leaf.dtype for leaf in leaves}) > 1:
+        return jax.tree.map(reduce, tree)
+    vector = reduce(jnp.concatenate([jnp.ravel(leaf) for leaf in leaves]))
+    parts = jnp.split(vector, np.cumsum([leaf.size for leaf in leaves])[:-1])
+    return jax.tree.unflatten(structure, [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])
 
 
 def _axes() -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from purerl import struct
 from purerl.errors import InputError
-from purerl.math.reductions import mean_over_shards, sum_over_shards
+from purerl.math.reductions import mean_over_shards, num_shards
 
 Array = jax.Array
 
@@ -67,7 +67,7 @@ def _over_shards(stats: RunningStatistics) -> RunningStatistics:
     """Statistics of as much data on each shard, together."""
     mean = mean_over_shards(stats.mean)
     var = mean_over_shards(stats.var + (stats.mean - mean) ** 2)
-    return RunningStatistics(sum_over_shards(stats.count), mean, var)
+    return RunningStatistics(num_shards() * stats.count, mean, var)
 
 
 def merge(a: RunningStatistics, b: RunningStatistics) -> RunningStatistics:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from purerl import rollout
 from purerl.errors import InputError
-from purerl.training import loop
+from purerl.training import loop, placement
 from purerl.training.population import Population
 from purerl.types import Array, Metrics, PyTree
 
@@ -47,7 +47,8 @@ class InProcess:
 
     def load(self, state: PyTree) -> None:
         """Continue from `state`, which is donated."""
-        self._state = state
+        mesh = self._population.mesh
+        self._state = state if mesh is None else jax.device_put(state, placement.shardings(state, mesh))
 
     def state(self) -> PyTree:
         """Current state; the next `advance` reuses its memory."""

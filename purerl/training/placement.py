@@ -28,7 +28,7 @@ def possible(num_members: int, num_shards: int, most: int) -> list[int]:
     return [number for number in range(1, most + 1) if _member_devices(num_members, num_shards, number)]
 
 
-def mesh(num_members: int, num_shards: int, devices: Sequence[jax.Device]) -> Mesh | None:
+def mesh(num_members: int, num_shards: int, devices: Sequence[Any]) -> Mesh | None:
     """Mesh of all `devices`, members first; None for a single device.
 
     Raises:
@@ -74,9 +74,7 @@ def spread(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
         in_specs = specs(args, mesh)
         outputs = jax.eval_shape(function, *jax.tree.map(lambda leaf, spec: _part(leaf, spec, mesh), args, in_specs))
         # The check of varying values would have JAX reduce gradients by itself, over devices but not over shards.
-        mapped = jax.shard_map(
-            function, mesh=mesh, in_specs=in_specs, out_specs=specs(outputs, mesh), check_vma=False
-        )
+        mapped = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=specs(outputs, mesh), check_vma=False)
         return mapped(*args)
 
     return everywhere

@@ -58,7 +58,8 @@ class Population:
         object.__setattr__(self, "varied", columns)
         # The members' own checks see all values at once.
         self._member(columns)
-        physics = [name.removeprefix("env.") for name in columns if name.startswith("env.")]
+        inner = [name.removeprefix("algorithm.") for name in columns]  # that of an agent in shards
+        physics = [name.removeprefix("env.") for name in inner if name.startswith("env.")]
         if physics:
             check_acts(self.algorithm.env, physics)
 
@@ -85,7 +86,7 @@ class Population:
             varied[name] = column
         return cls(algorithm, num_seeds * len(combinations), varied)
 
-    def on(self, devices: Sequence[jax.Device]) -> Population:
+    def on(self, devices: Sequence[Any]) -> Population:
         """The same population spread over `devices`: its members, and the shards of each if there are more devices.
 
         What is learned is the same on any number of devices, except for rounding. Members do not communicate.

@@ -28,9 +28,6 @@ class Shards:
 
     The state is that of the algorithm. Environments in flight, replays and random keys have a leading ``[num_shards]``;
     parameters, statistics and counters, which are equal on all shards, are stored once.
-
-    Raises:
-        InputError: if the algorithm changes something on each shard by itself that must be equal on all.
     """
 
     algorithm: Algorithm
@@ -38,17 +35,6 @@ class Shards:
 
     def __post_init__(self) -> None:
         struct.check_fields(self)
-        try:
-            state = jax.eval_shape(self.init, jax.random.key(0))
-            jax.eval_shape(self.step, state)
-        except ValueError as error:
-            if "out_axes" not in str(error):
-                raise
-            name = type(self.algorithm).__name__
-            raise InputError(
-                f"{name} cannot be divided into shards: its shards would learn different parameters (its updates lack "
-                "a mean over the shards)"
-            ) from error
 
     @classmethod
     def divide(cls, algorithm: Algorithm, num_shards: int) -> Shards:
@@ -68,7 +54,9 @@ class Shards:
                     f"{name} = {total} cannot be divided among {num_shards} shards: the nearest is {nearest}"
                 )
         parts = {name: total // num_shards for name, total in totals.items()}
-        return cls(struct.replace(algorithm, **parts), num_shards)  # type: ignore[type-var]
+        agent = cls(struct.replace(algorithm, **parts), num_shards)  # type: ignore[type-var]
+        jax.eval_shape(lambda key: agent.step(agent.init(key)), jax.random.key(0))
+        return agent
 
     @property
     def env(self) -> Environment:
@@ -109,7 +97,11 @@ class Shards:
         return self._map(lambda state: self.algorithm.policy(state, explore=explore), state, None)
 
     def step(self, state: PyTree) -> tuple[PyTree, Metrics]:
-        """One iteration of each shard."""
+        """One iteration of each shard.
+
+        Raises:
+            InputError: if the algorithm changes something on each shard by itself that must be equal on all.
+        """
 
         def one(state: PyTree) -> tuple[PyTree, Metrics]:
             state, metrics = self.algorithm.step(state)
@@ -118,7 +110,17 @@ class Shards:
         return self._map(one, state, (struct.shard_axes(state), None))
 
     def _map(self, function: Any, state: PyTree, out_axes: Any) -> Any:
-        return jax.vmap(function, in_axes=(struct.shard_axes(state),), out_axes=out_axes, axis_name=SHARDS)(state)
+        mapped = jax.vmap(function, in_axes=(struct.shard_axes(state),), out_axes=out_axes, axis_name=SHARDS)
+        try:
+            return mapped(state)
+        except ValueError as error:
+            # What an output axis of None asks for is that nothing of one shard is in it.
+            if "out_axes" not in str(error):
+                raise
+            raise InputError(
+                f"{type(self.algorithm).__name__} cannot be divided into shards: what must be equal on all shards "
+                "would differ, because an update lacks a mean over the shards (see purerl.math.reductions)"
+            ) from error
 
     @property
     def _shards_here(self) -> int:
