@@ -387,10 +387,21 @@ def test_rows_are_cut_back_to_a_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "nproc", "expected"), [(1, None, "1"), (2, None, "1"), (3, None, "1"), (4, None, None), (2, "3", "3")]
+    ("cores", "nproc", "devices", "expected"),
+    [
+        (1, None, 1, "1"),
+        (3, None, 1, "1"),
+        (4, None, 1, None),
+        (2, "3", 1, "3"),
+        (4, None, 8, "16"),
+        (64, None, 8, None),
+    ],
 )
-def test_thread_pool(cores: int, nproc: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thread_pool(
+    cores: int, nproc: str | None, devices: int, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cpu, "usable_cores", lambda: cores)
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_other --xla_force_host_platform_device_count={devices}")
     monkeypatch.delitem(sys.modules, "jax")
     monkeypatch.delenv("NPROC", raising=False)
     if nproc:
