@@ -36,7 +36,7 @@ def virtual_devices() -> int:
     """Number of devices that the environment divides the CPU into."""
     text = os.environ.get("JAX_NUM_CPU_DEVICES", "")
     asked = re.findall(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
-    return max(1, *(int(number) for number in (*asked, text) if number.isdecimal()))
+    return max([1, *(int(number) for number in (*asked, text) if number.isdecimal())])
 
 
 def choose_thread_pool() -> bool:
