@@ -152,7 +152,7 @@ def test_an_apprentice_has_the_features_of_the_expert():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"features": np.eye(11)}, r"features must have shape \[12, F\], got \[11, 11\]"),
+        ({"features": np.eye(11)}, r"features must have shape \[states, features\] with 12 states, got \[11, 11\]"),
         ({"mask": np.ones((2, 4), bool)}, r"shapes \[N, T \+ 1\] and \[N, T\], got \[2, 4\] and \[2, 4\]"),
         ({"states": np.full((2, 4), 12)}, r"states must lie in \[0, 11\], got 12 to 12"),
     ],

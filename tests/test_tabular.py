@@ -125,7 +125,11 @@ def test_a_drawing_says_what_moves_do():
         (lambda: purerl.make("grid/trap", slop=0.1), "unknown option of grid/trap 'slop': did you mean 'slip'"),
         (lambda: purerl.make("grid/trap", slip=2.0), r"slip must lie in \[0, 1\]"),
         (lambda: purerl.make("grid/trap", trap_reward="low"), "trap must be a number"),
-        (lambda: purerl.make("grid/trap", drawing="absent.txt"), "cannot read the drawing 'absent.txt'"),
+        (lambda: purerl.make("grid/trap", drawing=3), "drawing of grid/trap must be text"),
+        (lambda: tabular.grid(3), "a drawing must be text or a list of lines, got 3"),
+        (lambda: tabular.grid("SG", wind=(0.5, 0)), "wind must be a whole number"),
+        (lambda: tabular.grid("SG", moves=()), "at least one action"),
+        (lambda: two_states(reward=[[0.0, 1e300]] * 2), "reward must be finite in every entry, and fit 32 bits"),
         (lambda: purerl.make("grid/trap", differentiable=True), "no gradient"),
         (lambda: purerl.make("grid/trop"), "did you mean 'grid/trap'"),
     ],
@@ -135,10 +139,8 @@ def test_mistakes(make, message):
         make()
 
 
-def test_a_grid_with_options_and_a_drawing_of_ones_own(tmp_path):
-    file = tmp_path / "mine.txt"
-    file.write_text("S.G\n")
-    mdp = tabular.mdp_of(purerl.make("grid/trap", drawing=str(file), slip=0.0, step_reward=-2.0))
+def test_a_grid_with_options_and_a_drawing_of_ones_own():
+    mdp = tabular.mdp_of(purerl.make("grid/trap", drawing="S.G\n", slip=0.0, step_reward=-2.0))
     assert mdp.drawing == ("S.G",)
     assert float(policy_iteration(mdp, 0.5).values[0]) == -2.0 + 0.5 * 100.0
 
@@ -154,6 +156,26 @@ def linear_program(mdp, gamma):
         np.ones(mdp.num_states), gamma * rated - own, -np.asarray(mdp.expected_reward).ravel(), bounds=(None, None)
     )
     return found.x
+
+
+def test_policies_without_a_value_are_refused():
+    mdp, stay, leave = two_states(), np.eye(2)[[0, 0]], np.eye(2)[[1, 0]]
+    assert tabular.policy_evaluation(mdp, leave, 1.0).tolist() == [2.0, 0.0]
+    assert tabular.policy_evaluation(mdp, stay, 0.5).tolist() == [0.0, 0.0]
+    for policy, gamma, message in (
+        (stay, 1.0, "with gamma = 1 the policy has no value: from state 0 it never ends"),
+        (leave, 1.5, r"gamma must lie in \[0, 1\]"),
+        (leave[:1], 0.5, r"policy must have shape \[states, actions\] = \[2, 2\], got \[1, 2\]"),
+        (2.0 * leave, 0.5, "must hold probabilities that sum to 1 in each state"),
+        (leave[:, ::-1] * 2.0 - leave, 0.5, "must hold probabilities"),
+    ):
+        with pytest.raises(InputError, match=message):
+            tabular.policy_evaluation(mdp, policy, gamma)
+    for method in (tabular.value_iteration, tabular.policy_iteration):
+        with pytest.raises(InputError, match="gamma must lie"):
+            method(mdp, -0.1)
+    with pytest.raises(InputError, match="policy must have shape"):
+        tabular.sample_trajectories(mdp, leave[0], KEY, 2, 2)
 
 
 @pytest.mark.parametrize("name", ["FrozenLake-misc", "grid/trap"])

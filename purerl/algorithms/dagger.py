@@ -148,8 +148,16 @@ class DAgger:
             self._seen, mixture, state.rollout, collect_key, self.rollout_length
         )
         obs, next_obs = self._own(transitions.obs), self._own(transitions.next_obs)
+        # A label stands for itself: as far as the data set is concerned no episode ends, so that it keeps every row.
+        never = jnp.zeros_like(transitions.done)
         labelled = struct.replace(
-            transitions, obs=obs, next_obs=next_obs, action=transitions.extras["label"], extras={}
+            transitions,
+            obs=obs,
+            next_obs=next_obs,
+            action=transitions.extras["label"],
+            terminated=never,
+            truncated=never,
+            extras={},
         )
         state = struct.replace(
             state,
@@ -215,6 +223,9 @@ class DAgger:
             raise InputError(f"the expert cannot act on observations {self.env.observation_space}: {reason}") from error
         if action.shape != space.shape:
             raise InputError(f"the expert's actions have shape {list(action.shape)}, the environment has {space}")
+        kind = jnp.floating if jnp.issubdtype(space.dtype, jnp.floating) else jnp.integer
+        if not jnp.issubdtype(action.dtype, kind):
+            raise InputError(f"the expert's actions are {action.dtype.name}, the environment has {space}")
 
     # Learning
 

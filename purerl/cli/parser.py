@@ -12,6 +12,7 @@ import difflib
 import math
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from purerl.cli import schedules
@@ -27,8 +28,9 @@ class Flag:
 
     Attributes:
         name: of the value it sets, such as ``learning_rate``; the flag itself is ``--learning-rate``.
-        kind: ``int``, ``float``, ``scalar`` (a number or the text of a schedule), ``bool``, ``str`` or ``any`` (a
-            number if it looks like one, else text), with ``" | None"`` where ``none`` is allowed too.
+        kind: ``int``, ``float``, ``scalar`` (a number or the text of a schedule), ``bool``, ``str``, ``file`` (the name
+            of one; its text is the value) or ``any`` (a number if it looks like one, else text), with ``" | None"``
+            where ``none`` is allowed too.
         help: one sentence.
         default: shown in the help; the parser itself returns only what was given.
         within: interval of allowed numbers, as in `purerl.struct.field`.
@@ -82,6 +84,8 @@ class Flag:
             raise unknown(f"{self.flag} value", text, self.choices)
         if "str" in self.kind:
             return text
+        if self.kind == "file":
+            return _content(self.flag, text)
         if "scalar" in self.kind and schedules.is_schedule(text):
             return schedules.parse(self.flag, text, self.within)
         number = _number(text)
@@ -110,6 +114,15 @@ class Group:
 
     title: str
     flags: Sequence[Flag]
+
+
+def _content(flag: str, path: str) -> str:
+    """Text of a file. What a run keeps is the text: the file may change or go."""
+    try:
+        return Path(path).read_text()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise InputError(f"{flag}: cannot read {path!r}: {reason}") from error
 
 
 class _Parser(argparse.ArgumentParser):

@@ -56,6 +56,7 @@ def command(argv: Sequence[str]) -> int:
 def _solve(name: str, env: Any, given: dict[str, Any]) -> None:
     """Print the exact solution."""
     import jax
+    import numpy as np
 
     from purerl import tabular
     from purerl.cli import grid_picture
@@ -64,6 +65,10 @@ def _solve(name: str, env: Any, given: dict[str, Any]) -> None:
     mdp = tabular.mdp_of(env)
     with jax.enable_x64(True):
         solution = jax.device_get(jax.jit(getattr(tabular, METHODS[method]))(mdp, gamma))
+    if not np.all(np.isfinite(solution.values)) or solution.residual > 1e-6 * max(1.0, np.abs(solution.values).max()):
+        raise InputError(
+            f"{name} has no finite solution with --gamma {gamma:g}: some policy never ends; use a gamma below 1"
+        )
     print(f"{name}: {mdp.num_states} states, {mdp.num_actions} actions, time limits ignored")
     bound = f", error at most {solution.bound:.1g}" if gamma < 1.0 else ""
     kind = "sweeps" if method == "value-iteration" else "improvements"
@@ -101,26 +106,42 @@ def _compare(run: RunDirectory, given: dict[str, Any]) -> None:
     member = given.get("member", 0)
     if member >= config.num_members:
         raise InputError(f"--member must be less than the number of members, {config.num_members}, got {member}")
-    learned = np.asarray(load(run, newest, training.shapes).tables.values, np.float64)
-    mdp = tabular.mdp_of(agent.env)
-    gamma = float(schedules.at(agent, jax.numpy.int32(newest)).gamma)
+    tables = np.asarray(load(run, newest, training.shapes).tables.values, np.float64)
+    # Members may differ in the discount factor, in the scale of rewards and in the environment.
+    members = [schedules.at(training.population.member(i), jax.numpy.int32(newest)) for i in range(config.num_members)]
+    processes, gammas = [tabular.mdp_of(one.env) for one in members], [float(one.gamma) for one in members]
+    learned = [values / float(one.reward_scale) for values, one in zip(tables, members, strict=True)]
     with jax.enable_x64(True):
-        solution = jax.device_get(jax.jit(tabular.value_iteration)(mdp, gamma))
-        rate = jax.jit(lambda policy: tabular.policy_sweeps(mdp, policy, gamma, HORIZON).values[-1])
-        policies = np.eye(mdp.num_actions)[learned.argmax(axis=-1)]
-        rated = [mdp.start @ np.asarray(rate(policy)) for policy in policies]
-    print(f"{config.title} after {newest * agent.steps_per_iteration:,} steps, gamma {gamma:g}")
+        solve, rate = jax.jit(tabular.value_iteration), jax.jit(_start_value)
+        solutions = [jax.device_get(solve(mdp, gamma)) for mdp, gamma in zip(processes, gammas, strict=True)]
+        rated = [float(rate(*each)) for each in zip(processes, learned, gammas, strict=True)]
+    print(f"{config.title} after {newest * agent.steps_per_iteration:,} steps, gamma {_span(gammas)}")
     table = Table(["member", "learned value of the start", "its greedy policy", "optimal"])
-    for number, (values, value) in enumerate(zip(learned, rated, strict=True)):
+    for number, (mdp, values, value, solution) in enumerate(zip(processes, learned, rated, solutions, strict=True)):
         row = (mdp.start @ values.max(axis=-1), value, mdp.start @ solution.values)
         table.add(str(number), *(f"{entry:.4f}" for entry in row))
     table.show()
     print(f"member {member}")
-    print(grid_picture.text(mdp, learned[member]))
+    print(grid_picture.text(processes[member], learned[member]))
     if out:
-        panels = {f"{config.title}, member {member}": learned[member], "optimal": solution.action_values}
-        grid_picture.draw(mdp, panels, out)
+        panels = {f"{config.title}, member {member}": learned[member], "optimal": solutions[member].action_values}
+        grid_picture.draw(processes[member], panels, out)
         print(out)
+
+
+def _start_value(mdp: Any, action_values: Any, gamma: float) -> Any:
+    """Value of the start under the policy that is greedy with respect to ``action_values [S, A]``."""
+    import jax.numpy as jnp
+
+    from purerl import tabular
+
+    policy = tabular.deterministic_policy(jnp.argmax(action_values, axis=-1), mdp.num_actions)
+    return jnp.asarray(mdp.start) @ tabular.policy_sweeps(mdp, policy, gamma, HORIZON).values[-1]
+
+
+def _span(numbers: Sequence[float]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
 def _picture(given: dict[str, Any]) -> Path | None:

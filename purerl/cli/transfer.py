@@ -7,7 +7,8 @@ import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from purerl.cli import plot, report
 from purerl.cli.config import RunConfig
@@ -15,9 +16,6 @@ from purerl.cli.files import replace
 from purerl.cli.parser import COUNTABLE, Flag, Group, parse, parse_range
 from purerl.cli.run_directory import RunDirectory
 from purerl.errors import InputError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 USAGE = "purerl transfer DIR [DIR ...] --shift NAME=LOW:HIGH:COUNT [flags]"
 
@@ -97,7 +95,10 @@ def _values(text: str) -> tuple[str, list[float]]:
     if count != int(count) or not 2 <= count <= 1000 or not low < high:
         raise InputError(f"--shift must go from a number to a greater one in 2 to 1000 values, got {text!r}")
     step = (high - low) / (count - 1)
-    values = [round(low + i * step, 12) for i in range(int(count))]
+    # Twelve digits are more than a float32 tells apart, and free of the rounding of the sum.
+    values = [float(f"{low + i * step:.12g}") for i in range(int(count))]
+    if len(set(map(np.float32, values))) < count:
+        raise InputError(f"--shift has values that are equal in 32 bits: {text!r}")
     return name, [int(value) if value == int(value) else value for value in values]  # as a delay or a limit needs them
 
 

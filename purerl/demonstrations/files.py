@@ -13,8 +13,6 @@ import io
 import json
 import math
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +88,9 @@ def load_demonstrations(path: str | Path) -> Demonstrations:
         raise
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:
+        # Damaged and foreign files surface from inside NumPy, zipfile and zlib as all kinds of exceptions.
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path} is not a file of demonstrations, or damaged: {reason}") from error
     try:
         demonstrations.check()

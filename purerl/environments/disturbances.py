@@ -168,7 +168,9 @@ def _pushed(values: Array, newest: Array) -> Array:
 
 def _delayed(values: Array, steps: int | Array) -> Array:
     """Entry of `steps` steps ago; a longer delay than there is memory for counts as the longest."""
-    return jax.lax.dynamic_index_in_dim(values, values.shape[0] - 1 - steps, keepdims=False)
+    # JAX would count a negative index from the end, where the newest is.
+    index = jnp.maximum(values.shape[0] - 1 - steps, 0)
+    return jax.lax.dynamic_index_in_dim(values, index, keepdims=False)
 
 
 def _set_delay(node: Any, option: str) -> None:

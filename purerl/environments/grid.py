@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from purerl.environments.options import COMMON, Option
@@ -96,10 +95,10 @@ def make(name: str, *, episode_length: int | None = None, differentiable: bool =
         name: name with the prefix.
         episode_length: time limit in steps; by default 100 to 1000, see `time_limit`.
         differentiable: must be False; there is no gradient through discrete states.
-        options: rewards by kind of cell, ``slip`` and ``drawing``, see `options`.
+        options: rewards by kind of cell, ``slip``, and the text of a ``drawing`` of your own, see `options`.
 
     Raises:
-        InputError: for an unknown option, a value that makes no sense, or a file that is no drawing.
+        InputError: for an unknown option, a value that makes no sense, or a text that is no drawing.
     """
     if differentiable:
         raise InputError(f"{name} passes no gradient from action to reward: its states and actions are discrete")
@@ -110,8 +109,10 @@ def make(name: str, *, episode_length: int | None = None, differentiable: bool =
     world = _WORLDS[name]
     rewards = {f.name: options.get(f"{f.name}_reward", getattr(world.rewards, f.name)) for f in _KINDS}
     drawing = options.get("drawing", "")
+    if not isinstance(drawing, str):
+        raise InputError(f"drawing of {name} must be text, as Path(file).read_text() gives it, got {drawing!r}")
     mdp = grid(
-        _read(name, drawing) if drawing else world.drawing,
+        drawing or world.drawing,
         rewards=Rewards(**rewards),
         slip=options.get("slip", world.slip),
         wind=() if drawing else world.wind,
@@ -146,14 +147,5 @@ def _options_of(name: str) -> dict[str, Option]:
             f"{f.name}_reward": Option(getattr(world.rewards, f.name), f.metadata["help"], f.metadata["within"])
             for f in _KINDS
         },
-        "drawing": Option("", "file with a drawing of your own in place of this grid", kind="str"),
+        "drawing": Option("", "file with a drawing of your own in place of this grid", kind="file"),
     }
-
-
-def _read(name: str, file: Any) -> str:
-    if not isinstance(file, str | Path):
-        raise InputError(f"drawing of {name} must be the name of a file, got {file!r}")
-    try:
-        return Path(file).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the drawing {str(file)!r} of {name}: {error}") from error

@@ -23,7 +23,8 @@ class Option(NamedTuple):
         default: a plain value. None means that the environment decides, or that it must be given.
         help: its meaning in one sentence, where it is known.
         within: interval of allowed numbers, as in `purerl.struct.field`.
-        kind: ``int``, ``float`` or ``bool``; empty where the default tells.
+        kind: ``int``, ``float``, ``bool``, or ``file`` for a text that the command line reads from a file; empty where
+            the default tells.
     """
 
     default: Any

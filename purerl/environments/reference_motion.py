@@ -141,7 +141,7 @@ class ImitateMotion:
         for name, term in self.terms.items():
             imitation += term.weight * jnp.exp(-term.scale * distances[name])
             total += term.weight
-            lost |= distances[name] > jnp.square(term.tolerance)
+            lost |= ~(distances[name] <= jnp.square(term.tolerance))  # so a distance of NaN ends it too
         terminated = timestep.terminated | lost
         over = jnp.bool_(False) if self.cyclic else phase == self.motion.num_states - 1
         shown = self._show(timestep, phase)

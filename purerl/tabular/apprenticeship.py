@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from purerl import struct
+from purerl.errors import InputError
+from purerl.tabular.checks import check_discount, check_features, check_policy
 from purerl.tabular.exact import value_iteration
 from purerl.tabular.inverse import with_state_reward
 from purerl.tabular.mdp import TabularMDP
@@ -46,6 +48,9 @@ def expected_features(mdp: TabularMDP, policy: Array, features: Array, gamma: fl
         features: ``[S, F]``.
         gamma: discount factor, less than 1 unless the policy terminates.
     """
+    check_discount(gamma)
+    check_policy(mdp, policy)
+    check_features(mdp, features)
     exact = lax.Precision.HIGHEST
     policy = jnp.asarray(policy, mdp.continuation.dtype)
     onward = jnp.einsum("sa,sat->st", policy, mdp.continuation, precision=exact)
@@ -69,7 +74,11 @@ def apprenticeship(
         gamma: discount factor, less than 1.
         num_iterations: number of policies beside the first, n.
     """
+    check_features(mdp, features)
+    struct.check_value("num_iterations", num_iterations, int, "[1, inf)")
     features, expert = jnp.asarray(features), jnp.asarray(expert)
+    if expert.shape != features.shape[1:]:
+        raise InputError(f"expert must have one entry per feature, {features.shape[1]}, got {list(expert.shape)}")
     first = uniform_policy(mdp)
 
     def improve(loop: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], tuple[Array, ...]]:

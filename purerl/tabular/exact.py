@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from purerl import struct
+from purerl.tabular.checks import check_discount, check_ends, check_policy
 from purerl.tabular.mdp import TabularMDP
 from purerl.tabular.policies import deterministic_policy
 from purerl.types import Array
@@ -71,7 +72,13 @@ def policy_evaluation(mdp: TabularMDP, policy: Array, gamma: float | Array) -> A
         mdp: the process.
         policy: probabilities of actions ``[S, A]``.
         gamma: discount factor.
+
+    Raises:
+        InputError: for a policy that is none, or that never ends with a discount factor of 1.
     """
+    check_discount(gamma)
+    check_policy(mdp, policy)
+    check_ends(mdp, policy, gamma)
     reward, onward = _under(mdp, policy)
     return jnp.linalg.solve(jnp.eye(mdp.num_states, dtype=onward.dtype) - gamma * onward, reward)
 
@@ -87,7 +94,13 @@ def policy_sweeps(
         gamma: discount factor.
         num_sweeps: how many.
         initial: first values ``[S]``; by default 0.
+
+    Raises:
+        InputError: as `policy_evaluation`.
     """
+    struct.check_value("num_sweeps", num_sweeps, int, "[1, inf)")
+    check_discount(gamma)
+    check_policy(mdp, policy)
     reward, onward = _under(mdp, policy)
     first = jnp.zeros_like(reward) if initial is None else jnp.where(jnp.asarray(mdp.terminal), 0.0, initial)
 
@@ -112,6 +125,7 @@ def value_iteration(
         tolerance: largest residual that ends it; never less than rounding.
         max_iterations: bound of the number of sweeps.
     """
+    check_discount(gamma)
     zeros = jnp.zeros_like(mdp.expected_reward[:, 0])
 
     def running(loop: tuple[Array, Array, Array]) -> Array:
@@ -139,6 +153,7 @@ def policy_iteration(mdp: TabularMDP, gamma: float | Array, max_iterations: int 
         gamma: discount factor; less than 1 unless every deterministic policy terminates.
         max_iterations: bound of the number of improvements.
     """
+    check_discount(gamma)
     first = jnp.argmax(mdp.expected_reward, axis=1).astype(jnp.int32)
 
     def running(loop: tuple[Array, Array, Array]) -> Array:

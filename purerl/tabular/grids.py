@@ -76,6 +76,10 @@ def grid(
     winds = tuple(wind) or (0,) * columns
     if len(winds) != columns:
         raise InputError(f"wind must have one entry for each of {columns} columns, got {list(winds)}")
+    for shift in winds:
+        struct.check_value("wind", shift, int, "(-inf, inf)")
+    if not moves:
+        raise InputError("moves must name at least one action")
     for move in moves:
         if move not in MOVES:
             raise unknown("move", move, MOVES)
@@ -115,6 +119,8 @@ def grid(
 
 def _lines(text: str | Sequence[str]) -> tuple[str, ...]:
     """Lines of a drawing, checked."""
+    if not isinstance(text, str) and not (isinstance(text, Sequence) and all(isinstance(line, str) for line in text)):
+        raise InputError(f"a drawing must be text or a list of lines, got {text!r}")
     given = text.splitlines() if isinstance(text, str) else list(text)
     lines = tuple(line.strip() for line in given)
     while lines and not lines[0]:

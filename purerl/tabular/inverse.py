@@ -29,6 +29,7 @@ from jax.tree_util import Partial
 
 from purerl import struct
 from purerl.errors import InputError
+from purerl.tabular.checks import check_discount, check_features
 from purerl.tabular.exact import action_values
 from purerl.tabular.mdp import TabularMDP
 from purerl.types import Array
@@ -161,6 +162,10 @@ def max_entropy_irl(
         InputError: for arrays whose shapes do not fit, or states that the process does not have.
     """
     check_demonstrations(mdp, features, states, mask)
+    check_discount(gamma)
+    struct.check_value("num_updates", num_updates, int, "[1, inf)")
+    struct.check_value("learning_rate", learning_rate, float, "(0, inf)")
+    struct.check_value("l2", l2, float, "[0, inf)")
     features, states, mask = jnp.asarray(features), jnp.asarray(states), jnp.asarray(mask)
     optimizer = optax.adam(learning_rate)
 
@@ -182,14 +187,16 @@ def max_entropy_irl(
 
 def check_demonstrations(mdp: TabularMDP, features: Any, states: Any, mask: Any) -> None:
     """Raise `InputError` unless the arrays fit each other and the process (see `max_entropy_irl`)."""
-    if np.ndim(features) != 2 or np.shape(features)[0] != mdp.num_states:
-        raise InputError(f"features must have shape [{mdp.num_states}, F], got {list(np.shape(features))}")
+    check_features(mdp, features)
     if np.ndim(mask) != 2 or np.shape(states) != (np.shape(mask)[0], np.shape(mask)[1] + 1):
         raise InputError(
             "states and mask must have shapes [N, T + 1] and [N, T], got "
             f"{list(np.shape(states))} and {list(np.shape(mask))}"
         )
-    if isinstance(states, Tracer):
+    if isinstance(states, Tracer) or isinstance(mask, Tracer):
         return
+    taken = np.asarray(mask).astype(bool)
+    if not taken.size or np.any(taken[:, 1:] & ~taken[:, :-1]):
+        raise InputError("mask must be true for the first steps of each episode and false for the rest")
     if not np.all((np.asarray(states) >= 0) & (np.asarray(states) < mdp.num_states)):
         raise InputError(f"states must lie in [0, {mdp.num_states - 1}], got {np.min(states)} to {np.max(states)}")

@@ -75,8 +75,8 @@ class TabularMDP:
     def _check_values(self) -> None:
         _check_distributions("transition", self.transition)
         _check_distributions("start", self.start)
-        if not np.all(np.isfinite(self.reward)):
-            raise InputError("reward must be finite in every entry")
+        if not np.all(np.abs(np.asarray(self.reward)) <= np.finfo(np.float32).max):
+            raise InputError("reward must be finite in every entry, and fit 32 bits")
         if np.any(np.asarray(self.start) * np.asarray(self.terminal) > 0):
             raise InputError("start must not lie on terminal states: no episode can begin there")
 

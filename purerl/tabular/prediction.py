@@ -13,6 +13,7 @@ from jax import lax
 
 from purerl import rollout, struct
 from purerl.rollout import RolloutState
+from purerl.tabular.checks import check_discount, check_policy
 from purerl.tabular.mdp import TabularMDP
 from purerl.tabular.policies import as_policy
 from purerl.types import Array, PyTree
@@ -54,6 +55,9 @@ def sample_trajectories(mdp: TabularMDP, policy: Array, key: Array, num_episodes
         num_episodes: number of episodes, N.
         max_steps: steps after which an episode is cut, T.
     """
+    check_policy(mdp, policy)
+    struct.check_value("num_episodes", num_episodes, int, "[1, inf)")
+    struct.check_value("max_steps", max_steps, int, "[1, inf)")
     actor = as_policy(policy)
 
     def episode(key: Array) -> Trajectories:
@@ -99,6 +103,8 @@ def monte_carlo(
     Returns:
         Values before the first and after each episode, ``[N + 1, S]``.
     """
+
+    check_discount(gamma)
 
     def visit(learner: tuple[Array, Array, Array], step: tuple[Array, Array, Array]) -> tuple[PyTree, None]:
         values, counts, seen = learner
@@ -152,6 +158,8 @@ def td_lambda(
     Returns:
         Values before the first and after each episode, ``[N + 1, S]``.
     """
+
+    check_discount(gamma)
 
     def step(learner: tuple[Array, Array], inputs: tuple[Array, ...]) -> tuple[tuple[Array, Array], None]:
         values, eligibility = learner

@@ -228,6 +228,10 @@ class Population:
         divisors = [size for size in range(1, self.num_members + 1) if self.num_members % size == 0]
         return min(divisors, key=lambda size: abs(math.log(size / fitting)))
 
+    def member(self, index: int) -> Algorithm:
+        """One member alone, with its own values of what varies."""
+        return self._member({name: values[index] for name, values in self.varied.items()})
+
     def member_state(self, state: PyTree, index: int | Array) -> PyTree:
         """The state of one member alone."""
         return jax.tree.map(

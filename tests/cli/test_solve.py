@@ -46,20 +46,21 @@ def test_a_run_beside_the_solution(
     monkeypatch.chdir(tmp_path)
     own = tmp_path / "mine.txt"
     own.write_text("S..G\n")
-    train = f"train q_learning grid/trap --env.drawing {own} --env.slip 0 --seeds 2 --total-steps 4000 --gamma 0.5"
-    lines(capsys, f"{train} --learning-rate 0.5 --epsilon 0.5 --eval-episodes 1 --out run")
+    train = f"train q_learning grid/trap --env.drawing {own} --env.slip 0 --vary gamma=0.5,1 --total-steps 4000"
+    lines(capsys, f"{train} --reward-scale 0.1 --learning-rate 0.5 --epsilon 0.5 --eval-episodes 1 --out run")
     title, headings, *members, shown, heading, values, _, actions, file = lines(
         capsys, "solve run --member 1 --out run.png"
     )
-    assert title == "q_learning on grid/trap after 4,000 steps, gamma 0.5"
+    assert title == "q_learning on grid/trap after 4,000 steps, gamma 0.5 to 1"
     assert headings.split("  ") == ["member", "learned value of the start", "its greedy policy", "optimal"]
-    for number, member in enumerate(members):
-        # Two steps of -4, then 100.
-        assert member.split() == [str(number), "19.0000", "19.0000", "19.0000"]
-    assert (len(members), shown, heading) == (2, "member 1", "values")
-    assert values.split() == ["19", "46", "100", "G"]
+    # Two steps of -4, then 100, with the discount factor of the member and rewards as they are.
+    assert [member.split() for member in members] == [["0", *["19.0000"] * 3], ["1", *["92.0000"] * 3]]
+    assert (shown, heading) == ("member 1", "values")
+    assert values.split() == ["92", "96", "100", "G"]
     assert actions.split() == [">", ">", ">", "G"]
     assert file == "run.png"
+    own.unlink()  # the run keeps the drawing itself
+    assert lines(capsys, "solve run --member 0")[:4] == [title, headings, *members]
     assert Path("run.png").stat().st_size > 1_000
     assert main(["solve", "run", "--member", "2"]) == 2
     assert "--member must be less than the number of members, 2, got 2" in capsys.readouterr().err
@@ -76,6 +77,11 @@ def test_a_run_beside_the_solution(
         ("grid/trap --method newton", "unknown --method value 'newton'"),
         ("grid/trap --out trap.jpg", "--out must name a .png file"),
         ("grid/trap --env.slop 1", "did you mean '--env.slip'"),
+        (
+            "grid/trap --env.step-reward 1 --gamma 1",
+            "grid/trap has no finite solution with --gamma 1: some policy never",
+        ),
+        ("grid/trap --env.drawing absent", "--env.drawing: cannot read 'absent': No such file or directory"),
     ],
 )
 def test_mistakes(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
