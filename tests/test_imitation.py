@@ -191,6 +191,20 @@ def test_with_beta_0_the_learner_acts_and_the_expert_labels():
     assert metrics["beta"].value == 0.0
 
 
+def test_labels_of_short_episodes_are_kept():
+    """Episodes of a few steps end several times in the rows that share a place for final observations."""
+    env = purerl.make("CartPole-v1", episode_length=2)
+    agent = rows.dagger(env, expert=Policy(Partial(_leaning)), num_envs=1, rollout_length=32, buffer_size=32)
+    state, _ = agent.step(agent.init(jax.random.key(0)))
+    ring = agent._replay
+    batch = ring.sample(state.replay, jax.random.key(1), 2048, 1.0)
+    assert len(np.unique(batch.obs, axis=0)) >= 31, "every row but the newest"
+
+
+def _leaning(key, carry, obs):
+    return (obs[2] > 0).astype(jnp.int32), carry, {}
+
+
 def test_the_share_of_the_experts_actions_is_beta():
     env = Fork(continuous=True)
     agent = rows.dagger(env, expert=Policy(Partial(_alternating)), beta=0.3, num_envs=64, buffer_size=64 * 8)
@@ -225,6 +239,10 @@ def test_a_planner_labels_what_the_learner_sees():
         ({"network": ActorCritic(memory=purerl.GRU(4))}, "needs a network without memory"),
         ({"expert": Policy(Partial(_alternating))}, r"the expert's actions have shape \[2\], the environment has Disc"),
         ({"expert": Policy(Partial(lambda key: key))}, "the expert cannot act on observations"),
+        (
+            {"expert": Policy(Partial(lambda key, carry, obs: (obs[0], carry, {})))},
+            "the expert's actions are float32, the environment has Discrete",
+        ),
     ],
 )
 def test_an_expert_that_does_not_fit_is_one_clear_error(changes, message):

@@ -18,6 +18,7 @@ USAGE = (
 _COMMON = [
     Flag("episodes", "int", "complete episodes", 10, COUNTABLE),
     Flag("out", "str", "file of demonstrations to write; .npz is added where it is missing (required)", metavar="FILE"),
+    Flag("overwrite", "bool", "replace the file if there is one"),
     Flag("max_steps", "int", "most steps of an episode (default the time limit, or 1000)", within=COUNTABLE),
     Flag("seed", "int", "random seed of the episodes", 0, "[0, 4294967295]"),
     control.CONTROLLER,
@@ -72,9 +73,13 @@ def _target(given: Mapping[str, Any]) -> Path:
     if "out" not in given:
         raise InputError("name the file to write, as in: --out demos.npz")
     path = Path(given["out"])
+    if path.is_dir():
+        raise InputError(f"--out must name a file, and {path} is a directory: try {path / 'demos.npz'}")
     path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: there is no directory {path.parent}")
+    if path.exists() and not given.get("overwrite", False):
+        raise InputError(f"{path} exists already: choose another --out, or give --overwrite to replace it")
     return path
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from purerl.cli.files import pasteable
 from purerl.cli.progress import duration, short
 from purerl.cli.run_directory import RunDirectory
 from purerl.math.statistics import summarize
+from purerl.presets import tabular
 from purerl.rollout import Episodes
 
 
@@ -90,8 +91,18 @@ def finished(run: RunDirectory) -> str:
         f"learning curve: {run.curve}",
         f"next: purerl evaluate {pasteable(run.path)} --episodes 128",
         f"      purerl plot {pasteable(run.path)}",
+        *(f"      {command}" for command in _further(run)),
     ]
     return "\n".join(lines)
+
+
+def _further(run: RunDirectory) -> Iterator[str]:
+    """Commands that go with the algorithm or the flags of a run."""
+    config, path = run.config(), pasteable(run.path)
+    if config.algorithm in {row.name for row in tabular.ROWS}:
+        yield f"purerl solve {path}"
+    for name, (low, high) in config.randomize.items():
+        yield f"purerl transfer {path} --shift {name}={low:g}:{high:g}:9"
 
 
 def statistics(outcome: Mapping[str, Any]) -> str:

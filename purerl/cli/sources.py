@@ -8,10 +8,11 @@ not at all.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from purerl.errors import InputError
@@ -84,7 +85,10 @@ def load(field: dataclasses.Field, word: Any) -> Any:
 
 
 def digest(tree: Any) -> str:
-    """SHA-256 of the numbers of a pytree, with their paths, types and shapes."""
+    """SHA-256 of a pytree: numbers with their paths, types and shapes, and plain static fields of dataclasses.
+
+    Functions count by their names: a change of their code is not seen.
+    """
     import jax
     import numpy as np
 
@@ -94,7 +98,30 @@ def digest(tree: Any) -> str:
         array = np.asarray(jax.random.key_data(leaf) if key else leaf)
         total.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         total.update(np.ascontiguousarray(array).tobytes())
+    for text in _static(tree, ""):
+        total.update(text.encode())
     return total.hexdigest()
+
+
+def _static(node: Any, path: str) -> Iterator[str]:
+    """Static values within a pytree, with their paths, as text that is the same in every process."""
+    from jax.tree_util import Partial
+
+    if isinstance(node, Partial):
+        yield f"{path} {node.func.__module__}:{node.func.__qualname__}\n"
+        children: Mapping[Any, Any] = dict(enumerate(node.args)) | node.keywords
+    elif dataclasses.is_dataclass(node) and not isinstance(node, type):
+        children = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
+    elif isinstance(node, Mapping):
+        children = node
+    elif isinstance(node, list | tuple):
+        children = dict(enumerate(node))
+    else:
+        if node is None or isinstance(node, bool | int | float | str | enum.Enum):
+            yield f"{path} {node}\n"
+        return
+    for name, child in children.items():
+        yield from _static(child, f"{path}.{name}")
 
 
 def demonstrations(text: str) -> Any:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from purerl import struct
+from purerl import device_memory, struct
 from purerl.demonstrations.data import ROWS, Demonstrations
 from purerl.errors import InputError
 from purerl.types import Array, Environment, Policy, PyTree, TimeStep, Transition
@@ -44,10 +44,16 @@ def record(
         source: where the demonstrations come from, for people.
 
     Raises:
-        InputError: if an episode is not over after `max_steps`, or a number is not positive.
+        InputError: if an episode is not over after `max_steps`, a number is not positive, or memory is too small.
     """
     struct.check_value("num_episodes", num_episodes, int, "[1, inf)")
     struct.check_value("max_steps", max_steps, int, "[1, inf)")
+    one = jax.eval_shape(lambda: play(env, policy, key, max_steps))
+    device_memory.check_fits(
+        num_episodes * device_memory.num_bytes(one),
+        f"recording {num_episodes:,} episodes of up to {max_steps:,} steps",
+        "the number of episodes or max_steps",
+    )
     keys = jax.random.split(key, num_episodes)
     transitions, lengths = _play_all(env, policy, keys, max_steps)
     if isinstance(transitions.obs, tuple):  # of `control.ObserveBoth`, for a planner

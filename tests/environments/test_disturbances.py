@@ -144,6 +144,9 @@ def test_a_delay_may_vary_up_to_the_longest():
     env = jax.vmap(lambda steps: ActionDelay(Free(), steps, longest=3))(jnp.arange(4))
     taken = jax.vmap(lambda env: jnp.asarray(play_rewards(env)))(env)
     np.testing.assert_array_equal(taken, [[1, 2, 3], [0, 1, 2], [0, 0, 1], [0, 0, 0]])
+    # Nobody can refuse a number that a program computes: beyond the longest it counts as the longest.
+    late = jax.vmap(lambda steps: jnp.asarray(play_rewards(ActionDelay(Free(), steps, longest=1))))(jnp.arange(1, 4))
+    np.testing.assert_array_equal(late, [[0, 1, 2]] * 3)
 
     def draw(key, env):
         return struct.replace(env, steps=jax.random.randint(key, (), 0, 3))

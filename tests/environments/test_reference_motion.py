@@ -112,6 +112,12 @@ def test_early_termination_begins_above_the_tolerance(action, ends):
     assert (bool(step.terminated), bool(step.truncated)) == (ends, False)
 
 
+def test_early_termination_ends_a_simulation_that_fails():
+    terms = {"position": Term(position, tolerance=0.5)}
+    (step,) = play(ImitateMotion(Line(), MOTION, terms), [[math.nan]])
+    assert bool(step.terminated)
+
+
 def test_early_termination_comes_before_the_end_of_the_motion():
     terms = {"position": Term(position, tolerance=0.5)}
     (step,) = play(ImitateMotion(Line(), MOTION, terms), [[1.0]], phase=3)
