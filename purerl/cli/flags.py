@@ -35,7 +35,13 @@ RUN = Group(
     [
         Flag("seeds", "int", "agents trained side by side in one program", default=1, within="[1, inf)"),
         Flag("seed", "int", "random seed; member i uses a key made from it and i", 0, "[0, 4294967295]"),
-        Flag("total_steps", "int", "environment steps per seed, rounded up to whole iterations", within="[1, inf)"),
+        Flag(
+            "total_steps",
+            "int",
+            "environment steps per seed, rounded up to whole iterations; bc counts demonstrated steps, each as often as "
+            "it learns from it",
+            within="[1, inf)",
+        ),
         Flag("anneal", "bool", "let the learning rate fall linearly to 0 over the run", default=True),
         Flag(
             "vary",

@@ -139,6 +139,8 @@ def demonstrations(text: str) -> Any:
 
 def _absolute(text: str) -> str:
     """`text` with an absolute path where it names something in the present directory."""
-    path = text.rpartition(":")[0] or text
+    path, _, number = text.rpartition(":")
+    if not number.isdecimal():  # a name in a module, which may lie in a directory called like it
+        path = text
     named = any(map(os.path.exists, (text, path, f"{text}.npz", f"{path}.npz")))
     return os.path.abspath(text) if named else text

@@ -130,6 +130,19 @@ def test_gail_and_its_baseline(expert: Path, tmp_path: Path, capsys: pytest.Capt
     assert (tmp_path / "gail" / "summary.json").exists()
 
 
+def test_an_expert_may_lie_in_a_package_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "__init__.py").write_text("def expert(obs):\n    return (obs[2] > 0).astype(int)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    dagger = f"train dagger CartPole-v1 --expert lab:expert --total-steps 512 {TINY} --out run"
+    run(dagger)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["hyperparameters"]["expert"]
+    assert config["source"] == "lab:expert"
+
+
 CASES = [
     ("record", ["name one run directory"]),
     ("record {expert}/ppo", ["name the file to write"]),
