@@ -38,8 +38,8 @@ RUN = Group(
         Flag(
             "total_steps",
             "int",
-            "environment steps per seed, rounded up to whole iterations; bc counts demonstrated steps, each time that it "
-            "learns from one",
+            "environment steps per seed, rounded up to whole iterations; bc counts a demonstrated step each time that "
+            "it learns from it",
             within="[1, inf)",
         ),
         Flag("anneal", "bool", "let the learning rate fall linearly to 0 over the run", default=True),
