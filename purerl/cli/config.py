@@ -52,6 +52,7 @@ class RunConfig:
         processes: that the members are spread over.
         devices: that members and shards are spread over: a number, or ``all``.
         shards: parts of each member's environments, see `purerl.Shards`.
+        deadline: longest time in seconds to wait for another process.
     """
 
     algorithm: str
@@ -78,6 +79,7 @@ class RunConfig:
     processes: int = 1
     devices: str = "1"
     shards: int = 1
+    deadline: float = 600.0
     randomize: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
     @classmethod

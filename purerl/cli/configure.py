@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from purerl import presets
-from purerl.cli import devices, flags, schedules, sources
+from purerl.cli import devices, distributed, flags, schedules, sources
 from purerl.cli.config import RunConfig, is_learning_rate, versions
 from purerl.cli.fields import hyperparameters as tunable_fields
 from purerl.cli.fields import kind_of, plain_defaults, within_of
@@ -136,7 +136,8 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
     config = dataclasses.replace(
         config,
         processes=_processes(given.get("processes", "1"), config.num_members),
-        devices=given.get("devices", "1"),
+        devices=given.get("devices", "all" if distributed.FLAGS[0] in given or "coordinator" in given else "1"),
+        deadline=given.get("deadline", 600.0),
     )
     devices.of(config)
     path = Path(given["out"]) if "out" in given else None

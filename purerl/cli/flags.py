@@ -81,6 +81,22 @@ RUN = Group(
             default=1,
             within="[1, inf)",
         ),
+        Flag(
+            "distributed",
+            "bool",
+            "be one of several processes, on one or more machines, that share the devices of all; found through SLURM, "
+            "Open MPI, Kubernetes or a TPU pod, or with the next three flags",
+        ),
+        Flag("coordinator", "str", "address of process 0 where there is no cluster", metavar="HOST:PORT"),
+        Flag("num_processes", "int", "number of processes where there is no cluster", within="[1, inf)"),
+        Flag("process_id", "int", "number of this process, from 0, where there is no cluster", within="[0, inf)"),
+        Flag(
+            "deadline",
+            "float",
+            "longest time in seconds to wait for another process; then the run ends with its number and can be resumed",
+            default=600.0,
+            within="(0, inf)",
+        ),
         Flag("out", "str", "directory of the run (default a new one under runs/)", metavar="DIR"),
         Flag("overwrite", "bool", "replace the run in that directory"),
         Flag("resume", "str", "continue the run in DIR from its newest checkpoint", metavar="DIR"),

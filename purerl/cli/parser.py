@@ -173,6 +173,16 @@ def parse(
     return {name: by_name[name].parse(value) for name, value in given.items()}, words
 
 
+def parse_some(flags: Sequence[Flag], argv: Sequence[str]) -> dict[str, Any]:
+    """The values of those of `flags` that are in `argv`, among other words, which are not looked at."""
+    parser = _Parser(prog="purerl", allow_abbrev=False, add_help=False)
+    for flag in flags:
+        _add(parser, flag)
+    given = vars(parser.parse_known_args(_number_values(argv, flags))[0])
+    by_name = {flag.name: flag for flag in flags}
+    return {name: by_name[name].parse(value) for name, value in given.items()}
+
+
 def _check_names(groups: Sequence[Group]) -> None:
     """Raise `InputError` where two flags have one name, as a class of the user's own may ask for."""
     owners = {"help": "every command"}

@@ -3,7 +3,7 @@
 ``config.json``: everything needed to build the run again. ``summary.json``: the outcome, written last.
 ``timings.json``: seconds spent so far, over all sessions. ``checkpoints/``: the whole state. ``unlogged/``: the metrics
 since the last row, of a run that was stopped between log points. ``learning_curve.png``. A folder for each logger that
-was asked for, such as ``tensorboard/``.
+was asked for, such as ``tensorboard/``. ``processes/``: signs of life, where several processes train.
 
 ``metrics.jsonl``: one row per log point and member, all with the same keys. ``iteration``, ``env_steps`` (of this
 member) and ``member`` say where; ``varied`` holds the member's own values if the run has ``--vary``; ``episodes``
@@ -34,7 +34,7 @@ from purerl.cli.loggers import LOGGERS
 from purerl.errors import InputError
 
 FILES = ("config.json", "metrics.jsonl", "summary.json", "timings.json", "learning_curve.png")
-FOLDERS = ("checkpoints", "unlogged", *LOGGERS)
+FOLDERS = ("checkpoints", "unlogged", "processes", *LOGGERS)
 
 
 class RunDirectory:
@@ -45,6 +45,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.curve = path / "learning_curve.png"
         self.unlogged = path / "unlogged"
+        self.processes = path / "processes"
 
     @classmethod
     def check_free(cls, path: Path, overwrite: bool) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from purerl import presets, references
-from purerl.cli import devices, flags
+from purerl.cli import devices, distributed, flags
 from purerl.cli.config import RunConfig, versions
 from purerl.cli.configure import USAGE, configure, show_help, with_total_steps
 from purerl.cli.files import pasteable
@@ -32,6 +33,7 @@ def command(argv: Sequence[str]) -> int:
         raise InputError(f"name an environment too, as in: purerl train {algorithm} CartPole-v1 (see purerl envs)")
     if any(word == "--resume" or word.startswith("--resume=") for word in words):
         raise InputError(f"--resume takes everything from the run's own configuration: leave out {algorithm} {env}")
+    connected = not _HELP & set(words) and distributed.connect(words)
     gc.disable()  # imports make objects that stay; looking for garbage among them takes a tenth of a second
     try:
         config, path, overwrite = configure(algorithm, env, words)
@@ -40,12 +42,12 @@ def command(argv: Sequence[str]) -> int:
         raise
     finally:
         gc.enable()
-    if path is not None:
+    if path is not None and not connected:
         RunDirectory.check_free(path, overwrite)
     from purerl.cli.training import Training
 
     training = Training(config)
-    with RunDirectory.begin(config, path, overwrite) as run:
+    with distributed.shared(lambda: RunDirectory.begin(config, path, overwrite), path) as run:
         return training.run(run)
 
 
@@ -84,20 +86,30 @@ def _without_algorithm(words: list[str]) -> int:
         raise InputError("name an algorithm and an environment first, as in: purerl train ppo CartPole-v1 --seeds 8")
     given, _ = parse(USAGE, "", [flags.RUN], words)
     for name in given:
-        if name not in ("resume", "total_steps", "devices"):
+        if name not in ("resume", "total_steps", "devices", "deadline", *distributed.FLAGS):
             raise InputError(
                 f"--{name.replace('_', '-')} cannot be changed when resuming; only --total-steps and --devices can"
             )
-    run = RunDirectory.open(Path(given["resume"]))
-    with run.locked():
-        return _resume(run, given.get("total_steps"), given.get("devices"))
-
-
-def _resume(run: RunDirectory, total_steps: int | None, on_devices: str | None) -> int:
-    config = run.config()
-    if on_devices is not None:
-        config = dataclasses.replace(config, devices=on_devices)
+    connected = distributed.connect(words)
+    path = Path(given["resume"])
+    with distributed.shared(lambda: _locked(path), path) as run:
+        config = run.config()
+        changes = {name: given[name] for name in ("devices", "deadline") if name in given}
+        if connected and "devices" not in given:
+            changes["devices"] = "all"
+        config = dataclasses.replace(config, **changes)
         devices.of(config)
+        return _resume(run, config, given.get("total_steps"))
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[RunDirectory]:
+    run = RunDirectory.open(path)
+    with run.locked():
+        yield run
+
+
+def _resume(run: RunDirectory, config: RunConfig, total_steps: int | None) -> int:
     if total_steps is not None:
         config = _extended(config, total_steps)
     summary = run.summary()
@@ -110,7 +122,8 @@ def _resume(run: RunDirectory, total_steps: int | None, on_devices: str | None) 
 
     training = Training(config)
     training.restore(run)
-    run.write_config(config)
+    with distributed.files_of(run) as files:
+        files.write_config(config)
     return training.run(run)
 
 

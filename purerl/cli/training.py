@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from purerl import references
-from purerl.cli import devices, evaluation, loggers, output, plot, report, unlogged
+from purerl.cli import devices, distributed, evaluation, loggers, output, plot, report, unlogged
 from purerl.cli.config import RunConfig
 from purerl.cli.progress import LiveDisplay, PlainDisplay, Point, display
 from purerl.cli.run_directory import RunDirectory
@@ -21,7 +21,7 @@ from purerl.cli.stopping import StopRequests
 from purerl.errors import InputError
 from purerl.math.statistics import finite
 from purerl.rollout import Episodes
-from purerl.training import checkpoint, loop, population
+from purerl.training import checkpoint, hosts, loop, population
 from purerl.training.in_process import InProcess
 from purerl.training.multi_process import MultiProcess
 from purerl.types import Metrics, PyTree
@@ -56,6 +56,7 @@ class Training:
         self._earlier = dict.fromkeys(TIMINGS, 0.0)
         self._session = dict.fromkeys(TIMINGS, 0.0)
         self._piece = 1
+        self._watch: hosts.Watch
 
     def _check_metrics(self) -> None:
         if references.is_reference(self.config.algorithm):
@@ -79,7 +80,8 @@ class Training:
             self._metrics = unlogged.read(run.unlogged, newest)
             self._earlier |= run.timings()
         # A row that has not been written, or was when the process was killed, is written anew.
-        run.truncate(self._iteration if self._metrics is None else self._iteration - 1)
+        if hosts.is_first():
+            run.truncate(self._iteration if self._metrics is None else self._iteration - 1)
 
     def run(self, run: RunDirectory) -> int:
         """Train to the end, or until a request to stop (see `StopRequests`); returns the exit code.
@@ -88,8 +90,12 @@ class Training:
             InputError: if the run does not fit into memory.
         """
         try:
-            with StopRequests() as stop:
-                return self._run(run, stop)
+            with (
+                StopRequests() as stop,
+                hosts.Watch(run.processes, self.config.deadline) as self._watch,
+                distributed.files_of(run) as files,
+            ):
+                return self._run(files, stop)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -101,7 +107,7 @@ class Training:
         with (
             display(config.total_steps, self._env_steps) as screen,
             _Log(config, run, screen) as log,
-            checkpoint.Checkpointer(run.checkpoints) as checkpointer,
+            checkpoint.Checkpointer(run.checkpoints, writes=hosts.is_first()) as checkpointer,
             self._members() as members,
         ):
             evaluator = self._compile(members, screen)
@@ -117,7 +123,7 @@ class Training:
                     if self._iteration == self._saved:
                         unlogged.forget(run.unlogged, log_point + 1)
                 finished = self._iteration == config.num_iterations and self._metrics is None
-                stopped = stop.requested and not finished
+                stopped = self._stops(stop) and not finished
                 if stopped or finished or self._iteration % config.checkpoint_every == 0:
                     self._save(checkpointer, run, members, wait=stopped or finished)
                 if stopped:
@@ -129,6 +135,8 @@ class Training:
                     print(f"purerl: {report.stopped(run, self._env_steps)}", file=sys.stderr)
                 return stop.exit_code
         assert self._episodes is not None
+        if not hosts.is_first():
+            return 0
         warmup_steps = self.population.warmup_iterations * self.population.steps_per_iteration
         run.write_summary(report.summary(config, warmup_steps, self._seconds, self._episodes))
         try:
@@ -150,16 +158,23 @@ class Training:
         self, members: InProcess | MultiProcess, log_point: int, stop: StopRequests, screen: LiveDisplay | PlainDisplay
     ) -> None:
         """Train until `log_point` or a request to stop, in pieces of about `PIECE_SECONDS` whatever their length."""
-        while self._iteration < log_point and not stop.requested:
-            piece = min(self._piece, log_point - self._iteration)
+        while self._iteration < log_point:
+            piece, stops = self._watch.agree(min(self._piece, log_point - self._iteration), stop.requested)
+            if stops:
+                return
             begun = time.perf_counter()
-            self._metrics = members.advance(piece, self._metrics)
+            with self._watch.waiting():
+                self._metrics = members.advance(piece, self._metrics)
             seconds = time.perf_counter() - begun
             self._session["run_seconds"] += seconds
             self._iteration += piece
             # From one iteration on it grows by steps: the first ones may be quicker than the rest.
             self._piece = max(1, min(4 * self._piece, int(PIECE_SECONDS * piece / max(seconds, 1e-9))))
             screen.progress(self._env_steps, self._rate)
+
+    def _stops(self, stop: StopRequests) -> bool:
+        """Whether a request to stop came, to this process or to another."""
+        return self._watch.agree(0, stop.requested)[1]
 
     def _members(self) -> InProcess | MultiProcess:
         """Members in this process, or in several processes."""
@@ -175,14 +190,16 @@ class Training:
             members.compile_init()
             if self.population.warmup_iterations:
                 screen.phase("warming up")
-            self._session["init_seconds"] = members.init(self._key)
+            with self._watch.waiting():
+                self._session["init_seconds"] = members.init(self._key)
             if self.population.warmup_iterations:
                 screen.phase("compiling")
         else:
             members.load(self._restored)
             self._restored = None  # its memory is used again
         evaluator = evaluation.Evaluator(members, self.config.eval_batch, explore=False)
-        members.advance(0)
+        with self._watch.waiting():
+            members.advance(0)
         self._session["compile_seconds"] = time.perf_counter() - begun - self._session["init_seconds"]
         return evaluator
 
@@ -196,7 +213,7 @@ class Training:
             key, num_episodes = evaluation.along_the_way(config.seed), config.eval_batch
         else:
             return True
-        self._episodes = evaluator(key, num_episodes, lambda: stop.requested)
+        self._episodes = evaluator(key, num_episodes, lambda: self._stops(stop))
         self._session["eval_seconds"] = evaluator.run_seconds
         return self._episodes is not None
 
@@ -211,7 +228,8 @@ class Training:
             unlogged.write(run.unlogged, self._iteration, self._metrics)
             needed = self._iteration
         # The rest follows once the checkpoint is complete: a process killed before resumes with all of the last one.
-        checkpointer.save(self._iteration, members.state(), partial(_saved, run, self._seconds, needed))
+        with self._watch.waiting():
+            checkpointer.save(self._iteration, members.state(), partial(_saved, run, self._seconds, needed))
         self._saved = self._iteration
         if wait:
             checkpointer.wait()

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purerl.errors import InputError
+from purerl.training import hosts
 from purerl.types import PyTree
 
 KEEP = 2
@@ -35,7 +36,7 @@ def save(directory: str | Path, iteration: int, state: PyTree) -> None:
     Raises:
         InputError: if it cannot be written, for example because the disk is full or the checkpoint exists already.
     """
-    _write(directory, iteration, jax.device_get(_arrays(state)))
+    _write(directory, iteration, hosts.fetch(_arrays(state)))
 
 
 class Checkpointer:
@@ -53,8 +54,10 @@ class Checkpointer:
     If a save fails, the next call raises the error; earlier checkpoints stay as they are.
     """
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, *, writes: bool = True) -> None:
+        """Checkpoints go to `directory`; not from a process that only takes part in fetching the state."""
         self._directory = directory
+        self._writes = writes
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._saving: Future[None] | None = None
         # Kept from save to save: allocating this memory takes longer than filling it.
@@ -74,7 +77,9 @@ class Checkpointer:
             InputError: if the previous save failed.
         """
         self.wait()
-        self._saving = self._thread.submit(_write, self._directory, iteration, self._copy(state), then)
+        copy = self._copy(state)
+        if self._writes:
+            self._saving = self._thread.submit(_write, self._directory, iteration, copy, then)
 
     def wait(self) -> None:
         """Wait until the files of the last save are complete.
@@ -102,7 +107,7 @@ class Checkpointer:
     def _copy(self, state: PyTree) -> dict[str, np.ndarray]:
         arrays = _arrays(state)
         # All transfers from an accelerator start at once. On CPU nothing is copied: NumPy reads the device's memory.
-        host = jax.device_get(arrays)
+        host = hosts.fetch(arrays)
         for name in [name for name, leaf in arrays.items() if _in_host_memory(leaf)]:
             buffer = self._buffers.get(name)
             if buffer is None or buffer.shape != host[name].shape or buffer.dtype != host[name].dtype:
@@ -246,8 +251,20 @@ def _manager(directory: str | Path, create: bool = False):
     import orbax.checkpoint as ocp
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs every file, and each error twice
+    # One process writes whole arrays, without waiting for others. Orbax then wants to find the directory.
+    if create:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix=f"process{jax.process_index()}",
+    )
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=KEEP, create=create, cleanup_tmp_directories=create, enable_async_checkpointing=False
+        max_to_keep=KEEP,
+        create=False,
+        cleanup_tmp_directories=create,
+        enable_async_checkpointing=False,
+        multiprocessing_options=alone,
     )
     # Orbax would copy all arrays once more, in case they change during the save.
     numpy = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)

@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from purerl import rollout
 from purerl.errors import InputError
-from purerl.training import loop, placement
+from purerl.training import hosts, loop, placement
 from purerl.training.population import Population
 from purerl.types import Array, Metrics, PyTree
 
@@ -23,7 +23,7 @@ class InProcess:
     """Members of a population in this process. Start with `compile_init` and `init`, or with `load`."""
 
     def __init__(self, population: Population) -> None:
-        self._population = population
+        self._population = placement.everywhere(population, population.mesh)
         self._state: PyTree = None
         self._no_metrics: Metrics | None = None
         self._init: Any = None
@@ -37,18 +37,17 @@ class InProcess:
 
     def compile_init(self) -> None:
         """Compile the program of `init`."""
-        self._init = _init.lower(self._population, jax.random.key(0)).compile()
+        self._init = _init.lower(self._population, self._everywhere(jax.random.key(0))).compile()
 
     def init(self, key: Array) -> float:
         """Initialise the state, including a random warm-up if there is one; returns the seconds that it took."""
         begun = time.perf_counter()
-        self._state = jax.block_until_ready(self._init(self._population, key))
+        self._state = jax.block_until_ready(self._init(self._population, self._everywhere(key)))
         return time.perf_counter() - begun
 
     def load(self, state: PyTree) -> None:
         """Continue from `state`, which is donated."""
-        mesh = self._population.mesh
-        self._state = state if mesh is None else jax.device_put(state, placement.shardings(state, mesh))
+        self._state = placement.place(state, self._population.mesh)
 
     def state(self) -> PyTree:
         """Current state; the next `advance` reuses its memory."""
@@ -72,8 +71,9 @@ class InProcess:
         metrics = self._no_metrics if metrics is None else metrics
         if jax.tree.structure(metrics) != jax.tree.structure(self._no_metrics):
             raise InputError(f"metrics must be {', '.join(self._no_metrics)}, got {', '.join(metrics)}")
-        self._state, metrics = loop.advance(self._population, self._state, jnp.int32(num_iterations), metrics)
-        return jax.device_get(jax.block_until_ready((self._state, metrics))[1])
+        metrics = placement.place(metrics, self._population.mesh)
+        self._state, metrics = loop.advance(self._population, self._state, np.int32(num_iterations), metrics)
+        return hosts.fetch(jax.block_until_ready((self._state, metrics))[1])
 
     def compile_evaluation(self, num_episodes: int, explore: bool) -> None:
         """Compile the program of `evaluate`: `num_episodes` per member in one call, exploring or not."""
@@ -83,12 +83,15 @@ class InProcess:
 
     def evaluate(self, key: Array) -> rollout.Episodes:
         """Play complete episodes with each member, ``[P, num_episodes]`` on the host."""
-        return jax.device_get(self._evaluation(self._population, self._state, self._keys(key)))
+        return hosts.fetch(self._evaluation(self._population, self._state, self._keys(key)))
 
     def _keys(self, key: Array) -> Array:
         first, count = self._population.first_member, self._population.num_members
         # Key i of a split does not depend on the number of keys, so a member's key does not depend on the others.
-        return jax.random.split(key, first + count)[first:]
+        return placement.place(jax.random.split(key, first + count)[first:], self._population.mesh)
+
+    def _everywhere(self, key: Array) -> Array:
+        return placement.everywhere(key, self._population.mesh)
 
 
 @jax.jit

@@ -99,6 +99,29 @@ def specs(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(spec, tree, struct.member_axes(tree, shared=-1), struct.shard_axes(tree, equal=-1))
 
 
-def shardings(tree: PyTree, mesh: Mesh) -> PyTree:
-    """The same as shardings."""
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(tree, mesh))
+def place(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """The same tree, each part of its arrays on the device that computes with it; on any number of hosts.
+
+    Every host gives the whole tree, and all the same.
+    """
+    if mesh is None:
+        return tree
+    return jax.tree.map(lambda leaf, spec: _put(leaf, NamedSharding(mesh, spec)), tree, specs(tree, mesh))
+
+
+def everywhere(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """The same tree with its arrays in full on every device, as programs on several hosts need them; numbers stay."""
+    if mesh is None:
+        return tree
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: _put(leaf, sharding) if isinstance(leaf, jax.Array | np.ndarray) else leaf, tree)
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+        return leaf
+    if not jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.device_put(leaf, sharding)
+    # JAX puts plain numbers on devices of several hosts, but no keys.
+    data = jax.device_put(np.asarray(jax.random.key_data(leaf)), sharding)
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
