@@ -23,7 +23,7 @@ def trained(population, num_iterations=3):
     state = jax.jit(population.init)(jax.random.key(0))
     args = population, state, jnp.int32(num_iterations), loop.no_metrics(population, state)
     program = loop.advance.lower(*args).compile()
-    state, metrics = program(*args)
+    state, metrics, _ = program(*args)
     return bits(state), metrics, re.findall(COLLECTIVES, program.as_text())
 
 

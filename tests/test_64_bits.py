@@ -27,7 +27,7 @@ def widths(tree):
 
 def check(algorithm):
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
-    after, metrics = jax.eval_shape(loop.advance, algorithm, state, jnp.int32(2))
+    after, metrics, _ = jax.eval_shape(loop.advance, algorithm, state, jnp.int32(2))
     assert not widths((state, metrics))
     assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda leaf: leaf.dtype, state)
 

@@ -41,11 +41,21 @@ def test_means_of_very_many_iterations_are_exact():
     """A float32 counts to 2^24; what a day of short iterations in one chunk adds up must not stop there."""
 
     @struct.dataclass
-    class Metered:
-        def step(self, state):
-            return state, {"tenth": Mean(jnp.float32(0.1), jnp.float32(1.0)), "some": Mean.of(jnp.ones(7), state)}
+    class State:
+        iteration: jax.Array
+        counted: jax.Array
 
-    _, metrics = loop.advance(Metered(), jnp.arange(7) < 3, jnp.int32(2**24 + 1_000_001))
+    @struct.dataclass
+    class Metered:
+        def policy(self, state, *, explore):
+            return state
+
+        def step(self, state):
+            metrics = {"tenth": Mean(jnp.float32(0.1), jnp.float32(1.0)), "some": Mean.of(jnp.ones(7), state.counted)}
+            return struct.replace(state, iteration=state.iteration + 1), metrics
+
+    state = State(jnp.int32(0), jnp.arange(7) < 3)
+    _, metrics, _ = loop.advance(Metered(), state, jnp.int32(2**24 + 1_000_001))
     np.testing.assert_allclose(metrics["tenth"].value, 0.1, rtol=1e-6)
     for mean, per_iteration in ((metrics["tenth"], 1), (metrics["some"], 3)):
         assert float(mean.count) + float(mean.count_rest) == per_iteration * (2**24 + 1_000_001)
@@ -64,7 +74,7 @@ def test_metrics_do_not_depend_on_how_a_chunk_is_divided():
     def train(pieces):
         now, metrics = jax.tree.map(jnp.copy, state), nothing
         for piece in pieces:
-            now, metrics = loop.advance(population, now, jnp.int32(piece), metrics)
+            now, metrics, _ = loop.advance(population, now, jnp.int32(piece), metrics)
         return now, metrics
 
     jax.tree.map(np.testing.assert_array_equal, bits(train((1, 3, 0, 1))), bits(train((5,))))

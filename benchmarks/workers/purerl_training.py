@@ -18,12 +18,12 @@ def train(algorithm, key, iterations):
     """Seconds of compiling and running, and the return afterwards."""
     init = jax.jit(algorithm.init)
     _, state = seconds(init, key)
-    compile_seconds, (state, _) = seconds(loop.advance, algorithm, state, jnp.int32(0))
+    compile_seconds, (state, *_) = seconds(loop.advance, algorithm, state, jnp.int32(0))
     seconds(loop.advance, algorithm, state, jnp.int32(iterations))  # caches and allocator
     _, state = seconds(init, key)
-    run_seconds, (state, _) = seconds(loop.advance, algorithm, state, jnp.int32(iterations))
+    run_seconds, (state, *_) = seconds(loop.advance, algorithm, state, jnp.int32(iterations))
     # How well it does now, from a little more training that is not timed.
-    _, (_, metrics) = seconds(loop.advance, algorithm, state, jnp.int32(1 + iterations // 10))
+    _, (_, metrics, _) = seconds(loop.advance, algorithm, state, jnp.int32(1 + iterations // 10))
     return compile_seconds, run_seconds, metrics["episode_return"].sum().value
 
 

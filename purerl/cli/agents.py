@@ -66,7 +66,7 @@ def load_agent(run: RunDirectory, member: int | None = None, *, explore: bool = 
 
 def _best(run: RunDirectory) -> int:
     last = {row["member"]: row["eval_return"] for row in run.rows() if row.get("eval_return") is not None}
-    return max(sorted(last), key=lambda member: last[member], default=0)
+    return max(sorted(last.keys() - run.diverged().keys()), key=lambda member: last[member], default=0)
 
 
 def expert(text: str) -> Any:

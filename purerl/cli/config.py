@@ -53,6 +53,7 @@ class RunConfig:
         devices: that members and shards are spread over: a number, or ``all``.
         shards: parts of each member's environments, see `purerl.Shards`.
         deadline: longest time in seconds to wait for another process.
+        on_divergence: ``freeze`` or ``stop``, for members whose update is not finite.
     """
 
     algorithm: str
@@ -80,6 +81,7 @@ class RunConfig:
     devices: str = "1"
     shards: int = 1
     deadline: float = 600.0
+    on_divergence: str = "freeze"
     randomize: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
     @classmethod

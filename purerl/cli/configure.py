@@ -111,6 +111,7 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         checkpoint_every=0,
         loggers=[name for name in LOGGERS if given.get(name, False)],
         shards=given.get("shards", 1),
+        on_divergence=given.get("on_divergence", "freeze"),
         versions=versions(),
     )
     population = draft.population()

@@ -67,6 +67,14 @@ RUN = Group(
             metavar="N|auto",
         ),
         Flag(
+            "on_divergence",
+            "str",
+            "what to do with a member whose update is not finite: freeze it at its last finite state and train the "
+            "others on, or stop the run",
+            default="freeze",
+            choices=("freeze", "stop"),
+        ),
+        Flag(
             "devices",
             "str",
             "number of devices (GPUs, TPU cores) that share the members, and the shards of each; all: as many as can",

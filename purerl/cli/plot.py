@@ -112,6 +112,8 @@ def _curves(run: RunDirectory, config: RunConfig) -> Iterator[tuple[dict[str, fl
     rows = run.rows()
     if not rows:
         raise InputError(f"{run.path} has no metrics yet: nothing to draw")
+    frozen = run.diverged()
+    rows = [row for row in rows if row["member"] not in frozen]
     for number, combination in enumerate(config.combinations):
         yield combination, [row for row in rows if row["member"] // config.seeds == number]
 

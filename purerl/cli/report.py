@@ -40,8 +40,43 @@ def nonfinite(members: Sequence[int], names: Sequence[str], env_steps: int) -> s
     return f"warning: not finite at {env_steps:,} steps: {', '.join(names)} of {who}{', '.join(map(str, members))}"
 
 
-def summary(config: RunConfig, warmup_steps: int, seconds: Mapping[str, float], episodes: Episodes) -> dict[str, Any]:
-    """The content of ``summary.json``; `episodes` are those of the final evaluation, ``[members, episodes]``."""
+def diverged(causes: Mapping[int, Mapping[str, Any]], steps_per_iteration: int) -> str:
+    """When members are frozen."""
+    return "\n".join(
+        f"warning: member {member} diverged at {cause['iteration'] * steps_per_iteration:,} steps (iteration "
+        f"{cause['iteration']}): {cause['leaf']} is not finite; it is frozen at its last finite state"
+        for member, cause in causes.items()
+    )
+
+
+def stopped_by_divergence(run: RunDirectory) -> str:
+    """After ``--on-divergence stop``."""
+    command = f"purerl train --resume {pasteable(run.path)}"
+    return f"stopped by --on-divergence stop and saved; train the other members on with: {command}"
+
+
+def counted(num_members: int, causes: Mapping[int, Any]) -> np.ndarray:
+    """Which members count in statistics, bool ``[members]``: those that did not diverge."""
+    return ~np.isin(np.arange(num_members), list(causes))
+
+
+def summary(
+    config: RunConfig,
+    warmup_steps: int,
+    seconds: Mapping[str, float],
+    episodes: Episodes,
+    causes: Mapping[int, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The content of ``summary.json``.
+
+    Args:
+        config: of the run.
+        warmup_steps: random steps before learning, per member.
+        seconds: spent, by purpose.
+        episodes: of the final evaluation, ``[members, episodes]``.
+        causes: of the members that diverged, which no statistics count.
+    """
+    included = counted(config.num_members, causes).reshape(-1, config.seeds)
     trained_steps = (config.total_steps - warmup_steps) * config.num_members
     returns = np.mean(episodes.episode_return, axis=1).reshape(-1, config.seeds)
     lengths = np.mean(episodes.episode_length, axis=1).reshape(-1, config.seeds)
@@ -58,15 +93,16 @@ def summary(config: RunConfig, warmup_steps: int, seconds: Mapping[str, float], 
         "eval_share": round(eval_share(seconds), 4),
         "env_steps_per_second": round(trained_steps / max(seconds["run_seconds"], 1e-9), 1),
         "eval_episodes": episodes.episode_return.shape[1],
-        "eval_return": summarize(returns),
-        "eval_length": summarize(lengths),
+        "diverged": {str(member): dict(cause) for member, cause in causes.items()},
+        "eval_return": summarize(returns, included),
+        "eval_length": summarize(lengths, included),
         "eval_unfinished": int(np.sum(~episodes.finished)),
         "versions": versions(),
     }
     if config.vary:
         result["by_value"] = [
-            {"varied": combination, "eval_return": summarize(row)}
-            for combination, row in zip(config.combinations, returns, strict=True)
+            {"varied": combination, "eval_return": summarize(row, kept)}
+            for combination, row, kept in zip(config.combinations, returns, included, strict=True)
         ]
     return result
 
@@ -85,6 +121,8 @@ def finished(run: RunDirectory) -> str:
         f"evaluation over {outcome['eval_episodes']} episodes: {statistics(outcome['eval_return'])}",
         f"all evaluations took {duration(outcome['eval_seconds'])}, {100 * outcome['eval_share']:.2g} % of the time",
     ]
+    if outcome.get("diverged"):
+        lines.append(f"excluded, because they diverged: members {', '.join(outcome['diverged'])}")
     for row in outcome.get("by_value", []):
         lines.append(f"  {named(row['varied'])}: {statistics(row['eval_return'])}")
     lines += [

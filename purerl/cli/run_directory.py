@@ -2,7 +2,8 @@
 
 ``config.json``: everything needed to build the run again. ``summary.json``: the outcome, written last.
 ``timings.json``: seconds spent so far, over all sessions. ``checkpoints/``: the whole state. ``unlogged/``: the metrics
-since the last row, of a run that was stopped between log points. ``learning_curve.png``. A folder for each logger that
+since the last row, of a run that was stopped between log points. ``diverged.json``: members that are frozen, with the
+iteration whose update was not finite and its first such leaf. ``learning_curve.png``. A folder for each logger that
 was asked for, such as ``tensorboard/``. ``processes/``: signs of life, where several processes train.
 
 ``metrics.jsonl``: one row per log point and member, all with the same keys. ``iteration``, ``env_steps`` (of this
@@ -21,10 +22,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from purerl.cli.files import pasteable, replace, writing
 from purerl.cli.loggers import LOGGERS
 from purerl.errors import InputError
 
-FILES = ("config.json", "metrics.jsonl", "summary.json", "timings.json", "learning_curve.png")
+FILES = ("config.json", "metrics.jsonl", "summary.json", "timings.json", "diverged.json", "learning_curve.png")
 FOLDERS = ("checkpoints", "unlogged", "processes", *LOGGERS)
 
 
@@ -176,6 +178,16 @@ class RunDirectory:
     def write_timings(self, timings: dict[str, float]) -> None:
         """Write or replace ``timings.json``."""
         self._write("timings.json", timings)
+
+    def diverged(self, iteration: int | None = None) -> dict[int, dict[str, Any]]:
+        """Frozen members, number to ``{"iteration": ..., "leaf": ...}``; those of later iterations are left out."""
+        found = {int(member): cause for member, cause in (self._read("diverged.json") or {}).items()}
+        until = math.inf if iteration is None else iteration
+        return {member: cause for member, cause in found.items() if cause["iteration"] <= until}
+
+    def write_diverged(self, diverged: Mapping[int, dict[str, Any]]) -> None:
+        """Write or replace ``diverged.json``."""
+        self._write("diverged.json", {str(member): cause for member, cause in sorted(diverged.items())})
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
         """Add rows to ``metrics.jsonl``; they are in the file when this returns."""

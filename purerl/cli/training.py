@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,13 +22,17 @@ from purerl.cli.stopping import StopRequests
 from purerl.errors import InputError
 from purerl.math.statistics import finite
 from purerl.rollout import Episodes
-from purerl.training import checkpoint, hosts, loop, population
+from purerl.training import checkpoint, hosts, isolation, loop, population
 from purerl.training.in_process import InProcess
+from purerl.training.isolation import Diverged
 from purerl.training.multi_process import MultiProcess
 from purerl.types import Metrics, PyTree
 
 PIECE_SECONDS = 5.0
 """Training looks about so often whether it is to stop, be it between log points."""
+
+DIVERGED = 3
+"""Exit code after ``--on-divergence stop``."""
 
 TIMINGS = ("compile_seconds", "init_seconds", "run_seconds", "eval_seconds", "checkpoint_seconds")
 
@@ -56,7 +61,9 @@ class Training:
         self._earlier = dict.fromkeys(TIMINGS, 0.0)
         self._session = dict.fromkeys(TIMINGS, 0.0)
         self._piece = 1
-        self._watch: hosts.Watch
+        self._watch = hosts.Watch(Path(), config.deadline)
+        self._diverged: dict[int, dict[str, Any]] = {}  # frozen members and why
+        self._stopped_by_divergence = False
 
     def _check_metrics(self) -> None:
         if references.is_reference(self.config.algorithm):
@@ -78,9 +85,12 @@ class Training:
             self._restored = load(run, newest, self.shapes)
             self._begun = self._iteration = self._saved = newest
             self._metrics = unlogged.read(run.unlogged, newest)
+            self._diverged = run.diverged(newest)
             self._earlier |= run.timings()
         # A row that has not been written, or was when the process was killed, is written anew.
         if hosts.is_first():
+            if self._diverged != run.diverged():
+                run.write_diverged(self._diverged)
             run.truncate(self._iteration if self._metrics is None else self._iteration - 1)
 
     def run(self, run: RunDirectory) -> int:
@@ -116,6 +126,7 @@ class Training:
             stopped = False
             for log_point in self._log_points():
                 self._advance(members, log_point, stop, screen)
+                self._note_diverged(members, run, screen)
                 if self._iteration == log_point and self._evaluate(evaluator, stop):
                     assert self._metrics is not None
                     log.write(log_point, self._env_steps, self._rate, self._metrics, self._episodes)
@@ -123,13 +134,16 @@ class Training:
                     if self._iteration == self._saved:
                         unlogged.forget(run.unlogged, log_point + 1)
                 finished = self._iteration == config.num_iterations and self._metrics is None
-                stopped = self._stops(stop) and not finished
+                stopped = (self._stops(stop) or self._stopped_by_divergence) and not finished
                 if stopped or finished or self._iteration % config.checkpoint_every == 0:
                     self._save(checkpointer, run, members, wait=stopped or finished)
                 if stopped:
                     break
             # A process that is killed after the last checkpoint and before the summary begins here.
             if stopped or (self._episodes is None and not self._evaluate(evaluator, stop)):
+                if self._stopped_by_divergence:
+                    screen.message(report.stopped_by_divergence(run))
+                    return DIVERGED
                 screen.message(report.stopped(run, self._env_steps))
                 if output.reader_is_gone():
                     print(f"purerl: {report.stopped(run, self._env_steps)}", file=sys.stderr)
@@ -138,7 +152,7 @@ class Training:
         if not hosts.is_first():
             return 0
         warmup_steps = self.population.warmup_iterations * self.population.steps_per_iteration
-        run.write_summary(report.summary(config, warmup_steps, self._seconds, self._episodes))
+        run.write_summary(report.summary(config, warmup_steps, self._seconds, self._episodes, self._diverged))
         try:
             plot.draw([run], run.curve)
         except InputError as error:  # the run is complete without its picture
@@ -172,6 +186,30 @@ class Training:
             self._piece = max(1, min(4 * self._piece, int(PIECE_SECONDS * piece / max(seconds, 1e-9))))
             screen.progress(self._env_steps, self._rate)
 
+    def _frozen(self) -> Diverged:
+        """Frozen members as the program knows them."""
+        names = isolation.names(self.population, self.shapes)
+        frozen = jax.tree.map(np.array, loop.nobody(self.population))
+        for member, cause in self._diverged.items():
+            frozen.iteration[member], frozen.leaf[member] = cause["iteration"], names.index(cause["leaf"])
+        return frozen
+
+    def _note_diverged(
+        self, members: InProcess | MultiProcess, run: RunDirectory, screen: LiveDisplay | PlainDisplay
+    ) -> None:
+        """Say which members were frozen since the last time."""
+        with self._watch.waiting():
+            now = members.diverged()
+        new = [int(i) for i in np.flatnonzero(now.iteration != isolation.NEVER) if i not in self._diverged]
+        if not new:
+            return
+        names = isolation.names(self.population, self.shapes)
+        causes = {i: {"iteration": int(now.iteration[i]), "leaf": names[now.leaf[i]]} for i in new}
+        self._diverged |= causes
+        run.write_diverged(self._diverged)
+        screen.message(report.diverged(causes, self.population.steps_per_iteration))
+        self._stopped_by_divergence = self.config.on_divergence == "stop"
+
     def _stops(self, stop: StopRequests) -> bool:
         """Whether a request to stop came, to this process or to another."""
         return self._watch.agree(0, stop.requested)[1]
@@ -195,7 +233,7 @@ class Training:
             if self.population.warmup_iterations:
                 screen.phase("compiling")
         else:
-            members.load(self._restored)
+            members.load(self._restored, self._frozen())
             self._restored = None  # its memory is used again
         evaluator = evaluation.Evaluator(members, self.config.eval_batch, explore=False)
         with self._watch.waiting():

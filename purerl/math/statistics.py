@@ -57,27 +57,29 @@ def bootstrap_interval(
     return _percentiles(means, confidence, scores.shape[1:])
 
 
-def summarize(scores: np.ndarray) -> dict[str, object]:
+def summarize(scores: np.ndarray, counted: np.ndarray | None = None) -> dict[str, object]:
     """Summary of one score per member for JSON: ``per_member``, ``mean``, ``iqm`` and ``ci95``.
 
-    The interval is None for a single seed, or if a score is not finite.
+    The interval is None for a single seed, or if a score is not finite; all are None if no member counts.
 
     Args:
         scores: ``[num_seeds]``, or ``[num_strata, num_seeds]`` where members differ by more than the seed.
+        counted: bool of the same shape, whether a member counts; all do by default. Those that do not are in
+            ``per_member`` alone.
     """
     scores = np.atleast_2d(np.asarray(scores, np.float64))
-    num_strata, num_seeds = scores.shape
+    mask = np.ones(scores.shape, bool) if counted is None else np.reshape(counted, scores.shape)
+    strata = [(number, row[kept]) for number, (row, kept) in enumerate(zip(scores, mask, strict=True)) if kept.any()]
+    summary: dict[str, object] = {"per_member": [finite(score) for score in scores.ravel()]}
+    if not strata:
+        return summary | {"mean": None, "iqm": None, "ci95": None}
+    together = np.concatenate([row for _, row in strata])
     interval = None
-    if num_seeds > 1 and np.all(np.isfinite(scores)):
-        draws = [_resampled(num_seeds, RESAMPLES, stratum) @ scores[stratum] for stratum in range(num_strata)]
-        low, high = _percentiles(np.mean(draws, axis=0)[:, None], 0.95, ())
+    if max(len(row) for _, row in strata) > 1 and np.all(np.isfinite(together)):
+        draws = [len(row) * (_resampled(len(row), RESAMPLES, number) @ row) for number, row in strata]
+        low, high = _percentiles((np.sum(draws, axis=0) / len(together))[:, None], 0.95, ())
         interval = [float(low), float(high)]
-    return {
-        "per_member": [finite(score) for score in scores.ravel()],
-        "mean": finite(np.mean(scores)),
-        "iqm": finite(iqm(scores)),
-        "ci95": interval,
-    }
+    return summary | {"mean": finite(np.mean(together)), "iqm": finite(iqm(together)), "ci95": interval}
 
 
 def finite(value: object) -> float | None:

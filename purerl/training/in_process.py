@@ -15,6 +15,7 @@ import numpy as np
 from purerl import rollout
 from purerl.errors import InputError
 from purerl.training import hosts, loop, placement
+from purerl.training.isolation import Diverged
 from purerl.training.population import Population
 from purerl.types import Array, Metrics, PyTree
 
@@ -25,6 +26,7 @@ class InProcess:
     def __init__(self, population: Population) -> None:
         self._population = placement.everywhere(population, population.mesh)
         self._state: PyTree = None
+        self._diverged = loop.nobody(population)
         self._no_metrics: Metrics | None = None
         self._init: Any = None
         self._evaluation: Any = None
@@ -45,9 +47,14 @@ class InProcess:
         self._state = jax.block_until_ready(self._init(self._population, self._everywhere(key)))
         return time.perf_counter() - begun
 
-    def load(self, state: PyTree) -> None:
-        """Continue from `state`, which is donated."""
+    def load(self, state: PyTree, diverged: Diverged | None = None) -> None:
+        """Continue from `state`, which is donated, with the members frozen that have `diverged` before."""
         self._state = placement.place(state, self._population.mesh)
+        self._diverged = loop.nobody(self._population) if diverged is None else diverged
+
+    def diverged(self) -> Diverged:
+        """Members that are frozen, ``[P]`` on the host."""
+        return hosts.fetch(self._diverged)
 
     def state(self) -> PyTree:
         """Current state; the next `advance` reuses its memory."""
@@ -71,8 +78,10 @@ class InProcess:
         metrics = self._no_metrics if metrics is None else metrics
         if jax.tree.structure(metrics) != jax.tree.structure(self._no_metrics):
             raise InputError(f"metrics must be {', '.join(self._no_metrics)}, got {', '.join(metrics)}")
-        metrics = placement.place(metrics, self._population.mesh)
-        self._state, metrics = loop.advance(self._population, self._state, np.int32(num_iterations), metrics)
+        metrics, diverged = placement.place((metrics, self._diverged), self._population.mesh)
+        self._state, metrics, self._diverged = loop.advance(
+            self._population, self._state, np.int32(num_iterations), metrics, diverged
+        )
         return hosts.fetch(jax.block_until_ready((self._state, metrics))[1])
 
     def compile_evaluation(self, num_episodes: int, explore: bool) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 from jax import lax
 
 from purerl import struct
-from purerl.training.population import in_groups
+from purerl.training.isolation import Diverged, isolate, unusual, watched
+from purerl.training.population import Population, in_groups
 from purerl.types import Algorithm, Array, Mean, Metrics, PyTree
 
 COUNTABLE = "[1, 2147483647]"
@@ -36,6 +37,7 @@ class Progress:
         metrics: over the chunk, merged; a leading ``[P]`` for a population.
         compile_seconds: spent compiling in this call of `iterate`.
         run_seconds: spent running chunks in this call of `iterate`, without the time of whoever consumes it.
+        diverged: members that are frozen because their update was not finite (see `isolation`).
     """
 
     state: PyTree
@@ -44,13 +46,20 @@ class Progress:
     metrics: Metrics
     compile_seconds: float
     run_seconds: float
+    diverged: Diverged
 
 
 @partial(jax.jit, donate_argnums=1)
 def advance(
-    algorithm: Algorithm, state: PyTree, num_iterations: Array, metrics: Metrics | None = None
-) -> tuple[PyTree, Metrics]:
+    algorithm: Algorithm,
+    state: PyTree,
+    num_iterations: Array,
+    metrics: Metrics | None = None,
+    diverged: Diverged | None = None,
+) -> tuple[PyTree, Metrics, Diverged]:
     """Do `num_iterations` (a traced integer: one program serves all) and merge their metrics. Consumes `state`.
+
+    Members whose learned state is no longer finite are frozen (see `isolation`).
 
     Args:
         algorithm: what to train.
@@ -58,28 +67,44 @@ def advance(
         num_iterations: how many.
         metrics: of the iterations before, to go on from: the bits of a sum do not depend on how its iterations are
             divided among calls. `no_metrics` to begin with; None is another program, for who never goes on.
+        diverged: members frozen before; None for nobody.
+
+    Returns:
+        State, metrics and frozen members afterwards.
     """
 
-    def group(group: Algorithm, carry: tuple[PyTree, Metrics]) -> tuple[tuple[PyTree, Metrics], Metrics]:
-        state, before = carry
-        return _repeat(group, state, num_iterations, before), {}
+    def group(group: Algorithm, carry: _Carry) -> tuple[_Carry, Metrics]:
+        state, before, diverged = carry
+        return _repeat(group, state, num_iterations, before, diverged), {}
 
     before = no_metrics(algorithm, state) if metrics is None else metrics
-    return in_groups(algorithm, group, (state, before))[0]
+    frozen = nobody(algorithm) if diverged is None else diverged
+    return in_groups(algorithm, group, (state, before, frozen))[0]
 
 
-def _repeat(algorithm: Algorithm, state: PyTree, num_iterations: Array, before: Metrics) -> tuple[PyTree, Metrics]:
+_Carry = tuple[PyTree, Metrics, Diverged]
+
+
+def nobody(algorithm: Algorithm) -> Diverged:
+    """No member of a population, or no agent, has diverged."""
+    return Diverged.nobody((algorithm.num_members,) if isinstance(algorithm, Population) else ())
+
+
+def _repeat(algorithm: Algorithm, state: PyTree, num_iterations: Array, before: Metrics, diverged: Diverged) -> _Carry:
     def stacked(metrics: Metrics) -> Mean:
         """All of them in one, ``[num_metrics]``: adding up one array takes less time than many."""
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(metrics[name] for name in before))
 
-    def iteration(_: Array, carry: tuple[PyTree, Mean]) -> tuple[PyTree, Mean]:
-        state, total = carry
-        state, metrics = _step(algorithm, state)
-        return state, total + stacked(metrics)
+    def iteration(_: Array, carry: tuple[PyTree, Mean, Diverged]) -> tuple[PyTree, Mean, Diverged]:
+        state, total, diverged = carry
+        after, metrics = _step(algorithm, state)
+        state, metrics, diverged = isolate(state, after, metrics, diverged, which, exempt)
+        return state, total + stacked(metrics), diverged
 
-    state, total = lax.fori_loop(0, num_iterations, iteration, (state, stacked(before)))
-    return state, {name: jax.tree.map(itemgetter(i), total) for i, name in enumerate(before)}
+    which = watched(algorithm, state)
+    exempt = unusual(state, which, diverged.iteration.shape)
+    state, total, diverged = lax.fori_loop(0, num_iterations, iteration, (state, stacked(before), diverged))
+    return state, {name: jax.tree.map(itemgetter(i), total) for i, name in enumerate(before)}, diverged
 
 
 def no_metrics(algorithm: Algorithm, state: PyTree) -> Metrics:
@@ -120,16 +145,19 @@ def iterate(algorithm: Algorithm, state: PyTree, num_iterations: int, every: int
         return
     begun = time.perf_counter()
     # Zero iterations compile the program and leave the state as it is.
-    state, _ = jax.block_until_ready(advance(algorithm, _without_aliases(state), jnp.int32(0)))
+    diverged = nobody(algorithm)
+    state, _, diverged = jax.block_until_ready(
+        advance(algorithm, _without_aliases(state), jnp.int32(0), None, diverged)
+    )
     compile_seconds = time.perf_counter() - begun
     run_seconds = 0.0
     for chunk in chunks(iteration, num_iterations, every):
         begun = time.perf_counter()
-        state, metrics = jax.block_until_ready(advance(algorithm, state, jnp.int32(chunk)))
+        state, metrics, diverged = jax.block_until_ready(advance(algorithm, state, jnp.int32(chunk), None, diverged))
         run_seconds += time.perf_counter() - begun
         iteration += chunk
         env_steps = iteration * algorithm.steps_per_iteration
-        yield Progress(state, iteration, env_steps, metrics, compile_seconds, run_seconds)
+        yield Progress(state, iteration, env_steps, metrics, compile_seconds, run_seconds, diverged)
 
 
 def chunks(iteration: int, num_iterations: int, every: int) -> Iterator[int]:

@@ -25,7 +25,9 @@ import numpy as np
 from purerl import cpu, struct
 from purerl.errors import InputError
 from purerl.rollout import Episodes
+from purerl.training import loop
 from purerl.training.in_process import InProcess
+from purerl.training.isolation import Diverged
 from purerl.training.population import MEMORY_SETTINGS, Population
 from purerl.types import Array, Metrics, PyTree
 
@@ -80,9 +82,17 @@ class MultiProcess:
         """Initialise the state, see `InProcess.init`; returns the seconds of the slowest process."""
         return max(self._call("init", key))
 
-    def load(self, state: PyTree) -> None:
+    def load(self, state: PyTree, diverged: Diverged | None = None) -> None:
         """Continue from `state`, see `InProcess.load`."""
-        self._call_each("load", [(self._population.part_state(state, *part),) for part in self._parts])
+        frozen = loop.nobody(self._population) if diverged is None else diverged
+        parts = [(first, first + count) for first, count in self._parts]
+        own = [jax.tree.map(itemgetter(slice(*part)), jax.device_get(frozen)) for part in parts]
+        states = [self._population.part_state(state, *part) for part in self._parts]
+        self._call_each("load", list(zip(states, own, strict=True)))
+
+    def diverged(self) -> Diverged:
+        """Members that are frozen, see `InProcess.diverged`."""
+        return _concatenate(self._call("diverged"))
 
     def state(self) -> PyTree:
         """Copy of the current state, see `InProcess.state`."""

@@ -228,7 +228,7 @@ class Population:
         divisors = [size for size in range(1, self.num_members + 1) if self.num_members % size == 0]
         return min(divisors, key=lambda size: abs(math.log(size / fitting)))
 
-    def member(self, index: int) -> Algorithm:
+    def member(self, index: int) -> Any:
         """One member alone, with its own values of what varies."""
         return self._member({name: values[index] for name, values in self.varied.items()})
 

@@ -434,3 +434,26 @@ def test_two_processes_cannot_train_in_one_directory(finished: Path, capsys: pyt
         assert "another process" in capsys.readouterr().err
     assert snapshot(finished) == before
     assert main(["train", "--resume", str(finished)]) == 0
+
+
+def test_a_member_that_diverges_is_frozen_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Reported, excluded from statistics, still frozen after resuming; or the run stops."""
+    tiny = "--num-envs 2 --rollout-length 8 --num-minibatches 1 --hidden-sizes 8 --eval-episodes 2 --eval-every 0"
+    vary = "--max-grad-norm none --vary learning-rate=1e36,1e-3 --no-anneal --total-steps"
+    words = f"train ppo CartPole-v1 {tiny} {vary}".split()
+    assert main([*words, "64", "--out", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "warning: member 0 diverged at 16 steps (iteration 1): params.params." in out
+    assert "excluded, because they diverged: members 0" in out
+    assert main(["train", "--resume", str(tmp_path / "run"), "--total-steps", "128"]) == 0
+    assert "warning: member" not in capsys.readouterr().out
+    run = RunDirectory.open(tmp_path / "run")
+    summary = run.summary()
+    assert summary
+    assert summary["diverged"]["0"]["iteration"] == 1
+    assert summary["eval_return"]["mean"] == summary["eval_return"]["per_member"][1]
+    assert run.rows()[-2]["entropy"] is None
+    assert run.rows()[-1]["entropy"] is not None
+    assert main([*words, "64", "--out", str(tmp_path / "stopped"), "--on-divergence", "stop"]) == 3
+    assert "stopped by --on-divergence stop and saved" in capsys.readouterr().out
+    assert RunDirectory.open(tmp_path / "stopped").summary() is None
