@@ -80,8 +80,8 @@ def run_purerl(words: list[str]) -> None:
                 return
             steps = (population.warmup_iterations + 2) * population.steps_per_iteration
             words = [*words, "--total-steps", str(steps), "--eval-episodes", "1"]
-        case ["evaluate" | "transfer", *_]:
-            words = [*words, "--episodes", "1"]
+        case ["evaluate" | "transfer" | "best", *_]:
+            words = [*words, "--episodes", "2"]
     assert main(words) == 0
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "train": ("train", "command", "train agents, or resume a run"),
     "evaluate": ("evaluate", "command", "play complete episodes with the agents of a run, or with a planner"),
     "record": ("record", "command", "write episodes of a run's agent, or of a planner, to a file of demonstrations"),
+    "best": ("best", "command", "rank the members of a run, and make the best one a run of its own"),
     "plot": ("plot", "command", "draw the learning curves of runs"),
     "transfer": ("transfer", "command", "play with the agents of runs in shifted environments"),
     "diagnose": ("diagnose", "command", "find out how far gradients through an environment can be trusted"),
@@ -40,6 +41,7 @@ EXAMPLES = """\
   purerl record runs/cartpole --episodes 10 --out demos.npz
   purerl train bc CartPole-v1 --demonstrations demos.npz
   purerl plot runs/cartpole
+  purerl best runs/sweep --out runs/best
   purerl transfer runs/cartpole --shift params.length=0.25:2:8
   purerl diagnose Pendulum-v1
   purerl solve grid/trap --gamma 1 --out trap.png

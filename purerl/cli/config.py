@@ -35,6 +35,7 @@ class RunConfig:
         reward_model: the same of the reward model.
         network: kinds of its parts and all parameters (see `complete_network`).
         vary: dotted field name to the values that members try, beside their seeds.
+        joint: names in `vary` whose values go together, the first of each, then the second; of others all combinations.
         randomize: dotted name of a parameter of the environment to the range that every episode draws it from.
         anneal: whether learning rates that are numbers fall linearly to 0 over `total_steps`.
         seed: of the whole run.
@@ -82,6 +83,7 @@ class RunConfig:
     shards: int = 1
     deadline: float = 600.0
     on_divergence: str = "freeze"
+    joint: list[str] = dataclasses.field(default_factory=list)
     randomize: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -120,7 +122,12 @@ class RunConfig:
 
         Members are ordered as in `Population.grid`: seeds innermost.
         """
-        return [dict(zip(self.vary, values, strict=True)) for values in itertools.product(*self.vary.values())]
+        axes = [[{name: value} for value in values] for name, values in self.vary.items() if name not in self.joint]
+        if self.joint:
+            draws = zip(*(self.vary[name] for name in self.joint), strict=True)
+            axes.append([dict(zip(self.joint, draw, strict=True)) for draw in draws])
+        merged = [{name: value for part in parts for name, value in part.items()} for parts in itertools.product(*axes)]
+        return [{name: values[name] for name in self.vary} for values in merged]
 
     @property
     def title(self) -> str:
@@ -180,7 +187,8 @@ class RunConfig:
         if self.shards > 1:
             member = purerl.Shards.divide(member, self.shards)
             paths = {name: f"algorithm.{path}" for name, path in paths.items()}
-        return purerl.Population.grid(member, self.seeds, {paths[name]: tried for name, tried in self.vary.items()})
+        combinations = [{paths[name]: value for name, value in values.items()} for values in self.combinations]
+        return purerl.Population.combined(member, self.seeds, combinations)
 
 
 def is_learning_rate(field: dataclasses.Field) -> bool:

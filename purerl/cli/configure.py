@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from purerl import presets
-from purerl.cli import devices, distributed, flags, schedules, sources
+from purerl.cli import devices, distributed, flags, schedules, sources, sweeps
 from purerl.cli.config import RunConfig, is_learning_rate, versions
 from purerl.cli.fields import hyperparameters as tunable_fields
 from purerl.cli.fields import kind_of, plain_defaults, within_of
@@ -88,6 +88,7 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         part: complete_object(algorithm_type, part, getattr(start, part), flags.given_in(group, given, PREFIXES[part]))
         for part, group in objects.items()
     }
+    varied = _vary(given.get("vary", []), algorithm_type, chosen, given, seed)
     draft = RunConfig(
         algorithm=algorithm,
         env=env,
@@ -96,7 +97,8 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         optimizer=_with_steps(chosen["optimizer"], requested),
         reward_model=_with_steps(_described("reward_model", chosen["reward_model"]), requested),
         network=complete_network(algorithm_type, start.network, flags.given_in(network, given)),
-        vary=_vary(given.get("vary", []), algorithm_type, chosen, given),
+        vary={name: found.values for name, found in varied.items()},
+        joint=[name for name, found in varied.items() if found.random],
         randomize=_randomize(given.get("randomize", []), given.get("vary", [])),
         anneal=given.get("anneal", anneal),
         seed=seed,
@@ -253,18 +255,24 @@ def _randomize(texts: Sequence[str], varied: Sequence[str]) -> dict[str, list[fl
 
 
 def _vary(
-    texts: Sequence[str], algorithm: Any, objects: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]
-) -> dict[str, list[float]]:
-    """``NAME=VALUE,...`` to field name and values."""
+    texts: Sequence[str],
+    algorithm: Any,
+    objects: Mapping[str, Mapping[str, Any]],
+    given: Mapping[str, Any],
+    seed: int,
+) -> dict[str, sweeps.Values]:
+    """``NAME=VALUES`` to field name and values."""
     fields = {field.name: field for field in tunable_fields(algorithm)}
     for part, values in objects.items():
         fields |= parameters_of(part, values[part]) if values else {}
-    vary: dict[str, list[float]] = {}
+    vary: dict[str, sweeps.Values] = {}
     for text in texts:
         spelled, equals, values = text.partition("=")
         name = spelled.strip().removeprefix("--").replace("-", "_")
         if not equals or not name:
-            raise InputError(f"--vary must look like learning-rate=1e-3,3e-4, got {text!r}")
+            raise InputError(
+                f"--vary must look like learning-rate=1e-3,3e-4 or learning-rate=log:1e-4:1e-2:8: {text!r}"
+            )
         whole, _, part = name.rpartition(".")  # as in epsilon.end, a number of a schedule
         scheduled = part in schedules.NUMBERS and whole in fields and "scalar" in (kind_of(fields[whole]) or "")
         if scheduled and whole in vary:
@@ -290,7 +298,9 @@ def _vary(
             if fields[name].metadata.get("static", False):
                 raise InputError(f"--vary {spelled}: it shapes the compiled program and cannot differ within one run")
         flag = Flag(f"vary {spelled}", kind, "", within=within, many=True)
-        vary[name] = flag.parse(values.split(","))
-        if len(set(vary[name])) < len(vary[name]):
-            raise InputError(f"--vary {spelled} names a value twice: {values}")
+        vary[name] = sweeps.parse(flag, values, seed)
+    numbers = {name: len(found.values) for name, found in vary.items() if found.random}
+    if len(set(numbers.values())) > 1:
+        each = ", ".join(f"{name.replace('_', '-')} has {number}" for name, number in numbers.items())
+        raise InputError(f"--vary: random draws go together, one of each name for a member: {each}; give all as many")
     return vary

@@ -38,17 +38,18 @@ RUN = Group(
         Flag(
             "total_steps",
             "int",
-            "environment steps per seed, rounded up to whole iterations; bc counts a demonstrated step each time that "
-            "it learns from it",
+            "environment steps per seed, rounded up to whole iterations",
             within="[1, inf)",
         ),
         Flag("anneal", "bool", "let the learning rate fall linearly to 0 over the run", default=True),
         Flag(
             "vary",
             "str",
-            "train --seeds agents for each of several values of a hyper-parameter, as learning-rate=1e-3,3e-4 or "
-            "env.params.gravity=9.8,12; give it again for all combinations",
-            metavar="NAME=VALUE,...",
+            "train --seeds agents for each of several values of a hyper-parameter: learning-rate=1e-3,3e-4, "
+            "env.params.gravity=lin:5:15:6 (even), learning-rate=log:1e-4:1e-2:8 (geometric), or draws, "
+            "gamma=random:0.9:0.999:16, learning-rate=random-log:1e-5:1e-2:16; give it again for all combinations, but "
+            "draws go together",
+            metavar="NAME=VALUES",
             repeated=True,
         ),
         Flag(

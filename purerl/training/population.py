@@ -77,10 +77,20 @@ class Population:
         struct.check_value("num_seeds", num_seeds, int, "[1, inf)")
         num_members = num_seeds * math.prod(len(tried) for tried in values.values())
         struct.check_value("num_seeds * combinations of values", num_members, int, "[1, inf)")
-        combinations = list(itertools.product(*values.values()))
+        combinations = itertools.product(*values.values())
+        return cls.combined(algorithm, num_seeds, [dict(zip(values, each, strict=True)) for each in combinations])
+
+    @classmethod
+    def combined(cls, algorithm: Algorithm, num_seeds: int, combinations: Sequence[Mapping[str, float]]) -> Population:
+        """`num_seeds` members for each of `combinations` (dotted field name to value), in their order.
+
+        All combinations have the same names. Members are ordered with the seeds innermost.
+        """
+        struct.check_value("num_seeds", num_seeds, int, "[1, inf)")
+        struct.check_value("number of combinations", len(combinations), int, "[1, inf)")
         varied = {}
-        for i, name in enumerate(values):
-            column = [combination[i] for combination in combinations for _ in range(num_seeds)]
+        for name in combinations[0]:
+            column = [combination[name] for combination in combinations for _ in range(num_seeds)]
             if numeric.dtype_of(paths.number_at(algorithm, name)).kind == "i":
                 column = [int(value) if isinstance(value, float) and value.is_integer() else value for value in column]
             varied[name] = column
