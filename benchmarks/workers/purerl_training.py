@@ -11,7 +11,7 @@ from purerl_agents import make_agent
 
 import purerl
 from purerl.training import loop
-from purerl.training.multi_process import MultiProcess
+from purerl.training.local_worker import parts
 
 
 def train(algorithm, key, iterations):
@@ -29,7 +29,7 @@ def train(algorithm, key, iterations):
 
 def train_spread(build, num_processes, key, iterations):
     """The same in several processes."""
-    with MultiProcess(build, num_processes) as members:
+    with parts(build, num_processes, deadline=3600.0) as members:
         members.compile_init()
         members.init(key)
         compile_seconds, _ = seconds(members.advance, 0)

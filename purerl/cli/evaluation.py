@@ -11,7 +11,7 @@ import numpy as np
 
 from purerl import rollout
 from purerl.training.in_process import InProcess
-from purerl.training.multi_process import MultiProcess
+from purerl.training.parts import Parts
 from purerl.types import Array
 
 # Member i trains with fold_in(key(seed), i). No member has these numbers, so evaluation shares no randomness with
@@ -36,7 +36,7 @@ class Evaluator:
         run_seconds: seconds spent on evaluation so far.
     """
 
-    def __init__(self, members: InProcess | MultiProcess, batch: int, *, explore: bool) -> None:
+    def __init__(self, members: InProcess | Parts, batch: int, *, explore: bool) -> None:
         """Compile the evaluation, for `batch` episodes per member at a time."""
         self._members = members
         self._batch = batch

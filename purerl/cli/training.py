@@ -22,10 +22,10 @@ from purerl.cli.stopping import StopRequests
 from purerl.errors import InputError
 from purerl.math.statistics import finite
 from purerl.rollout import Episodes
-from purerl.training import checkpoint, hosts, isolation, loop, population
+from purerl.training import checkpoint, hosts, isolation, local_worker, loop, population
 from purerl.training.in_process import InProcess
 from purerl.training.isolation import Diverged
-from purerl.training.multi_process import MultiProcess
+from purerl.training.parts import Parts
 from purerl.types import Metrics, PyTree
 
 PIECE_SECONDS = 5.0
@@ -169,7 +169,7 @@ class Training:
         return points if at_one and self._metrics is not None else itertools.islice(points, 1, None)
 
     def _advance(
-        self, members: InProcess | MultiProcess, log_point: int, stop: StopRequests, screen: LiveDisplay | PlainDisplay
+        self, members: InProcess | Parts, log_point: int, stop: StopRequests, screen: LiveDisplay | PlainDisplay
     ) -> None:
         """Train until `log_point` or a request to stop, in pieces of about `PIECE_SECONDS` whatever their length."""
         while self._iteration < log_point:
@@ -194,9 +194,7 @@ class Training:
             frozen.iteration[member], frozen.leaf[member] = cause["iteration"], names.index(cause["leaf"])
         return frozen
 
-    def _note_diverged(
-        self, members: InProcess | MultiProcess, run: RunDirectory, screen: LiveDisplay | PlainDisplay
-    ) -> None:
+    def _note_diverged(self, members: InProcess | Parts, run: RunDirectory, screen: LiveDisplay | PlainDisplay) -> None:
         """Say which members were frozen since the last time."""
         with self._watch.waiting():
             now = members.diverged()
@@ -214,13 +212,13 @@ class Training:
         """Whether a request to stop came, to this process or to another."""
         return self._watch.agree(0, stop.requested)[1]
 
-    def _members(self) -> InProcess | MultiProcess:
+    def _members(self) -> InProcess | Parts:
         """Members in this process, or in several processes."""
         if self.config.processes == 1:
             return InProcess(self.population.on(devices.of(self.config)))
-        return MultiProcess(self.config.population, self.config.processes)
+        return local_worker.parts(self.config.population, self.config.processes, self.config.deadline)
 
-    def _compile(self, members: InProcess | MultiProcess, screen: LiveDisplay | PlainDisplay) -> evaluation.Evaluator:
+    def _compile(self, members: InProcess | Parts, screen: LiveDisplay | PlainDisplay) -> evaluation.Evaluator:
         """Give `members` the state to start from, fresh or restored, and compile all that they will be asked for."""
         screen.phase("compiling")
         begun = time.perf_counter()
@@ -256,7 +254,7 @@ class Training:
         return self._episodes is not None
 
     def _save(
-        self, checkpointer: checkpoint.Checkpointer, run: RunDirectory, members: InProcess | MultiProcess, wait: bool
+        self, checkpointer: checkpoint.Checkpointer, run: RunDirectory, members: InProcess | Parts, wait: bool
     ) -> None:
         if self._iteration == self._saved:
             return

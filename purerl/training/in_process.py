@@ -1,6 +1,6 @@
 """Training and evaluation of a population in this process: population and state behind one interface.
 
-`MultiProcess` (in `multi_process`) has the same interface for a population that is distributed over several processes.
+`Parts` (in `parts`) has the same interface for a population that is divided among several processes.
 """
 
 from __future__ import annotations
