@@ -88,6 +88,7 @@ from purerl.training import checkpoint as checkpoint
 from purerl.training.loop import Progress as Progress
 from purerl.training.loop import iterate as iterate
 from purerl.training.loop import train as train
+from purerl.training.pbt import PBT as PBT
 from purerl.training.population import Population as Population
 from purerl.training.shards import Shards as Shards
 from purerl.types import Algorithm as Algorithm

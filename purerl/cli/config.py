@@ -35,6 +35,7 @@ class RunConfig:
         reward_model: the same of the reward model.
         network: kinds of its parts and all parameters (see `complete_network`).
         vary: dotted field name to the values that members try, beside their seeds.
+        pbt_every: iterations between exchanges of population-based training, 0 for none; a multiple of `log_every`.
         joint: names in `vary` whose values go together, the first of each, then the second; of others all combinations.
         randomize: dotted name of a parameter of the environment to the range that every episode draws it from.
         anneal: whether learning rates that are numbers fall linearly to 0 over `total_steps`.
@@ -84,6 +85,7 @@ class RunConfig:
     deadline: float = 600.0
     on_divergence: str = "freeze"
     joint: list[str] = dataclasses.field(default_factory=list)
+    pbt_every: int = 0
     randomize: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -128,6 +130,15 @@ class RunConfig:
             axes.append([dict(zip(self.joint, draw, strict=True)) for draw in draws])
         merged = [{name: value for part in parts for name, value in part.items()} for parts in itertools.product(*axes)]
         return [{name: values[name] for name in self.vary} for values in merged]
+
+    def initial(self, name: str) -> list[float]:
+        """Values of what varies that the members begin with, one for each."""
+        return [values[name] for values in self.combinations for _ in range(self.seeds)]
+
+    @property
+    def strata(self) -> tuple[int, int]:
+        """Shape of the members: those of one row differ by the seed, or have exchanged their values."""
+        return (1, self.num_members) if self.pbt_every else (len(self.combinations), self.seeds)
 
     @property
     def title(self) -> str:

@@ -135,6 +135,7 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         eval_episodes=given.get("eval_episodes", final),
         eval_batch=batch,
         checkpoint_every=checkpoint_every,
+        pbt_every=given.get("pbt_every", 0),
     )
     config = dataclasses.replace(
         config,
@@ -143,6 +144,8 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
         deadline=given.get("deadline", 600.0),
     )
     devices.of(config)
+    if config.pbt_every:
+        _check_pbt(config, population)
     path = Path(given["out"]) if "out" in given else None
     return config, path, given.get("overwrite", False)
 
@@ -210,6 +213,22 @@ def evaluation_plan(total_steps: int, env_options: Mapping[str, Any]) -> tuple[i
 
 def _clip(number: int, low: int, high: int) -> int:
     return max(low, min(number, high))
+
+
+def _check_pbt(config: RunConfig, population: Population) -> None:
+    from purerl.training.pbt import limits
+
+    if config.pbt_every % config.log_every:
+        raise InputError(
+            f"--pbt-every must be a multiple of --log-every, here {config.log_every}, got {config.pbt_every}"
+        )
+    if config.processes > 1:
+        raise InputError("--pbt-every is for members in one process: leave out --processes")
+    if not config.vary:
+        raise InputError(
+            "--pbt-every needs values to exchange: give --vary, as in learning-rate=random-log:1e-5:1e-2:16"
+        )
+    limits(population)
 
 
 def _processes(text: str, num_members: int) -> int:

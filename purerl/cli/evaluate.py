@@ -76,13 +76,13 @@ def command(argv: Sequence[str]) -> int:
         length = np.mean(played.episode_length[member])
         table.add(str(member), *varied, *map(report.number, map(float, numbers)), f"{length:.1f}")
     table.show()
-    scores = np.mean(played.episode_return, axis=1).reshape(-1, config.seeds)
+    scores = np.mean(played.episode_return, axis=1).reshape(config.strata)
     causes = run.diverged(newest)
-    counted = report.counted(config.num_members, causes).reshape(-1, config.seeds)
+    counted = report.counted(config.num_members, causes).reshape(config.strata)
     print(f"return: {report.statistics(summarize(scores, counted))}")
     if causes:
         print(f"excluded, because they diverged: members {', '.join(map(str, causes))}")
-    if config.vary:
+    if config.vary and not config.pbt_every:
         for combination, row, kept in zip(config.combinations, scores, counted, strict=True):
             print(f"  {report.named(combination)}: {report.statistics(summarize(row, kept))}")
     return 0

@@ -68,6 +68,13 @@ RUN = Group(
             metavar="N|auto",
         ),
         Flag(
+            "pbt_every",
+            "int",
+            "iterations between exchanges of population-based training, a multiple of --log-every: the worst quarter "
+            "of the members takes over parameters and --vary values of the best, the values times or divided by 1.25",
+            within="[1, inf)",
+        ),
+        Flag(
             "on_divergence",
             "str",
             "what to do with a member whose update is not finite: freeze it at its last finite state and train the "

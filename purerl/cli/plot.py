@@ -52,6 +52,12 @@ def command(argv: Sequence[str]) -> int:
         raise InputError(f"--out must name a .png file, got {out}")
     draw(runs, out)
     print(out)
+    for run in runs:
+        if run.lineage.exists():
+            from purerl.cli import lineage
+
+            lineage.draw(run, run.config())
+            print(run.lineage.with_suffix(".png"))
     return 0
 
 
@@ -114,6 +120,9 @@ def _curves(run: RunDirectory, config: RunConfig) -> Iterator[tuple[dict[str, fl
         raise InputError(f"{run.path} has no metrics yet: nothing to draw")
     frozen = run.diverged()
     rows = [row for row in rows if row["member"] not in frozen]
+    if config.pbt_every:
+        yield {}, rows
+        return
     for number, combination in enumerate(config.combinations):
         yield combination, [row for row in rows if row["member"] // config.seeds == number]
 

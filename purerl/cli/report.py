@@ -76,10 +76,10 @@ def summary(
         episodes: of the final evaluation, ``[members, episodes]``.
         causes: of the members that diverged, which no statistics count.
     """
-    included = counted(config.num_members, causes).reshape(-1, config.seeds)
+    included = counted(config.num_members, causes).reshape(config.strata)
     trained_steps = (config.total_steps - warmup_steps) * config.num_members
-    returns = np.mean(episodes.episode_return, axis=1).reshape(-1, config.seeds)
-    lengths = np.mean(episodes.episode_length, axis=1).reshape(-1, config.seeds)
+    returns = np.mean(episodes.episode_return, axis=1).reshape(config.strata)
+    lengths = np.mean(episodes.episode_length, axis=1).reshape(config.strata)
     result: dict[str, Any] = {
         "algorithm": config.algorithm,
         "env": config.env,
@@ -99,7 +99,7 @@ def summary(
         "eval_unfinished": int(np.sum(~episodes.finished)),
         "versions": versions(),
     }
-    if config.vary:
+    if config.vary and not config.pbt_every:
         result["by_value"] = [
             {"varied": combination, "eval_return": summarize(row, kept)}
             for combination, row, kept in zip(config.combinations, returns, included, strict=True)

@@ -3,8 +3,10 @@
 ``config.json``: everything needed to build the run again. ``summary.json``: the outcome, written last.
 ``timings.json``: seconds spent so far, over all sessions. ``checkpoints/``: the whole state. ``unlogged/``: the metrics
 since the last row, of a run that was stopped between log points. ``diverged.json``: members that are frozen, with the
-iteration whose update was not finite and its first such leaf. ``learning_curve.png``. A folder for each logger that
-was asked for, such as ``tensorboard/``. ``processes/``: signs of life, where several processes train.
+iteration whose update was not finite and its first such leaf. ``lineage.jsonl``: exchanges of population-based
+training, each with the member that every member has taken over from, and its hyper-parameters; ``lineage.png`` shows
+it. ``learning_curve.png``. A folder for each logger that was asked for, such as ``tensorboard/``. ``processes/``: signs
+of life, where several processes train.
 
 ``metrics.jsonl``: one row per log point and member, all with the same keys. ``iteration``, ``env_steps`` (of this
 member) and ``member`` say where; ``varied`` holds the member's own values if the run has ``--vary``; ``episodes``
@@ -35,7 +37,16 @@ from purerl.cli.files import pasteable, replace, writing
 from purerl.cli.loggers import LOGGERS
 from purerl.errors import InputError
 
-FILES = ("config.json", "metrics.jsonl", "summary.json", "timings.json", "diverged.json", "learning_curve.png")
+FILES = (
+    "config.json",
+    "metrics.jsonl",
+    "summary.json",
+    "timings.json",
+    "diverged.json",
+    "lineage.jsonl",
+    "lineage.png",
+    "learning_curve.png",
+)
 FOLDERS = ("checkpoints", "unlogged", "processes", *LOGGERS)
 
 
@@ -48,6 +59,7 @@ class RunDirectory:
         self.curve = path / "learning_curve.png"
         self.unlogged = path / "unlogged"
         self.processes = path / "processes"
+        self.lineage = path / "lineage.jsonl"
 
     @classmethod
     def check_free(cls, path: Path, overwrite: bool) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from purerl import references
-from purerl.cli import devices, distributed, evaluation, loggers, output, plot, report, unlogged
+from purerl.cli import devices, distributed, evaluation, lineage, loggers, output, plot, report, unlogged
 from purerl.cli.config import RunConfig
 from purerl.cli.progress import LiveDisplay, PlainDisplay, Point, display
 from purerl.cli.run_directory import RunDirectory
@@ -26,6 +27,7 @@ from purerl.training import checkpoint, hosts, isolation, local_worker, loop, po
 from purerl.training.in_process import InProcess
 from purerl.training.isolation import Diverged
 from purerl.training.parts import Parts
+from purerl.training.pbt import PBT
 from purerl.types import Metrics, PyTree
 
 PIECE_SECONDS = 5.0
@@ -64,6 +66,7 @@ class Training:
         self._watch = hosts.Watch(Path(), config.deadline)
         self._diverged: dict[int, dict[str, Any]] = {}  # frozen members and why
         self._stopped_by_divergence = False
+        self._lineage: list[lineage.Row] = []  # exchanges so far
 
     def _check_metrics(self) -> None:
         if references.is_reference(self.config.algorithm):
@@ -86,11 +89,16 @@ class Training:
             self._begun = self._iteration = self._saved = newest
             self._metrics = unlogged.read(run.unlogged, newest)
             self._diverged = run.diverged(newest)
+            # Metrics that no row has yet mean that an exchange here is still due.
+            self._lineage = lineage.read(run, newest if self._metrics is None else newest - 1)
+            self.population = lineage.with_values(self.population, self.config, self._lineage)
             self._earlier |= run.timings()
         # A row that has not been written, or was when the process was killed, is written anew.
         if hosts.is_first():
             if self._diverged != run.diverged():
                 run.write_diverged(self._diverged)
+            if self._lineage != lineage.read(run):
+                lineage.write(run, self._lineage)
             run.truncate(self._iteration if self._metrics is None else self._iteration - 1)
 
     def run(self, run: RunDirectory) -> int:
@@ -129,9 +137,13 @@ class Training:
                 self._note_diverged(members, run, screen)
                 if self._iteration == log_point and self._evaluate(evaluator, stop):
                     assert self._metrics is not None
-                    log.write(log_point, self._env_steps, self._rate, self._metrics, self._episodes)
+                    log.write(log_point, self._env_steps, self._rate, self._metrics, self._episodes, self._values())
+                    exchanges = config.pbt_every and log_point % config.pbt_every == 0
+                    if exchanges:
+                        self._exchange(members, run)
                     self._metrics = None
-                    if self._iteration == self._saved:
+                    # A checkpoint of before an exchange keeps what leads to the exchange.
+                    if self._iteration == self._saved and not exchanges:
                         unlogged.forget(run.unlogged, log_point + 1)
                 finished = self._iteration == config.num_iterations and self._metrics is None
                 stopped = (self._stops(stop) or self._stopped_by_divergence) and not finished
@@ -152,9 +164,12 @@ class Training:
         if not hosts.is_first():
             return 0
         warmup_steps = self.population.warmup_iterations * self.population.steps_per_iteration
-        run.write_summary(report.summary(config, warmup_steps, self._seconds, self._episodes, self._diverged))
+        summary = report.summary(config, warmup_steps, self._seconds, self._episodes, self._diverged)
+        run.write_summary(summary | ({"pbt": lineage.final(run, config)} if config.pbt_every else {}))
         try:
             plot.draw([run], run.curve)
+            if config.pbt_every:
+                lineage.draw(run, config)
         except InputError as error:  # the run is complete without its picture
             print(f"warning: {error}")
         print(report.finished(run))
@@ -185,6 +200,40 @@ class Training:
             # From one iteration on it grows by steps: the first ones may be quicker than the rest.
             self._piece = max(1, min(4 * self._piece, int(PIECE_SECONDS * piece / max(seconds, 1e-9))))
             screen.progress(self._env_steps, self._rate)
+
+    def _values(self) -> list[dict[str, float]]:
+        """Values of what varies, of each member now."""
+        varied = (
+            self._lineage[-1].varied
+            if self._lineage
+            else {name: self.config.initial(name) for name in self.config.vary}
+        )
+        return [{name: values[member] for name, values in varied.items()} for member in range(self.config.num_members)]
+
+    def _exchange(self, members: InProcess | Parts, run: RunDirectory) -> None:
+        """One exchange of population-based training; its fitness is the return since the last row."""
+        assert self._metrics is not None
+        assert isinstance(members, InProcess)
+        returns = self._metrics["episode_return"]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            fitness = np.asarray(returns.total) / np.asarray(returns.count)
+        with self._watch.waiting():
+            outcome = members.exchange(
+                PBT(), jnp.asarray(fitness), jax.random.fold_in(pbt_key(self.config.seed), self._iteration)
+            )
+        paths = zip(self.config.vary, outcome.population.varied.values(), strict=True)
+        row = lineage.Row(
+            self._iteration,
+            outcome.source.tolist(),
+            [finite(score) for score in fitness],
+            {name: np.asarray(values).tolist() for name, values in paths},
+        )
+        self._lineage.append(row)
+        lineage.write(run, self._lineage)
+        replaced = {i for i, source in enumerate(row.source) if source != i}
+        if replaced & self._diverged.keys():
+            self._diverged = {i: cause for i, cause in self._diverged.items() if i not in replaced}
+            run.write_diverged(self._diverged)
 
     def _frozen(self) -> Diverged:
         """Frozen members as the program knows them."""
@@ -307,7 +356,15 @@ class _Log:
         for logger in self._loggers:
             logger.close()
 
-    def write(self, iteration: int, env_steps: int, rate: float, metrics: Metrics, episodes: Episodes | None) -> None:
+    def write(
+        self,
+        iteration: int,
+        env_steps: int,
+        rate: float,
+        metrics: Metrics,
+        episodes: Episodes | None,
+        varied_values: Sequence[dict[str, float]],
+    ) -> None:
         """Write one log point."""
         config = self._config
         totals, counts = (
@@ -321,7 +378,7 @@ class _Log:
             eval_length = np.mean(episodes.episode_length, axis=1)
         rows: list[dict[str, Any]] = []
         for member in range(config.num_members):
-            varied = {"varied": config.combinations[member // config.seeds]} if config.vary else {}
+            varied = {"varied": varied_values[member]} if config.vary else {}
             values = {name: finite(mean[member]) for name, mean in means.items()}
             looked = {"eval_return": finite(eval_return[member]), "eval_length": finite(eval_length[member])}
             place = {"iteration": iteration, "env_steps": env_steps, "member": member}
@@ -338,6 +395,11 @@ class _Log:
             self._nonfinite |= set(new)
             names = [name for name in means if np.any((counts[name] > 0) & ~np.isfinite(means[name]))]
             self._screen.message(report.nonfinite(new, names, env_steps))
+
+
+def pbt_key(seed: int) -> jax.Array:
+    """Random key of the exchanges of a run."""
+    return jax.random.fold_in(jax.random.key(seed), jnp.uint32(2**32 - 3))  # members and evaluations have others
 
 
 def _saved(run: RunDirectory, seconds: dict[str, float], needed: int) -> None:

@@ -10,12 +10,14 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from purerl import rollout
 from purerl.errors import InputError
 from purerl.training import hosts, loop, placement
-from purerl.training.isolation import Diverged
+from purerl.training.isolation import NEVER, Diverged
+from purerl.training.pbt import PBT, Exchange
 from purerl.training.population import Population
 from purerl.types import Array, Metrics, PyTree
 
@@ -83,6 +85,16 @@ class InProcess:
             self._population, self._state, np.int32(num_iterations), metrics, diverged
         )
         return hosts.fetch(jax.block_until_ready((self._state, metrics))[1])
+
+    def exchange(self, pbt: PBT, fitness: Array, key: Array) -> Exchange:
+        """One exchange of population-based training, see `PBT.exchange`; programs stay as they are."""
+        outcome = pbt.exchange(self._population, self._state, fitness, key)
+        self._population, self._state = outcome.population, outcome.state
+        frozen = self.diverged()
+        # Who has taken over from a sound member is sound.
+        own = jnp.asarray(outcome.source == np.arange(len(outcome.source)))
+        self._diverged = Diverged(jnp.where(own, frozen.iteration, NEVER), frozen.leaf)
+        return outcome
 
     def compile_evaluation(self, num_episodes: int, explore: bool) -> None:
         """Compile the program of `evaluate`: `num_episodes` per member in one call, exploring or not."""

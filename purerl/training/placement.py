@@ -99,6 +99,11 @@ def specs(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(spec, tree, struct.member_axes(tree, shared=-1), struct.shard_axes(tree, equal=-1))
 
 
+def shardings(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Sharding of each leaf, see `specs`."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(tree, mesh))
+
+
 def place(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """The same tree, each part of its arrays on the device that computes with it; on any number of hosts.
 
@@ -106,7 +111,7 @@ def place(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """
     if mesh is None:
         return tree
-    return jax.tree.map(lambda leaf, spec: _put(leaf, NamedSharding(mesh, spec)), tree, specs(tree, mesh))
+    return jax.tree.map(_put, tree, shardings(tree, mesh))
 
 
 def everywhere(tree: PyTree, mesh: Mesh | None) -> PyTree:
