@@ -29,16 +29,17 @@ def device_bytes() -> int:
     return min(limits)
 
 
-def check_fits(needed: int, what: str, remedy: str) -> None:
+def check_fits(needed: int, what: str, remedy: str, fitting: str = "") -> None:
     """Raise `InputError` if `needed` bytes are more than the device has.
 
     Args:
         needed: number of bytes.
         what: for the message: name of what needs them, with the calculation.
         remedy: for the message: name of the option to reduce.
+        fitting: for the message: what would fit.
     """
     limit = device_bytes()
     if needed > limit:
-        raise InputError(
-            f"{what} needs {needed / 1e9:,.1f} GB, and there are {limit / 1e9:,.1f} GB: make {remedy} smaller"
-        )
+        there = f"there are {limit / 1e9:,.1f} GB"
+        there += f", {fitting}" if fitting else ""
+        raise InputError(f"{what} needs {needed / 1e9:,.1f} GB, and {there}: make {remedy} smaller")

@@ -47,9 +47,7 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=16, help="members of each population (default %(default)s)")
     parser.add_argument("--every", type=int, default=6, help="iterations between exchanges (default %(default)s)")
     parser.add_argument("--total-steps", type=int, help="environment steps per member (default by environment)")
-    parser.add_argument(
-        "--episodes", type=int, default=64, help="episodes of the last evaluation (default %(default)s)"
-    )
+    parser.add_argument("--episodes", type=int, default=64, help="of the last evaluation (default %(default)s)")
     parser.add_argument("--out", default="runs/pbt", help="directory of the runs (default %(default)s)")
     args = parser.parse_args()
     rows = []

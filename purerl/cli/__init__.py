@@ -21,6 +21,7 @@ COMMANDS = {
     "train": ("train", "command", "train agents, or resume a run"),
     "evaluate": ("evaluate", "command", "play complete episodes with the agents of a run, or with a planner"),
     "record": ("record", "command", "write episodes of a run's agent, or of a planner, to a file of demonstrations"),
+    "plan": ("plan", "command", "say what a training would need, before anything compiles"),
     "best": ("best", "command", "rank the members of a run, and make the best one a run of its own"),
     "plot": ("plot", "command", "draw the learning curves of runs"),
     "transfer": ("transfer", "command", "play with the agents of runs in shifted environments"),

@@ -137,8 +137,13 @@ class Population:
 
         def init(here: Population, keys: Array) -> PyTree:
             state = here.map(lambda member, key: member.init(key), keys)
+            size = device_memory.num_bytes(state)
+            each = size // here.num_members
             device_memory.check_fits(
-                device_memory.num_bytes(state), f"the state of {here.num_members} members", MEMORY_SETTINGS
+                size,
+                f"the state of {here.num_members} members x {each / 1e9:,.3g} GB",
+                MEMORY_SETTINGS,
+                f"at most {device_memory.device_bytes() // each} members fit",
             )
             axes = struct.member_axes(state, shared=-1)
             return jax.tree.map(lambda leaf, axis: leaf if axis == 0 else leaf[0], state, axes)
