@@ -35,6 +35,24 @@ def test_the_worker_of_the_speed_benchmark_reports_what_it_measured():
     assert 100 < report["peak_megabytes"] < 4000
 
 
+def test_the_benchmark_of_populations_measures_each_point_once(tmp_path: Path):
+    words = ["-m", "benchmarks.population", "--members", "1", "2", "--algorithms", "ppo", "--processes", "1"]
+    words += ["--seconds", "0.05", "--repeats", "1", "--out", str(tmp_path / "population.json")]
+    table = run(*words)
+    assert "| ppo, CartPole-v1 | " in table
+    assert "ppo 2 1: " in table
+    assert (tmp_path / "population.png").read_bytes().startswith(b"\x89PNG")
+    assert "steps/s" not in run(*words)
+
+
+def test_population_based_training_beside_a_sweep(tmp_path: Path):
+    words = ["scripts/pbt.py", "--envs", "CartPole-v1", "--repeats", "1", "--members", "4", "--total-steps", "8192"]
+    words += ["--episodes", "2", "--out", str(tmp_path)]
+    assert "| CartPole-v1 | 0 | " in run(*words)
+    assert (tmp_path / "CartPole-v1-pbt-0" / "lineage.png").exists()
+    assert run(*words).startswith("| environment | repeat |")
+
+
 def test_system_identification_finds_the_hidden_pendulum_and_draws_it(tmp_path: Path):
     out = run("scripts/system_identification.py", "--mass", "1.5", "--steps", "60", "--out", str(tmp_path / "fit.png"))
     estimate = float(next(line for line in out.splitlines() if line.startswith("| mass |")).split("|")[4])
