@@ -52,6 +52,8 @@ class RunConfig:
         loggers: to which rows of metrics are written too, names in `purerl.cli.loggers.LOGGERS`.
         versions: of the programs that started the run.
         processes: that the members are spread over.
+        engine: ``local`` or ``ray``: what `processes` are.
+        address: of a Ray cluster; empty for this machine alone.
         devices: that members and shards are spread over: a number, or ``all``.
         shards: parts of each member's environments, see `purerl.Shards`.
         deadline: longest time in seconds to wait for another process.
@@ -80,6 +82,8 @@ class RunConfig:
     loggers: list[str]
     versions: dict[str, str]
     processes: int = 1
+    engine: str = "local"
+    address: str = ""
     devices: str = "1"
     shards: int = 1
     deadline: float = 600.0

@@ -140,10 +140,13 @@ def configure(algorithm: str, env: str, words: Sequence[str]) -> tuple[RunConfig
     config = dataclasses.replace(
         config,
         processes=_processes(given.get("processes", "1"), config.num_members),
+        engine=given.get("engine", "local"),
+        address=given.get("address", ""),
         devices=given.get("devices", "all" if distributed.FLAGS[0] in given or "coordinator" in given else "1"),
         deadline=given.get("deadline", 600.0),
     )
     devices.of(config)
+    _check_engine(config)
     if config.pbt_every:
         _check_pbt(config, population)
     path = Path(given["out"]) if "out" in given else None
@@ -213,6 +216,17 @@ def evaluation_plan(total_steps: int, env_options: Mapping[str, Any]) -> tuple[i
 
 def _clip(number: int, low: int, high: int) -> int:
     return max(low, min(number, high))
+
+
+def _check_engine(config: RunConfig) -> None:
+    if config.address and config.engine != "ray":
+        raise InputError("--address is for --engine ray")
+    if config.engine == "ray":
+        from purerl.training import ray_worker
+
+        if config.processes == 1:
+            raise InputError("--engine ray needs --processes N, the number of its actors, or auto")
+        ray_worker.check()
 
 
 def _check_pbt(config: RunConfig, population: Population) -> None:

@@ -83,6 +83,14 @@ RUN = Group(
             choices=("freeze", "stop"),
         ),
         Flag(
+            "engine",
+            "str",
+            "what --processes are: processes of this machine, or actors of Ray, which are started again if they die",
+            default="local",
+            choices=("local", "ray"),
+        ),
+        Flag("address", "str", "address of a Ray cluster, as auto or ray://HOST:PORT (default this machine alone)"),
+        Flag(
             "devices",
             "str",
             "number of devices (GPUs, TPU cores) that share the members, and the shards of each; all: as many as can",

@@ -23,7 +23,7 @@ from purerl.cli.stopping import StopRequests
 from purerl.errors import InputError
 from purerl.math.statistics import finite
 from purerl.rollout import Episodes
-from purerl.training import checkpoint, hosts, isolation, local_worker, loop, population
+from purerl.training import checkpoint, hosts, isolation, local_worker, loop, population, ray_worker
 from purerl.training.in_process import InProcess
 from purerl.training.isolation import Diverged
 from purerl.training.parts import Parts
@@ -265,7 +265,10 @@ class Training:
         """Members in this process, or in several processes."""
         if self.config.processes == 1:
             return InProcess(self.population.on(devices.of(self.config)))
-        return local_worker.parts(self.config.population, self.config.processes, self.config.deadline)
+        build, number, deadline = self.config.population, self.config.processes, self.config.deadline
+        if self.config.engine == "ray":
+            return ray_worker.parts(build, number, deadline, self.config.address or None)
+        return local_worker.parts(build, number, deadline)
 
     def _compile(self, members: InProcess | Parts, screen: LiveDisplay | PlainDisplay) -> evaluation.Evaluator:
         """Give `members` the state to start from, fresh or restored, and compile all that they will be asked for."""
