@@ -56,7 +56,7 @@ def check() -> None:
 
 def _ray() -> Any:
     try:
-        import ray  # type: ignore[import-not-found]
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError("--engine ray needs the library Ray: pip install 'purerl[ray]'") from error
     return ray
