@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from purerl.cli import control
+from purerl.cli import control, static_sweep
 from purerl.cli.parser import COUNTABLE, Flag, Group, parse
 from purerl.cli.run_directory import RunDirectory
 from purerl.errors import InputError
@@ -40,7 +41,13 @@ def command(argv: Sequence[str]) -> int:
     given, words = parse(USAGE, about, [FLAGS], argv, positional="DIR")
     if len(words) != 1:
         raise InputError(f"name one run directory, as in: purerl evaluate runs/cartpole (got {len(words)})")
-    run = _open(words[0])
+    for path in static_sweep.runs_in(Path(words[0])):
+        _evaluate(_open(str(path)), given)
+    return 0
+
+
+def _evaluate(run: RunDirectory, given: Mapping[str, Any]) -> None:
+    """Play, print a table and the statistics."""
     config = run.config()
     from purerl.training import checkpoint
 
@@ -85,7 +92,6 @@ def command(argv: Sequence[str]) -> int:
     if config.vary and not config.pbt_every:
         for combination, row, kept in zip(config.combinations, scores, counted, strict=True):
             print(f"  {report.named(combination)}: {report.statistics(summarize(row, kept))}")
-    return 0
 
 
 def _open(word: str) -> RunDirectory:

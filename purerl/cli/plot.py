@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from purerl.cli import static_sweep
 from purerl.cli.config import RunConfig
 from purerl.cli.files import replace
 from purerl.cli.parser import Flag, Group, parse
@@ -45,7 +46,7 @@ def command(argv: Sequence[str]) -> int:
     given, words = parse(USAGE, about, [FLAGS], argv, positional="DIR")
     if not words:
         raise InputError("name a run directory, as in: purerl plot runs/cartpole")
-    runs = [RunDirectory.open(Path(word)) for word in words]
+    runs = [RunDirectory.open(path) for word in words for path in static_sweep.runs_in(Path(word))]
     default = runs[0].curve if len(runs) == 1 else Path("comparison.png")
     out = Path(given.get("out", default))
     if out.suffix.lower() != ".png":

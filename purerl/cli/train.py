@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from purerl import presets, references
-from purerl.cli import devices, distributed, flags
+from purerl.cli import devices, distributed, flags, static_sweep
 from purerl.cli.config import RunConfig, versions
 from purerl.cli.configure import USAGE, configure, show_help, with_total_steps
 from purerl.cli.files import pasteable
@@ -33,6 +33,10 @@ def command(argv: Sequence[str]) -> int:
         raise InputError(f"name an environment too, as in: purerl train {algorithm} CartPole-v1 (see purerl envs)")
     if any(word == "--resume" or word.startswith("--resume=") for word in words):
         raise InputError(f"--resume takes everything from the run's own configuration: leave out {algorithm} {env}")
+    if not _HELP & set(words) and any(word.startswith("--vary") for word in words):
+        sweep = static_sweep.split(algorithm, env, words)
+        if sweep is not None:
+            return static_sweep.begin(sweep, command)
     connected = not _HELP & set(words) and distributed.connect(words)
     gc.disable()  # imports make objects that stay; looking for garbage among them takes a tenth of a second
     try:
@@ -90,8 +94,10 @@ def _without_algorithm(words: list[str]) -> int:
             raise InputError(
                 f"--{name.replace('_', '-')} cannot be changed when resuming; only --total-steps and --devices can"
             )
-    connected = distributed.connect(words)
     path = Path(given["resume"])
+    if (path / static_sweep.FILE).exists():
+        return static_sweep.resume(path, command, _without_resume(words))
+    connected = distributed.connect(words)
     with distributed.shared(lambda: _locked(path), path) as run:
         config = run.config()
         changes = {name: given[name] for name in ("devices", "deadline") if name in given}
@@ -100,6 +106,12 @@ def _without_algorithm(words: list[str]) -> int:
         config = dataclasses.replace(config, **changes)
         devices.of(config)
         return _resume(run, config, given.get("total_steps"))
+
+
+def _without_resume(words: Sequence[str]) -> list[str]:
+    """The other words beside ``--resume DIR``."""
+    at = next(i for i, word in enumerate(words) if word == "--resume" or word.startswith("--resume="))
+    return [*words[:at], *words[at + (2 if words[at] == "--resume" else 1) :]]
 
 
 @contextlib.contextmanager

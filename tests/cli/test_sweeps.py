@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from purerl.cli import main, sweeps
+from purerl.cli import main, static_sweep, sweeps
 from purerl.cli.configure import configure
 from purerl.cli.parser import Flag
 from purerl.cli.run_directory import RunDirectory
@@ -91,7 +91,7 @@ def test_the_best_member_becomes_a_run(tmp_path: Path, capsys: pytest.CaptureFix
     assert first.split()[:3] == ["1", "learning-rate=0.5", "88.00"]  # three steps of -4, then 100
     assert second.split()[1] == "learning-rate=0"
     assert "not told apart" not in second
-    assert alone.startswith("member 2 alone")
+    assert alone.startswith((f"member 2 of {sweep} alone", f"member 3 of {sweep} alone"))
     config = RunDirectory.open(best).config()
     assert (config.vary, config.num_members) == ({"learning_rate": [0.5]}, 1)
     assert checkpoint.latest(best / "checkpoints") == checkpoint.latest(sweep / "checkpoints")
@@ -100,3 +100,56 @@ def test_the_best_member_becomes_a_run(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["best", str(sweep), "--out", str(best)]) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert json.loads((best / "config.json").read_text())["joint"] == []
+
+
+def test_static_values_are_several_programs_behind_one_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is an ordinary run; a stopped sweep goes on, and all are drawn, evaluated and ranked together."""
+    out = tmp_path / "sweep"
+    tiny = "--rollout-length 8 --num-minibatches 1 --num-epochs 1 --eval-episodes 2 --eval-every 0 --no-anneal"
+    words = f"train ppo CartPole-v1 {tiny} --vary num-envs=2 --vary hidden-sizes=8,4x4 --vary gamma=0.9,1"
+    stops = iter([0, 130])
+    original = static_sweep.begin
+
+    def stopping(sweep, train):
+        return original(sweep, lambda argv: next(stops, 130) or train(argv))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(static_sweep, "begin", stopping)
+        assert main([*words.split(), "--total-steps", "64", "--out", str(out)]) == 130
+    assert "program 2 of 2: num-envs=2,hidden-sizes=4x4" in capsys.readouterr().out
+    assert [path.name for path in static_sweep.runs_in(out)] == ["num-envs=2,hidden-sizes=8"]
+    assert main(["train", "--resume", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "is finished" in printed
+    assert f"next: purerl best {out}" in printed
+    runs = static_sweep.runs_in(out)
+    assert [path.name for path in runs] == [f"num-envs=2,hidden-sizes={sizes}" for sizes in ("8", "4x4")]
+    config = RunDirectory.open(runs[1]).config()
+    assert (config.hyperparameters["num_envs"], config.network["hidden_sizes"]) == (2, [4, 4])
+    assert config.vary == {"gamma": [0.9, 1.0]}
+    assert main(["plot", str(out), "--out", str(tmp_path / "all.png")]) == 0
+    assert main(["best", str(out), "--episodes", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 2 + 4
+    assert main(["evaluate", str(out), "--episodes", "2"]) == 0
+    assert capsys.readouterr().out.count("ppo on CartPole-v1 after 64 steps") == 2
+    assert main([*words.split(), "--total-steps", "64", "--out", str(out)]) == 2
+    assert "already holds a sweep" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--vary num-envs=2,2", "--vary num-envs names a value twice"),
+        ("--vary num-envs=0,2", "must lie in [1, inf)"),
+        ("--vary num-envs=2,3 --num-minibatches 4 --rollout-length 3", "minibatches"),
+        ("--vary normalize-observations=yes", "takes true and false, got 'yes'"),
+    ],
+)
+def test_mistakes_in_static_values(
+    words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "ppo", "CartPole-v1", *words.split(), "--out", str(tmp_path / "sweep")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "sweep").exists()
