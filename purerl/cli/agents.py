@@ -103,3 +103,24 @@ def _act(function: Callable[[Any], Any], key: Any, carry: Any, obs: Any) -> tupl
     import jax.numpy as jnp
 
     return jnp.asarray(function(obs)), carry, {}
+
+
+def open_run(word: str) -> RunDirectory:
+    """The run in the directory that `word` names.
+
+    Raises:
+        InputError: if there is none, saying so also where an environment was meant.
+    """
+    path = Path(word)
+    if path.exists():
+        return RunDirectory.open(path)
+    from purerl.environments import environment_options
+
+    try:
+        environment_options(word)
+    except InputError as error:
+        raise InputError(f"no run in {word}: there is no such directory; nor is it an environment: {error}") from error
+    raise InputError(
+        f"no run in {word}: it is an environment, say how to act there with --controller "
+        f"{' or '.join(control.CONTROLLERS)}"
+    )

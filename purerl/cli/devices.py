@@ -19,6 +19,15 @@ def of(config: RunConfig) -> list[Any]:
     from purerl.training import placement
 
     text, there = config.devices, jax.devices()
+    if jax.process_count() > 1:
+        # A process whose devices have nothing to do would not take part in the program.
+        possible = placement.possible(config.num_members, config.shards, len(there))
+        if text not in ("all", str(len(there))) or len(there) not in possible:
+            raise InputError(
+                f"all {len(there)} devices of the {jax.process_count()} processes must share {config.num_members} "
+                f"members of {config.shards} shards each, which can be divided among {', '.join(map(str, possible))}"
+            )
+        return there
     if text == "all":
         return there[: placement.possible(config.num_members, config.shards, len(there))[-1]]
     if not text.isdecimal() or int(text) < 1:

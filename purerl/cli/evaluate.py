@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from purerl.cli import control, static_sweep
+from purerl.cli import agents, control, static_sweep
 from purerl.cli.parser import COUNTABLE, Flag, Group, parse
 from purerl.cli.run_directory import RunDirectory
 from purerl.errors import InputError
@@ -42,7 +42,7 @@ def command(argv: Sequence[str]) -> int:
     if len(words) != 1:
         raise InputError(f"name one run directory, as in: purerl evaluate runs/cartpole (got {len(words)})")
     for path in static_sweep.runs_in(Path(words[0])):
-        _evaluate(_open(str(path)), given)
+        _evaluate(agents.open_run(str(path)), given)
     return 0
 
 
@@ -92,24 +92,3 @@ def _evaluate(run: RunDirectory, given: Mapping[str, Any]) -> None:
     if config.vary and not config.pbt_every:
         for combination, row, kept in zip(config.combinations, scores, counted, strict=True):
             print(f"  {report.named(combination)}: {report.statistics(summarize(row, kept))}")
-
-
-def _open(word: str) -> RunDirectory:
-    """The run in the directory that `word` names.
-
-    Raises:
-        InputError: if there is none, saying so also where an environment was meant.
-    """
-    path = Path(word)
-    if path.exists():
-        return RunDirectory.open(path)
-    from purerl.environments import environment_options
-
-    try:
-        environment_options(word)
-    except InputError as error:
-        raise InputError(f"no run in {word}: there is no such directory; nor is it an environment: {error}") from error
-    raise InputError(
-        f"no run in {word}: it is an environment, say how to act there with --controller "
-        f"{' or '.join(control.CONTROLLERS)}"
-    )

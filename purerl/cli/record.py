@@ -8,7 +8,6 @@ from typing import Any
 
 from purerl.cli import control
 from purerl.cli.parser import COUNTABLE, Flag, Group, parse
-from purerl.cli.run_directory import RunDirectory
 from purerl.errors import InputError
 
 USAGE = (
@@ -43,9 +42,9 @@ def command(argv: Sequence[str]) -> int:
     if len(words) != 1:
         raise InputError(f"name one run directory, as in: purerl record runs/cartpole --out demos (got {len(words)})")
     path = _target(given)
-    run = RunDirectory.open(Path(words[0]))
-    from purerl.cli.agents import load_agent
+    from purerl.cli.agents import load_agent, open_run
 
+    run = open_run(words[0])
     explore = given.get("stochastic", False)
     agent = load_agent(run, given.get("member"), explore=explore)
     config = agent.config

@@ -16,8 +16,9 @@ from purerl.presets import tabular
 from purerl.rollout import Episodes
 
 
-def headline(config: RunConfig, run: RunDirectory, done_steps: int, *, resumed: bool) -> str:
+def headline(config: RunConfig, run: RunDirectory, done_steps: int, num_devices: int, *, resumed: bool) -> str:
     """Headline of a session; `done_steps` were taken in earlier sessions, or are a fresh run's random warm-up."""
+    where = f" on {num_devices} devices" if num_devices > 1 else ""
     seeds = f"{config.seeds} seed{'s' if config.seeds > 1 else ''}"
     varied = "".join(f" x {len(values)} values of {name}" for name, values in config.vary.items())
     varied += "".join(f", {name} from {low:g} to {high:g}" for name, (low, high) in config.randomize.items())
@@ -26,7 +27,7 @@ def headline(config: RunConfig, run: RunDirectory, done_steps: int, *, resumed: 
         per_iteration = config.total_steps // config.num_iterations
         rounded = f"\n{config.requested_steps:,} steps were rounded up to whole iterations of {per_iteration:,}"
     begun = f", {done_steps:,} of them {'done' if resumed else 'at random'}" if done_steps else ""
-    return f"{config.title}: {seeds}{varied}, {config.total_steps:,} steps each{begun} -> {run.path}{rounded}"
+    return f"{config.title}: {seeds}{varied}{where}, {config.total_steps:,} steps each{begun} -> {run.path}{rounded}"
 
 
 def stopped(run: RunDirectory, env_steps: int) -> str:

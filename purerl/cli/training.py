@@ -121,7 +121,10 @@ class Training:
 
     def _run(self, run: RunDirectory, stop: StopRequests) -> int:
         config = self.config
-        print(report.headline(config, run, self._env_steps, resumed=self._restored is not None), flush=True)
+        num_devices = len(devices.of(config))
+        print(
+            report.headline(config, run, self._env_steps, num_devices, resumed=self._restored is not None), flush=True
+        )
         with (
             display(config.total_steps, self._env_steps) as screen,
             _Log(config, run, screen) as log,

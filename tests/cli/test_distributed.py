@@ -6,8 +6,10 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -121,4 +123,33 @@ def test_a_process_that_is_gone_ends_the_other_and_the_run_goes_on(number: int, 
 )
 def test_mistakes(words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(f"train ppo CartPole-v1 {words}".split()) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_all_devices_of_all_processes_must_have_something_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(platform="gpu")] * 4)
+    assert main(f"train {TINY} --seeds 6 --out {tmp_path / 'run'}".split()) == 2
+    assert "all 4 devices of the 2 processes must share 6 members of 1 shards each" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--devices 3", "--devices 3 cannot share 4 members of 1 shards each equally: possible are 1, 2"),
+        ("--devices 8", "--devices 8 is more than JAX finds here, 4 (cpu): use --processes 8 for several cores"),
+        ("--devices none", "--devices must be a whole number in [1, inf) or all, got 'none'"),
+        ("--devices 2 --processes 2", "give either --devices or --processes, not both"),
+        ("--shards 3", "num_envs = 4 cannot be divided among 3 shards: the nearest is 3"),
+        ("--engine ray", "--engine ray needs --processes N"),
+        ("--address auto", "--address is for --engine ray"),
+    ],
+)
+def test_mistakes_in_devices(
+    words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(platform="cpu")] * 4)
+    assert main(f"train {TINY} --seeds 4 {words} --out {tmp_path / 'run'}".split()) == 2
     assert message in capsys.readouterr().err

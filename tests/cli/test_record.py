@@ -147,6 +147,7 @@ CASES = [
     ("record", ["name one run directory"]),
     ("record {expert}/ppo", ["name the file to write"]),
     ("record {expert}/nothing --out x", ["no run in", "no such directory"]),
+    ("record CartPole-v1 --out x", ["no run in CartPole-v1", "say how to act there with --controller"]),
     ("record {expert}/ppo --out {tmp}/no/x", ["there is no directory"]),
     ("record {expert}/ppo --out {expert}", ["--out must name a file", "is a directory: try", "demos.npz"]),
     ("record {expert}/ppo --out {expert}/demos", ["demos.npz exists already", "--overwrite"]),
