@@ -21,6 +21,9 @@ from purerl.learning.minibatches import ROWS_IN_CACHE
 from purerl.training import placement
 from purerl.types import Algorithm, Array, Environment, Metrics, Policy, PyTree
 
+WIDTH_IN_CACHE = 64
+"""Width of layers for which `ROWS_IN_CACHE` rows fit; of wider ones fit fewer."""
+
 MEMORY_SETTINGS = "the number of seeds, num_envs, rollout_length or buffer_size"
 """Settings that decide how much memory is needed, for messages."""
 
@@ -239,9 +242,17 @@ class Population:
         """Members that `in_groups` takes at a time: the divisor of their number that is nearest to what fits."""
         if jax.default_backend() != "cpu":
             return self.num_members
-        fitting = max(1, ROWS_IN_CACHE // self.algorithm.minibatch_rows)
+        fitting = max(1.0, ROWS_IN_CACHE / (self.algorithm.minibatch_rows * self._relative_width()))
         divisors = [size for size in range(1, self.num_members + 1) if self.num_members % size == 0]
         return min(divisors, key=lambda size: abs(math.log(size / fitting)))
+
+    def _relative_width(self) -> float:
+        """Width of the widest layer of the networks, in units of `WIDTH_IN_CACHE`; at least 1."""
+        state = jax.eval_shape(self.algorithm.init, jax.random.key(0))
+        axes = struct.shard_axes(state, equal=-1)
+        leaves = zip(*map(jax.tree.leaves, (state, axes)), strict=True)
+        kernels = [math.sqrt(leaf.size) for leaf, axis in leaves if axis == -1 and leaf.ndim >= 2]
+        return max([1.0, *(width / WIDTH_IN_CACHE for width in kernels)])
 
     def member(self, index: int) -> Any:
         """One member alone, with its own values of what varies."""
