@@ -102,7 +102,7 @@ def draw(run: RunDirectory, config: RunConfig) -> None:
 
 
 def final(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
-    """What the summary says of the exchanges."""
+    """Summary of the exchanges, for `summary.json`."""
     rows = read(run)
     values = {name: rows[-1].varied[name] if rows else config.initial(name) for name in config.vary}
     replaced = sum(int(source != member) for row in rows for member, source in enumerate(row.source))

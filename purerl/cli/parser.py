@@ -178,7 +178,7 @@ def parse_some(flags: Sequence[Flag], argv: Sequence[str]) -> dict[str, Any]:
     parser = _Parser(prog="purerl", allow_abbrev=False, add_help=False)
     for flag in flags:
         _add(parser, flag)
-    given = vars(parser.parse_known_args(_number_values(argv, flags))[0])
+    given = vars(parser.parse_known_args(_number_values(map(_directory, argv), flags))[0])
     by_name = {flag.name: flag for flag in flags}
     return {name: by_name[name].parse(value) for name, value in given.items()}
 

@@ -350,7 +350,7 @@ def test_a_population_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPat
     assert needed > 100_000 * 4 * 4
     monkeypatch.setattr(device_memory, "device_bytes", lambda: 2 * needed)
     Training(one)
-    with pytest.raises(InputError, match=r"the state of 8 members needs .* rollout_length or buffer_size smaller"):
+    with pytest.raises(InputError, match=r"the state of 8 members x .* needs .* rollout_length or buffer_size smaller"):
         Training(many)
 
 
