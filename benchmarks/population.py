@@ -86,7 +86,7 @@ def table(results: dict[str, dict[str, float]], numbers: list[int]) -> str:
             for number in numbers:
                 found = results.get(f"{algorithm} {number} {processes}")
                 ratio = f" ({found['steps_per_second'] / first:.1f})" if found and first else ""
-                cells.append(f"{found['steps_per_second'] / 1e3:,.1f}{ratio}" if found else "")
+                cells.append(f"{found['steps_per_second'] / 1e3:.3g}{ratio}" if found else "")
             if any(cells):
                 where = f", {processes} processes" if processes > 1 else ""
                 lines.append(f"| {algorithm}, {env}{where} | " + " | ".join(cells) + " |")
