@@ -118,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--accelerator", action="store_true", help="up to 4,096 members, one process")
     parser.add_argument("--members", type=int, nargs="+", help="numbers of members")
-    parser.add_argument("--algorithms", nargs="+", default=[algorithm for algorithm, _ in PAIRS], help="which")
+    parser.add_argument("--only", nargs="+", default=[algorithm for algorithm, _ in PAIRS], help="algorithms")
     parser.add_argument("--processes", type=int, nargs="+", help="numbers of processes (default 1 and 2 on a CPU)")
     parser.add_argument("--buffer-size", type=int, default=10_000, help="capacity of replays (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="least time of a run (default %(default)s)")
@@ -134,7 +134,7 @@ def main() -> None:
         for number in numbers:
             for count in processes:
                 name = f"{algorithm} {number} {count}"
-                if algorithm not in args.algorithms or count > number or name in data["results"]:
+                if algorithm not in args.only or count > number or name in data["results"]:
                     continue
                 found = measure(config_of(algorithm, env, number, args.buffer_size), count, args.seconds, args.repeats)
                 data["results"][name] = found

@@ -36,7 +36,7 @@ def test_the_worker_of_the_speed_benchmark_reports_what_it_measured():
 
 
 def test_the_benchmark_of_populations_measures_each_point_once(tmp_path: Path):
-    words = ["-m", "benchmarks.population", "--members", "1", "2", "--algorithms", "ppo", "--processes", "1"]
+    words = ["-m", "benchmarks.population", "--members", "1", "2", "--only", "ppo", "--processes", "1"]
     words += ["--seconds", "0.05", "--repeats", "1", "--out", str(tmp_path / "population.json")]
     table = run(*words)
     assert "| ppo, CartPole-v1 | " in table
