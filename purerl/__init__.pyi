@@ -85,6 +85,7 @@ from purerl.rollout import evaluate as evaluate
 from purerl.spaces import Box as Box
 from purerl.spaces import Discrete as Discrete
 from purerl.training import checkpoint as checkpoint
+from purerl.training.halving import halve as halve
 from purerl.training.loop import Progress as Progress
 from purerl.training.loop import iterate as iterate
 from purerl.training.loop import train as train

@@ -53,6 +53,7 @@ _NAMES = {
     "physics.identification": ("fit_params",),
     "networks": ("CNN", "MLP", "ActorCritic", "DeterministicPolicy"),
     "training.population": ("Population",),
+    "training.halving": ("halve",),
     "training.pbt": ("PBT",),
     "training.shards": ("Shards",),
     "q_networks": ("DeterministicActorCritic", "DiscreteSoftActorCritic", "QNetwork", "SoftActorCritic"),
