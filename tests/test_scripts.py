@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -125,3 +127,12 @@ def test_cloning_beside_dagger_is_measured_and_drawn(tmp_path: Path):
     for name in ("bc, demonstrations from upright starts", "bc, demonstrations from all starts", "dagger"):
         assert f"{name}, 200 labels: " in out
     assert (tmp_path / "imitation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_outer_search_goes_on_where_it_stopped(tmp_path: Path):
+    pytest.importorskip("optuna")
+    words = ["scripts/outer_search.py", "--seeds", "1", "--total-steps", "4096", "--out", str(tmp_path), "--trials"]
+    assert "best of 1 trials" in run(*words, "1")
+    out = run(*words, "2")
+    assert "best of 2 trials" in out
+    assert out.count("evaluation over") == 1
